@@ -1,0 +1,40 @@
+# Two commands do everything on a fresh machine: `make compare` and `make test`.
+PYTHON ?= python3
+# torch is installed first and pinned: an unpinned torch can pull gigabytes. Override with TORCH='torch==2.11.0'.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+CONSTRAINTS = .venv/constraints.txt
+
+.PHONY: setup compare test lint types clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "Installing into .venv (about a minute): $(TORCH) and the pinned requirements"
+	$(PYTHON) -m venv .venv
+	grep -v '^torch==' constraints.txt > $(CONSTRAINTS)
+	echo '$(TORCH)' >> $(CONSTRAINTS)
+	$(PIP) '$(TORCH)' numpy -c $(CONSTRAINTS)
+	$(PIP) -e '.[plots,arc,test]' -c $(CONSTRAINTS)
+	touch $@
+
+compare: setup
+	.venv/bin/loopgrad compare
+
+test: setup lint types
+	.venv/bin/python -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# pyright reads the packages under their installed names through a tree of links
+types: setup
+	@mkdir -p .ns/loopgrad
+	@ln -sfn ../../loopgrad/__init__.py .ns/loopgrad/__init__.py
+	@ln -sfn ../../loopgrad/py.typed .ns/loopgrad/py.typed
+	@for package in gradients models analysis experiments; do ln -sfn ../../$$package .ns/loopgrad/$$package; done
+	.venv/bin/pyright
+
+clean:
+	rm -rf .venv .ns build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,40 @@
+"""Backpropagation through time: the exact gradient, by keeping the graph of every update."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient
+
+
+@dataclass(frozen=True)
+class BPTT(Estimator):
+    """Backpropagation through time (full unroll).
+
+    d loss / d theta = sum_t (d z_T / d z_{t+1} ... d z_{t+1} / d theta)^T d loss / d z_T, the whole product, by autograd.
+
+    Cost: T cell evaluations, T vjps; saves the graph of all T updates, O(T).
+    Not recommended when: T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
+    Reference: P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import BPTT, Stationary
+        >>> linear = torch.nn.Linear(3, 3)
+        >>> cell = Stationary(lambda z, x: torch.tanh(linear(z) + x), parameters=linear)
+        >>> rollout = BPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=8)
+        >>> rollout.state.sum().backward()
+        >>> rollout.stats
+        Stats(cell_evaluations=8, vjps=8)
+    """
+
+    kind = "exact"
+    memory = "O(T)"
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion under autograd."""
+        vjps = num_steps if needs_gradient(cell, state, inputs) else 0
+        for step in range(num_steps):
+            state = cell(state, inputs, step)
+        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=vjps))

@@ -1,0 +1,172 @@
+"""The contract every estimator keeps: estimator(cell, state, inputs, num_steps) -> Rollout.
+
+The recursion is z_{t+1} = cell(z_t, inputs, t) for t = 0..num_steps-1; the estimator decides how the gradient of a
+loss of z_T is obtained. Before and after the recursion everything is ordinary autograd.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from loopgrad.gradients import tree
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one forward and one backward pass of a rollout cost, in plain numbers.
+
+    Attributes:
+        cell_evaluations: Calls of the cell, recomputation included.
+        vjps: Updates that a backward pass goes through (vector-Jacobian products of one update).
+    """
+
+    cell_evaluations: int
+    vjps: int
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The last state z_T, whose autograd graph is the gradient estimate, and what it cost."""
+
+    state: Any
+    stats: Stats
+
+
+class Estimator(ABC):
+    """A way to obtain d loss(z_T); a frozen dataclass of hyperparameters with no state of its own.
+
+    Subclasses implement `rollout` and state their claims, which the tests hold them to.
+
+    Attributes:
+        kind: "exact", "exact at a fixed point", "unbiased" or "biased".
+        memory: Growth of what is saved for backward with num_steps T, such as "O(T)" or "O(sqrt T)".
+        not_differentiated: Which of "parameters", "inputs", "state" get no gradient (None).
+    """
+
+    kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
+    memory: ClassVar[str]
+    not_differentiated: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion and return its last state.
+
+        Args:
+            cell: Module called as cell(state, inputs, step) -> state: one latent update. Its attribute `period`
+                (default 1) is the number of updates in a cycle.
+            state: z_0, any tree of floating tensors, each (batch, ...).
+            inputs: Any tree, or None; what each update reads beside the state.
+            num_steps: Number of updates T, at least 0.
+
+        Returns:
+            The last state and the cost of obtaining it and its gradient.
+
+        Raises:
+            TypeError: The cell is not a module, a state leaf is not a floating tensor, num_steps is not an int.
+            ValueError: num_steps is negative, or the cell returned a state of another structure.
+        """
+        _check_call(cell, state, num_steps)
+        rollout = self.rollout(cell, state, inputs, num_steps)
+        _check_structure(state, rollout.state)
+        return rollout
+
+    @abstractmethod
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion; arguments are checked already."""
+
+
+class Stationary(nn.Module):
+    """A cell made of a plain map: z_{t+1} = fn(z_t, inputs), the same at every step.
+
+    Args:
+        fn: Callable fn(state, inputs) -> state.
+        parameters: What `fn` closes over and wants gradients for: a module, several modules, or tensors that require
+            grad (parameters or not). An estimator that recomputes raises if something was left out.
+
+    Raises:
+        TypeError: `fn` cannot be called, or `parameters` holds something that is neither a module nor a tensor.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import BPTT, Stationary
+        >>> w = torch.tensor([0.5], requires_grad=True)
+        >>> cell = Stationary(lambda z, x: w * z + x, parameters=[w])
+        >>> rollout = BPTT()(cell, torch.zeros(2, 1), torch.ones(2, 1), num_steps=2)
+        >>> torch.autograd.grad(rollout.state.sum(), w)[0]
+        tensor([2.])
+    """
+
+    def __init__(
+        self,
+        fn: Callable[[Any, Any], Any],
+        parameters: nn.Module | Iterable[torch.Tensor | nn.Module] = (),
+    ):
+        super().__init__()
+        if not callable(fn):
+            raise TypeError(f"Stationary(fn=...) must be callable as fn(state, inputs), got {type(fn).__name__}")
+        given = [parameters] if isinstance(parameters, nn.Module | torch.Tensor) else list(parameters)
+        for item in given:
+            if not isinstance(item, nn.Module | torch.Tensor):
+                raise TypeError(
+                    f"Stationary(parameters=...) takes modules or tensors, got {type(item).__name__}: "
+                    "pass the module, or module.parameters()"
+                )
+        self.fn = fn
+        self.modules_closed_over = nn.ModuleList([item for item in given if isinstance(item, nn.Module)])
+        owned = {id(p) for p in self.parameters()}
+        loose = [item for item in given if isinstance(item, torch.Tensor) and id(item) not in owned]
+        self.loose_parameters = nn.ParameterList([item for item in loose if isinstance(item, nn.Parameter)])
+        # plain tensors cannot be registered; estimators that recompute ask for them here
+        self.closed_over: tuple[torch.Tensor, ...] = tuple(loose)
+
+    def forward(self, state: Any, inputs: Any, step: int) -> Any:
+        """Apply the map; `step` is not used."""
+        return self.fn(state, inputs)
+
+
+def period_of(cell: nn.Module) -> int:
+    """Return the number of updates in a cycle of `cell`: its attribute `period`, 1 if it has none."""
+    return int(getattr(cell, "period", 1))
+
+
+def needs_gradient(cell: nn.Module, state: Any, inputs: Any) -> bool:
+    """Return whether autograd is on and anything that the rollout depends on requires grad."""
+    if not torch.is_grad_enabled():
+        return False
+    closed_over = (t for module in cell.modules() if isinstance(module, Stationary) for t in module.closed_over)
+    sources = (*cell.parameters(), *closed_over, *tree.tensors(state), *tree.tensors(inputs))
+    return any(tensor.requires_grad for tensor in sources)
+
+
+def _check_call(cell: Any, state: Any, num_steps: Any) -> None:
+    if not isinstance(cell, nn.Module):
+        raise TypeError(
+            f"cell must be an nn.Module called as cell(state, inputs, step), got {type(cell).__name__}: "
+            "wrap a plain map fn(state, inputs) as Stationary(fn, parameters=...)"
+        )
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int):
+        raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
+    if num_steps < 0:
+        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
+    for leaf in tree.flatten(state)[0]:
+        if not isinstance(leaf, torch.Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
+            raise TypeError(_not_floating(state))
+
+
+def _not_floating(state: Any) -> str:
+    for name, leaf in tree.leaves_with_names(state, "state"):
+        if not isinstance(leaf, torch.Tensor):
+            return f"{name} is a {type(leaf).__name__}: every leaf of state must be a floating tensor; move it to inputs"
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            return f"{name} is {leaf.dtype}: every leaf of state must be a floating tensor; move it to inputs"
+    return "state must be a tree of floating tensors"
+
+
+def _check_structure(before: Any, after: Any) -> None:
+    names = [name for name, _ in tree.leaves_with_names(before, "state")]
+    got = [name for name, _ in tree.leaves_with_names(after, "state")]
+    if names != got:
+        raise ValueError(f"the cell must return a state of the structure it was given: {names}, it returned {got}")

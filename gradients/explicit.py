@@ -1,0 +1,121 @@
+"""A cell as a function of explicit tensors: state, inputs and everything it closes over go in as arguments.
+
+An estimator that is one autograd.Function over the recursion needs this: what is not an argument gets no gradient,
+and an update that is run again must read aliases of the parameters, or every parameter's hook fires once per update.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Stationary
+
+
+class ExplicitCell:
+    """The updates start..stop-1 of a cell, with all that they depend on passed as tensors.
+
+    Attributes:
+        state: Leaves of the initial state.
+        others: Every other tensor the cell reads: tensor leaves of inputs, parameters that require grad, and tensors
+            that a `Stationary` closes over.
+    """
+
+    def __init__(self, cell: nn.Module, state: Any, inputs: Any):
+        self.cell = cell
+        self._loop = _Loop(cell)
+        self.state, self.unflatten_state = tree.flatten(state)
+        self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
+        loose = {id(t): t for m in cell.modules() if isinstance(m, Stationary) for t in m.closed_over}
+        named = [(n, p) for n, p in cell.named_parameters() if p.requires_grad and id(p) not in loose]
+        self._names = [f"cell.{name}" for name, _ in named]
+        self._closed_over = [t for t in loose.values() if t.requires_grad]
+        self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
+
+    def run(self, state: Sequence[torch.Tensor], start: int, stop: int, inputs: Any) -> list[torch.Tensor]:
+        """Run updates as they are, on the live parameters."""
+        tree_state = self.unflatten_state(list(state))
+        return tree.flatten(self._loop(tree_state, inputs, start, stop))[0]
+
+    def run_on(
+        self,
+        state: Sequence[torch.Tensor],
+        others: Sequence[torch.Tensor],
+        buffers: dict[str, torch.Tensor],
+        start: int,
+        stop: int,
+    ) -> list[torch.Tensor]:
+        """Run updates with `others` in place of the cell's own tensors."""
+        queue = iter(others)
+        inputs = self._unflatten_inputs(
+            [next(queue) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._input_leaves]
+        )
+        swapped = {name: next(queue) for name in self._names}
+        swapped.update((f"cell.{name}", buffer) for name, buffer in buffers.items())
+        arguments = (self.unflatten_state(list(state)), inputs, start, stop)
+        with _Substituted(self._closed_over, list(queue)):
+            # strict=False: only what requires grad is swapped, and tied weights follow their first name
+            return tree.flatten(torch.func.functional_call(self._loop, swapped, arguments))[0]
+
+
+def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> None:
+    """Raise if the graph of `outputs` reaches a leaf that is not one of `known`.
+
+    Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost.
+
+    Raises:
+        RuntimeError: Naming the shape of the tensor and what to do.
+    """
+    known_ids = {id(tensor) for tensor in known}
+    queue = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    seen = set(queue)
+    while queue:
+        node = queue.pop()
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known_ids:
+            raise RuntimeError(
+                f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires grad and is neither its parameter, nor "
+                "in state or inputs, so its gradient would be lost: register it as a parameter of the cell, pass it in "
+                "inputs, name it in Stationary(fn, parameters=[...]), or use BPTT()"
+            )
+        for parent, _ in node.next_functions:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+
+
+class _Loop(nn.Module):
+    """The loop over updates as a module, so that parameters are swapped once per loop and not once per update."""
+
+    def __init__(self, cell: nn.Module):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, state: Any, inputs: Any, start: int, stop: int) -> Any:
+        for step in range(start, stop):
+            state = self.cell(state, inputs, step)
+        return state
+
+
+class _Substituted(TorchFunctionMode):
+    """Replaces tensors by others in every torch call: reaches what a plain function closes over."""
+
+    def __init__(self, old: Sequence[torch.Tensor], new: Sequence[torch.Tensor]):
+        super().__init__()
+        self._new = {id(a): b for a, b in zip(old, new, strict=True)}
+
+    def __enter__(self) -> "_Substituted":
+        return super().__enter__() if self._new else self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._new:
+            super().__exit__(*exception)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def swap(tensor: torch.Tensor) -> torch.Tensor:
+            return self._new.get(id(tensor), tensor)
+
+        return func(*tree.map_tensors(swap, args), **tree.map_tensors(swap, kwargs or {}))

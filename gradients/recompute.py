@@ -1,0 +1,93 @@
+"""Conditions of a run that a recomputation must meet again: random numbers, autocast, buffers, train or eval mode."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+
+@contextmanager
+def without_graph() -> Iterator[None]:
+    """Run updates without a graph so that they give the values they give with one, and leave no trace.
+
+    Two traps of torch: nn.MultiheadAttention in eval mode takes another kernel under no_grad (values differ by 1e-4),
+    and autocast caches weight casts made under no_grad, which later uses in the same region would then share, and so
+    lose the weight's gradient.
+    """
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.clear_autocast_cache()
+
+
+class Conditions:
+    """What an update depends on beside its arguments, noted at the start of a stretch of updates.
+
+    Args:
+        cell: The cell, whose buffers and train/eval flags are noted.
+        tensors: The tensors of the call; the generators and autocast settings of their devices are noted.
+        previous: Conditions noted earlier in the same run; their copy of the buffers is shared while it holds.
+    """
+
+    def __init__(self, cell: nn.Module, tensors: Sequence[torch.Tensor], previous: "Conditions | None" = None):
+        types = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
+        self.accelerator = next(iter(types), "cuda")
+        self.generators = [torch.get_rng_state()]
+        self.device_ids: list[int] = []
+        if types:
+            self.device_ids, states = get_device_states(*tensors)
+            self.generators += states
+        self.autocast = [(d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in ("cpu", *types)]
+        self.autocast_cache = torch.is_autocast_cache_enabled()
+        self.training = [module.training for module in cell.modules()]
+        live = dict(cell.named_buffers())
+        self.versions = {name: (id(buffer), buffer._version) for name, buffer in live.items()}
+        if previous is not None and previous.versions == self.versions:
+            self.buffers = previous.buffers
+        else:
+            self.buffers = {name: buffer.detach().clone() for name, buffer in live.items()}
+
+    @contextmanager
+    def restored(self, cell: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
+        """Meet the conditions again with autograd on; yields copies of the buffers to run with.
+
+        On exit generators, flags and autocast are as they were; the cell's own buffers are not touched.
+        """
+        modules = list(cell.modules())
+        flags = [module.training for module in modules]
+        with ExitStack() as stack:
+            if self.generators:
+                stack.enter_context(torch.random.fork_rng(self.device_ids, device_type=self.accelerator))
+                torch.set_rng_state(self.generators[0])
+                set_device_states(self.device_ids, self.generators[1:], device_type=self.accelerator)
+            for device, dtype, enabled in self.autocast:
+                cache = self.autocast_cache
+                stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache))
+            stack.enter_context(torch.enable_grad())
+            if flags != self.training:
+                stack.callback(_set_training, modules, flags)
+                _set_training(modules, self.training)
+            yield {name: buffer.clone() for name, buffer in self.buffers.items()}
+
+
+def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
+    """Drop from the conditions of a run the copies of what no update changed before its `end`."""
+    start = noted[0]
+    same_buffers = start.versions == end.versions
+    same_generators = all(map(torch.equal, start.generators, end.generators))
+    for conditions in noted:
+        if same_buffers:
+            conditions.buffers = {}
+        if same_generators:
+            conditions.generators = []
+
+
+def _set_training(modules: list[nn.Module], flags: list[bool]) -> None:
+    for module, flag in zip(modules, flags, strict=True):
+        module.training = flag

@@ -1,0 +1,84 @@
+"""Truncated backpropagation through time: differentiate the last updates only, run the earlier ones without a graph."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+from loopgrad.gradients.recompute import without_graph
+
+
+@dataclass(frozen=True)
+class TruncatedBPTT(Estimator):
+    """Truncated backpropagation through time.
+
+    The first T - k updates run without a graph, z_{T-k} is taken as a constant and the last k updates are
+    differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the last
+    z_H update), TRM's last loop is num_cycles=1.
+
+    Args:
+        num_steps: k, the number of last updates that are differentiated, at least 1.
+        num_cycles: k in cycles of the cell: k = num_cycles * cell.period. Give one of the two.
+
+    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
+    Not recommended when: the Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
+        the spectral radius of the cell's Jacobian is near or above one: the dropped terms are then as large as the
+        kept ones. A state that converges does not repair this: the one-step gradient stays biased at a fixed point.
+    The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
+    Reference: R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
+        trajectories", Neural Computation 2(4), 1990; G. Wang et al., "Hierarchical Reasoning Model", 2025,
+        arXiv 2506.21734; A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", 2025,
+        arXiv 2510.04871.
+
+    Raises:
+        ValueError: Neither or both of num_steps and num_cycles are given, or the given one is below 1.
+        TypeError: The given one is not an int.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import Stationary, TruncatedBPTT
+        >>> w = torch.tensor([0.5], requires_grad=True)
+        >>> cell = Stationary(lambda z, x: w * z + x, parameters=[w])
+        >>> rollout = TruncatedBPTT(num_steps=1)(cell, torch.zeros(1, 1), torch.ones(1, 1), num_steps=3)
+        >>> torch.autograd.grad(rollout.state.sum(), w)[0]  # z_2 = 1.5 alone; BPTT adds w * z_1 = 0.5
+        tensor([1.5000])
+    """
+
+    num_steps: int | None = None
+    num_cycles: int | None = None
+
+    kind = "biased"
+    memory = "O(k)"
+    not_differentiated = ("state",)
+
+    def __post_init__(self) -> None:
+        """Check that one of the two lengths is given."""
+        given = {name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"TruncatedBPTT takes one of num_steps and num_cycles, got {given or 'neither'}: "
+                "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
+            )
+        ((name, k),) = given.items()
+        if isinstance(k, bool) or not isinstance(k, int):
+            raise TypeError(f"TruncatedBPTT({name}=...) must be an int, got {k!r}")
+        if k < 1:
+            raise ValueError(f"TruncatedBPTT({name}={k}) must be at least 1: at 0 nothing would be differentiated")
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the first updates without a graph, the last ones under autograd."""
+        last = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
+        first = max(0, num_steps - last)
+        differentiated = num_steps - first if needs_gradient(cell, state, inputs) else 0
+        if first:
+            with without_graph() if torch.is_grad_enabled() else nullcontext():
+                for step in range(first):
+                    state = cell(state, inputs, step)
+            state = tree.map_tensors(lambda leaf: leaf.detach(), state)
+        for step in range(first, num_steps):
+            state = cell(state, inputs, step)
+        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=differentiated))
