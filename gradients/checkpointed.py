@@ -8,9 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient
 from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
-from loopgrad.gradients.recompute import Conditions, drop_untouched, without_graph
+from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ class _Recursion(torch.autograd.Function):
         ctx.cell, ctx.bounds = cell, [*range(0, num_steps, length), num_steps]
         versions = [tensor._version for tensor in tensors]
         snapshots, conditions, state = [], [], cell.state
-        with without_graph():
-            for start, stop in itertools.pairwise(ctx.bounds):
-                snapshots.append([(leaf, leaf._version) for leaf in state])
-                conditions.append(Conditions(cell.cell, tensors, conditions[-1] if conditions else None))
-                state = cell.run(state, start, stop, inputs)
+        for start, stop in itertools.pairwise(ctx.bounds):
+            snapshots.append([(leaf, leaf._version) for leaf in state])
+            conditions.append(Conditions(cell.cell, tensors, conditions[-1] if conditions else None))
+            last = run_without_graph(cell.cell, cell.unflatten_state(state), inputs, range(start, stop))
+            check_structure(cell.unflatten_state(state), last)
+            state = tree.flatten(last)[0]
         _check_not_changed(versions, tensors, snapshots)
         drop_untouched(conditions, end=Conditions(cell.cell, tensors, conditions[-1]))
         ctx.conditions = conditions

@@ -70,7 +70,7 @@ class Estimator(ABC):
         """
         _check_call(cell, state, num_steps)
         rollout = self.rollout(cell, state, inputs, num_steps)
-        _check_structure(state, rollout.state)
+        check_structure(state, rollout.state)
         return rollout
 
     @abstractmethod
@@ -159,13 +159,16 @@ def _check_call(cell: Any, state: Any, num_steps: Any) -> None:
 def _not_floating(state: Any) -> str:
     for name, leaf in tree.leaves_with_names(state, "state"):
         if not isinstance(leaf, torch.Tensor):
-            return f"{name} is a {type(leaf).__name__}: every leaf of state must be a floating tensor; move it to inputs"
+            return (
+                f"{name} is a {type(leaf).__name__}: every leaf of state must be a floating tensor; move it to inputs"
+            )
         if not (leaf.is_floating_point() or leaf.is_complex()):
             return f"{name} is {leaf.dtype}: every leaf of state must be a floating tensor; move it to inputs"
     return "state must be a tree of floating tensors"
 
 
-def _check_structure(before: Any, after: Any) -> None:
+def check_structure(before: Any, after: Any) -> None:
+    """Raise ValueError if a cell returned a state of another structure than it was given."""
     names = [name for name, _ in tree.leaves_with_names(before, "state")]
     got = [name for name, _ in tree.leaves_with_names(after, "state")]
     if names != got:

@@ -35,11 +35,6 @@ class ExplicitCell:
         self._closed_over = [t for t in loose.values() if t.requires_grad]
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
-    def run(self, state: Sequence[torch.Tensor], start: int, stop: int, inputs: Any) -> list[torch.Tensor]:
-        """Run updates as they are, on the live parameters."""
-        tree_state = self.unflatten_state(list(state))
-        return tree.flatten(self._loop(tree_state, inputs, start, stop))[0]
-
     def run_on(
         self,
         state: Sequence[torch.Tensor],

@@ -1,29 +1,37 @@
-"""Conditions of a run that a recomputation must meet again: random numbers, autocast, buffers, train or eval mode."""
+"""Running updates without a graph, and noting what a second run must find as it was to give the same values."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import get_device_states, set_device_states
 
+from loopgrad.gradients import tree
 
-@contextmanager
-def without_graph() -> Iterator[None]:
-    """Run updates without a graph so that they give the values they give with one, and leave no trace.
 
-    Two traps of torch: nn.MultiheadAttention in eval mode takes another kernel under no_grad (values differ by 1e-4),
-    and autocast caches weight casts made under no_grad, which later uses in the same region would then share, and so
+def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
+    """Run updates without keeping a graph, so that they give the values they give with one, and leave no trace.
+
+    Three traps of torch: nn.MultiheadAttention in eval mode takes another kernel under no_grad (values differ by
+    1e-4); so does nn.LSTM on CPU, which has no switch for it and is run with a graph that is dropped at once; and
+    autocast caches weight casts made under no_grad, which later uses in the same region would then share, and so
     lose the weight's gradient.
     """
+    with_graph = any(isinstance(module, nn.RNNBase) for module in cell.modules())
     fast_path = torch.backends.mha.get_fastpath_enabled()
     try:
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad():
-            yield
+        with torch.set_grad_enabled(with_graph):
+            for step in steps:
+                state = cell(state, inputs, step)
+                if with_graph:
+                    state = tree.map_tensors(torch.Tensor.detach, state)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.clear_autocast_cache()
+    return tree.map_tensors(torch.Tensor.detach, state)
 
 
 class Conditions:
@@ -77,7 +85,7 @@ class Conditions:
 
 
 def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
-    """Drop from the conditions of a run the copies of what no update changed before its `end`."""
+    """Drop from the conditions the copies of what no update changed before its `end`."""
     start = noted[0]
     same_buffers = start.versions == end.versions
     same_generators = all(map(torch.equal, start.generators, end.generators))

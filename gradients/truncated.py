@@ -1,15 +1,12 @@
 """Truncated backpropagation through time: differentiate the last updates only, run the earlier ones without a graph."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
-from loopgrad.gradients.recompute import without_graph
+from loopgrad.gradients.recompute import run_without_graph
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,9 @@ class TruncatedBPTT(Estimator):
 
     def __post_init__(self) -> None:
         """Check that one of the two lengths is given."""
-        given = {name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None}
+        given = {
+            name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None
+        }
         if len(given) != 1:
             raise ValueError(
                 f"TruncatedBPTT takes one of num_steps and num_cycles, got {given or 'neither'}: "
@@ -72,13 +71,10 @@ class TruncatedBPTT(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
         last = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
-        first = max(0, num_steps - last)
-        differentiated = num_steps - first if needs_gradient(cell, state, inputs) else 0
+        tracked = needs_gradient(cell, state, inputs)
+        first = max(0, num_steps - last) if tracked else 0
         if first:
-            with without_graph() if torch.is_grad_enabled() else nullcontext():
-                for step in range(first):
-                    state = cell(state, inputs, step)
-            state = tree.map_tensors(lambda leaf: leaf.detach(), state)
+            state = run_without_graph(cell, state, inputs, range(first))
         for step in range(first, num_steps):
             state = cell(state, inputs, step)
-        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=differentiated))
+        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=num_steps - first if tracked else 0))

@@ -1,0 +1,106 @@
+"""Refusals of the contract: each names the argument, the reason and the remedy."""
+
+import dataclasses
+from typing import NamedTuple
+
+import pytest
+import torch
+from cases import Memory
+from torch import nn
+
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT, tree
+
+ESTIMATORS = [BPTT(), CheckpointedBPTT(), TruncatedBPTT(num_steps=2)]
+identity = Stationary(lambda z, x: z)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((lambda z, x, t: z, torch.zeros(1), None, 1), TypeError, r"cell must be an nn.Module.*Stationary"),
+        ((identity, torch.zeros(1), None, 2.0), TypeError, "num_steps must be an int"),
+        ((identity, torch.zeros(1), None, True), TypeError, "num_steps must be an int"),
+        ((identity, torch.zeros(1), None, -1), ValueError, "num_steps must be at least 0"),
+        (
+            (identity, {"a": [torch.zeros(1), torch.zeros(1).long()]}, None, 1),
+            TypeError,
+            r"state\['a'\]\[1\] is torch.int64",
+        ),
+        ((identity, Memory(torch.zeros(1), [3]), None, 1), TypeError, r"state.slow\[0\] is a int"),
+    ],
+)
+def test_a_wrong_argument_is_named(estimator, arguments, error, message):
+    with pytest.raises(error, match=message):
+        estimator(*arguments)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_cell_that_changes_the_structure_of_the_state_is_refused(estimator):
+    cell = Stationary(lambda z, x: {"other": z["z"] * x})
+    with pytest.raises(ValueError, match=r"structure it was given: \[\"state\['z'\]\"\]"):
+        estimator(cell, {"z": torch.zeros(1)}, torch.ones(1, requires_grad=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "one of num_steps and num_cycles, got neither"),
+        ({"num_steps": 1, "num_cycles": 1}, ValueError, "one of num_steps and num_cycles"),
+        ({"num_steps": 0}, ValueError, "at least 1"),
+        ({"num_cycles": 1.5}, TypeError, "must be an int"),
+    ],
+)
+def test_truncation_needs_one_length(arguments, error, message):
+    with pytest.raises(error, match=message):
+        TruncatedBPTT(**arguments)
+
+
+@pytest.mark.parametrize("schedule", [0, -1, True, 2.0, "sqr", None])
+def test_a_schedule_that_is_none_is_refused(schedule):
+    with pytest.raises(ValueError, match=r"CheckpointedBPTT\(schedule="):
+        CheckpointedBPTT(schedule)
+
+
+def test_estimators_are_frozen_and_compare_by_value():
+    assert TruncatedBPTT(num_steps=2) == TruncatedBPTT(num_steps=2) != TruncatedBPTT(num_steps=3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BPTT().kind = "biased"
+
+
+def test_stationary_names_what_it_cannot_take():
+    with pytest.raises(TypeError, match="must be callable"):
+        Stationary(3)
+    with pytest.raises(TypeError, match="modules or tensors, got str"):
+        Stationary(lambda z, x: z, parameters=["w"])
+
+
+def test_stationary_registers_each_parameter_once():
+    linear, gain = nn.Linear(2, 2), nn.Parameter(torch.ones(2))
+    cell = Stationary(lambda z, x: linear(z) * gain, parameters=[linear, gain, *linear.parameters()])
+    assert {id(p) for p in cell.parameters()} == {id(linear.weight), id(linear.bias), id(gain)}
+    assert len(list(Stationary(linear, parameters=linear).parameters())) == 2
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: object
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slotted:
+    value: torch.Tensor
+    note: str = "kept"
+
+
+def test_a_tree_is_rebuilt_as_it_was():
+    nested = {"b": Pair(torch.tensor(1.0), Slotted(torch.tensor(2.0))), "a": [Memory(torch.tensor(3.0), []), None, "x"]}
+    leaves, unflatten = tree.flatten(nested)
+    rebuilt = unflatten(leaves)
+    assert rebuilt["b"] == nested["b"] and isinstance(rebuilt["b"], Pair) and rebuilt["b"].right.note == "kept"
+    assert rebuilt["a"][0] == nested["a"][0] and rebuilt["a"][1:] == [None, "x"]
+    doubled = tree.map_tensors(lambda tensor: 2 * tensor, nested)
+    assert doubled["b"].right.value == 4 and doubled["a"][0].fast == 6
+    names = [name for name, leaf in tree.leaves_with_names(nested, "state") if isinstance(leaf, torch.Tensor)]
+    assert sorted(names) == ["state['a'][0].fast", "state['b'].left", "state['b'].right.value"]
+    assert [leaf for _, leaf in tree.leaves_with_names(nested, "s")] == leaves
