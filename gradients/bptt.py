@@ -12,7 +12,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradien
 class BPTT(Estimator):
     """Backpropagation through time (full unroll).
 
-    d loss / d theta = sum_t (d z_T / d z_{t+1} ... d z_{t+1} / d theta)^T d loss / d z_T, the whole product, by autograd.
+    d loss / d theta = sum_t (d z_T / d z_{t+1} . d z_{t+1} / d theta)^T d loss / d z_T, all of it, by autograd.
 
     Cost: T cell evaluations, T vjps; saves the graph of all T updates, O(T).
     Not recommended when: T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.

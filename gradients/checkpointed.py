@@ -101,7 +101,7 @@ class _Recursion(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         if torch.is_grad_enabled():
             raise RuntimeError(
-                "CheckpointedBPTT cannot be differentiated twice (backward was called with create_graph=True): use BPTT()"
+                "CheckpointedBPTT cannot be differentiated twice (backward got create_graph=True): use BPTT()"
             )
         cell, width = ctx.cell, len(ctx.cell.state)
         tensors, stored = ctx.saved_tensors[: width + len(cell.others)], ctx.saved_tensors[width + len(cell.others) :]

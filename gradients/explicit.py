@@ -72,9 +72,9 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in known_ids:
             raise RuntimeError(
-                f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires grad and is neither its parameter, nor "
-                "in state or inputs, so its gradient would be lost: register it as a parameter of the cell, pass it in "
-                "inputs, name it in Stationary(fn, parameters=[...]), or use BPTT()"
+                f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires grad and is neither its parameter, "
+                "nor in state or inputs, so its gradient would be lost: register it as a parameter of the cell, "
+                "pass it in inputs, name it in Stationary(fn, parameters=[...]), or use BPTT()"
             )
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:

@@ -1,0 +1,25 @@
+"""WHAT HAPPENED: what a gradient cost, how far it is from the exact one, and where the recursion went."""
+
+if not __name__.startswith("loopgrad."):
+    raise ImportError("import loopgrad.analysis, not analysis: run `make setup` first")
+
+from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
+from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
+from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.analysis.trajectory import Trace, record
+
+__all__ = [
+    "Agreement",
+    "Cost",
+    "Trace",
+    "against_bptt",
+    "cast",
+    "compare",
+    "evaluated_in",
+    "gradients_of",
+    "interleaved",
+    "measure",
+    "median_ratio",
+    "record",
+    "reference",
+]

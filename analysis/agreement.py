@@ -1,0 +1,258 @@
+"""How far a gradient is from the exact one: cosine, relative error and norm ratio, over all and per parameter group.
+
+The exact one is backpropagation through time in float64, on the same batch and the same carry.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.gradients import BPTT, Estimator
+
+Gradients = Mapping[str, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a gradient g compares with a reference g*, both seen as one long vector.
+
+    Attributes:
+        cosine: <g, g*> / (||g|| ||g*||), in [-1, 1]; nan where either is zero (or not finite).
+        relative_error: ||g - g*|| / ||g*||; 0 where both are zero, inf where only g* is.
+        norm_ratio: ||g|| / ||g*||; nan where both are zero, inf where only g* is.
+        groups: The same for each group of parameters, by name; empty within a group.
+    """
+
+    cosine: float
+    relative_error: float
+    norm_ratio: float
+    groups: dict[str, "Agreement"] = field(default_factory=dict)
+
+
+def compare(gradient: Gradients, reference: Gradients, groups: Callable[[str], str] | None = None) -> Agreement:
+    """Compare a gradient with a reference, over all parameters and per group.
+
+    Sums are taken in float64 on the CPU whatever the dtypes and devices. A `None` counts as a zero gradient: a
+    parameter that an estimator does not reach is wrong by its whole reference.
+
+    Cost: one pass over both gradients.
+    Not recommended when: the gradient is one draw of a random estimator; its bias and variance need many draws.
+
+    Args:
+        gradient: g, parameter name -> tensor or None.
+        reference: g*, with the same names and shapes.
+        groups: Name of a parameter -> name of its group. Default: what stands before the first dot.
+
+    Returns:
+        The agreement, global and per group, groups in the order of first appearance in `reference`.
+
+    Raises:
+        ValueError: The names or the shapes of the two differ, or there is nothing to compare.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import compare
+        >>> result = compare({"head.w": torch.tensor([2.0, 0.0])}, {"head.w": torch.tensor([1.0, 0.0])})
+        >>> result.cosine, result.relative_error, result.norm_ratio
+        (1.0, 1.0, 2.0)
+        >>> list(result.groups)
+        ['head']
+    """
+    _check_names(gradient, reference)
+    group_of = groups or (lambda name: name.partition(".")[0])
+    sums: dict[str, _Sums] = {}
+    total = _Sums()
+    for name in reference:
+        part = _sums(name, gradient[name], reference[name])
+        total = total + part
+        group = group_of(name)
+        sums[group] = sums.get(group, _Sums()) + part
+    return total.agreement({group: part.agreement({}) for group, part in sums.items()})
+
+
+def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """Return d loss(module) / d parameter for every parameter that requires grad; None where there is none.
+
+    The `.grad` of the parameters is neither read nor written, and the random number generators are put back, so that
+    two calls (or a call and `reference`) see the same dropout masks.
+
+    Args:
+        loss: Called with the module, returns the scalar to differentiate. Buffers that the forward pass updates are
+            updated.
+        module: Whose named parameters are differentiated.
+
+    Raises:
+        ValueError: The loss is not a scalar that requires grad, or no parameter of the module does.
+    """
+    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not wanted:
+        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
+    with preserved_rng(), torch.enable_grad():
+        value = _scalar(loss(module))
+        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+    return dict(zip(wanted, found, strict=True))
+
+
+def reference(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """Return the gradient of loss(module) with the module's parameters and buffers in float64.
+
+    For the exact gradient, `loss` runs `BPTT()` on the batch and carry in question, cast to float64 (`cast`). The
+    module computes with float64 copies (see `evaluated_in`) and is left as it was; the random number generators too,
+    so that dropout draws the masks that the next call in the module's own dtype draws.
+
+    Cost: the loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
+    Not recommended when: the module casts to a narrow dtype inside its forward pass; this is then refused.
+
+    Args:
+        loss: Called with the module, returns the scalar to differentiate, in float64.
+        module: Whose named parameters are differentiated.
+
+    Returns:
+        Parameter name -> float64 gradient, or None where the loss does not depend on the parameter.
+
+    Raises:
+        TypeError: The loss is not float64, so something in it was computed in another dtype.
+        ValueError: As `gradients_of`; or the loss reaches a parameter otherwise than through the module's attributes.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import compare, gradients_of, reference
+        >>> linear = torch.nn.Linear(3, 1)
+        >>> loss = lambda module: module(torch.ones(2, 3, dtype=module.weight.dtype)).square().sum()
+        >>> compare(gradients_of(loss, linear), reference(loss, linear)).relative_error < 1e-5
+        True
+    """
+    originals = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not originals:
+        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
+    with evaluated_in(module, torch.float64) as copies, preserved_rng(), torch.enable_grad():
+        value = _scalar(loss(module))
+        if value.dtype != torch.float64:
+            raise TypeError(
+                f"loss returned {value.dtype} although the module is in float64: cast the batch and the carry with "
+                "cast(values, torch.float64), and let the module not cast to a narrower dtype by itself"
+            )
+        both = [copies[name] for name in originals] + list(originals.values())
+        found = torch.autograd.grad(value, both, allow_unused=True)
+    for name, stray in zip(originals, found[len(originals) :], strict=True):
+        if stray is not None:
+            raise ValueError(
+                f"loss reaches parameter {name!r} through a closure over the tensor, so it was not in float64: use it "
+                "as an attribute of a module, or call module.double() on a copy of your own and gradients_of on that"
+            )
+    return dict(zip(originals, found, strict=False))
+
+
+def against_bptt(
+    estimators: Mapping[str, Estimator],
+    loss: Callable[[nn.Module, Estimator], torch.Tensor],
+    module: nn.Module,
+    groups: Callable[[str], str] | None = None,
+) -> dict[str, Agreement]:
+    """Compare the gradient of each estimator, in the module's own dtype, with float64 BPTT.
+
+    Cost: one forward and backward pass per estimator, and one in float64.
+    Not recommended when: an estimator is random; this takes a single draw.
+
+    Args:
+        estimators: Name -> estimator.
+        loss: loss(module, estimator) -> scalar. It casts the batch and the carry to the dtype of the module's
+            parameters, which is float64 when the reference is taken.
+        module: Whose named parameters are differentiated.
+        groups: As in `compare`.
+
+    Returns:
+        Name of the estimator -> its agreement with the reference.
+    """
+    exact = reference(lambda float64_module: loss(float64_module, BPTT()), module)
+    result = {}
+    for name, estimator in estimators.items():
+        gradient = gradients_of(lambda own, estimator=estimator: loss(own, estimator), module)
+        result[name] = compare(gradient, exact, groups)
+    return result
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums over entries: g g, g* g*, g g* and (g - g*)(g - g*)."""
+
+    gradient: float = 0.0
+    reference: float = 0.0
+    product: float = 0.0
+    difference: float = 0.0
+
+    def __add__(self, other: "_Sums") -> "_Sums":
+        return _Sums(
+            self.gradient + other.gradient,
+            self.reference + other.reference,
+            self.product + other.product,
+            self.difference + other.difference,
+        )
+
+    def agreement(self, groups: dict[str, Agreement]) -> Agreement:
+        # roots before products: the squares of two small norms may multiply to zero
+        size, scale = math.sqrt(self.gradient), math.sqrt(self.reference)
+        cosine = self.product / size / scale if size > 0 and scale > 0 else math.nan
+        error = math.sqrt(self.difference)
+        return Agreement(
+            cosine=max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan,
+            relative_error=0.0 if error == 0 else _quotient(error, scale),
+            norm_ratio=_quotient(size, scale),
+            groups=groups,
+        )
+
+
+def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | None) -> _Sums:
+    if gradient is None and reference is None:
+        return _Sums()
+    if gradient is not None and reference is not None and gradient.shape != reference.shape:
+        raise ValueError(
+            f"the gradients of {name!r} differ in shape: {tuple(gradient.shape)} and {tuple(reference.shape)} in "
+            "the reference; both must be of the same module"
+        )
+    present = _vector(gradient) if gradient is not None else _vector(reference)
+    g = present if gradient is not None else torch.zeros_like(present)
+    exact = _vector(reference) if reference is not None else torch.zeros_like(present)
+    difference = g - exact
+    return _Sums(
+        torch.dot(g, g).item(),
+        torch.dot(exact, exact).item(),
+        torch.dot(g, exact).item(),
+        torch.dot(difference, difference).item(),
+    )
+
+
+def _vector(tensor: torch.Tensor | None) -> torch.Tensor:
+    assert tensor is not None
+    dense = tensor.detach().to_dense().cpu()
+    if dense.is_complex():
+        dense = torch.view_as_real(dense.resolve_conj())
+    return dense.to(torch.float64).reshape(-1)
+
+
+def _quotient(size: float, scale: float) -> float:
+    if scale == 0:
+        return math.inf if size > 0 else math.nan
+    return size / scale
+
+
+def _check_names(gradient: Gradients, reference: Gradients) -> None:
+    if not reference and not gradient:
+        raise ValueError("gradient and reference are empty: there is nothing to compare")
+    missing, extra = sorted(reference.keys() - gradient.keys()), sorted(gradient.keys() - reference.keys())
+    if missing or extra:
+        raise ValueError(
+            f"gradient and reference must name the same parameters: gradient lacks {missing[:5]} and the reference "
+            f"lacks {extra[:5]}; give None for a parameter without a gradient"
+        )
+
+
+def _scalar(value: torch.Tensor) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise ValueError(f"loss must return a scalar tensor that requires grad, got {what}: reduce it, keep its graph")
+    return value.reshape(())

@@ -1,0 +1,103 @@
+"""Evaluating a module in another floating dtype, and running code without advancing the random number generators.
+
+A gradient or a residual is judged by its value in a wider dtype; the module under study is left as it was.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopgrad.gradients import tree
+
+
+def cast(values: Any, dtype: torch.dtype) -> Any:
+    """Return the tree `values` with its floating tensors in `dtype`; integer, bool and other leaves as they are.
+
+    Args:
+        values: Any tree of tensors: a batch, a carry, a state.
+        dtype: A real floating dtype; complex tensors take the complex dtype of that width.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import cast
+        >>> cast({"z": torch.ones(2), "token": torch.tensor([3])}, torch.float64)
+        {'z': tensor([1., 1.], dtype=torch.float64), 'token': tensor([3])}
+    """
+    return tree.map_tensors(lambda tensor: _cast_tensor(tensor, dtype), values)
+
+
+@contextmanager
+def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn.Parameter]]:
+    """Let `module` compute with copies of its parameters and buffers in `dtype`, inside the `with` block.
+
+    The copies stand in the places of the originals, so closures over the module see them as well; tied parameters
+    stay tied. Originals are neither written nor moved (optimisers, hooks and DDP do not notice), and buffers that the
+    module updates while it runs (batch statistics) are discarded. Tensors that the module holds without registering
+    them keep their dtype.
+
+    Cost: one copy of the parameters and buffers.
+    Not recommended when: another thread uses the module at the same time.
+
+    Args:
+        module: The module to evaluate.
+        dtype: Floating dtype of the copies; they are exact when it is wider than the module's own.
+
+    Yields:
+        The copied parameters, by the names of `module.named_parameters()`; `requires_grad` as in the originals.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import evaluated_in
+        >>> linear = torch.nn.Linear(2, 2)
+        >>> with evaluated_in(linear, torch.float64):
+        ...     print(linear(torch.ones(1, 2, dtype=torch.float64)).dtype)
+        torch.float64
+        >>> linear.weight.dtype
+        torch.float32
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    copies: dict[int, torch.Tensor] = {}
+    places: list[tuple[nn.Module, str, torch.Tensor]] = []
+    for owner in module.modules():
+        for name, tensor in [*owner._parameters.items(), *owner._buffers.items()]:
+            if tensor is not None:
+                places.append((owner, name, tensor))
+                if id(tensor) not in copies:
+                    copies[id(tensor)] = _copy(tensor, dtype)
+    try:
+        for owner, name, tensor in places:
+            setattr(owner, name, copies[id(tensor)])  # setattr: recurrent modules keep a second list in step with it
+        yield {name: copies[key] for key, name in names.items()}  # pyright: ignore[reportReturnType]
+    finally:
+        for owner, name, tensor in places:
+            setattr(owner, name, tensor)
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Restore the states of the default generators (CPU, and CUDA where it is in use) on leaving the block."""
+    cpu = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    with torch.no_grad():
+        copy = _cast_tensor(tensor.detach(), dtype).clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy
+
+
+def _cast_tensor(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if tensor.is_complex():
+        return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
