@@ -1,0 +1,61 @@
+"""loopgrad bench [NAME]: measure estimators beside other ways of computing the same gradient, in one run.
+
+    loopgrad bench
+    loopgrad bench trm bench.official_path=PATH
+
+Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from loopgrad.experiments import provenance, records
+from loopgrad.experiments.build import build
+from loopgrad.experiments.plans import Names
+
+
+class Bench(Protocol):
+    """A set of measurements; a frozen dataclass of sizes."""
+
+    num_threads: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Measure; return one dict per contestant, all with the same keys."""
+        ...
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Run the bench, print its table and store its record."""
+    bench: Bench = build(config.bench, "bench")
+    name = config.bench["_target_"].rsplit("_", 1)[-1].split(".")[0]
+    torch.set_num_threads(bench.num_threads)
+    with console.status(f"Measuring: {name}"):
+        rows = bench.rows()
+    table = Table(*[str(key) for key in rows[0]], box=SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*[_shown(value) for value in row.values()])
+    console.print(table)
+    path = Path(config.output_dir) / f"{name}.json"
+    record = {
+        "bench": OmegaConf.to_container(config.bench, resolve=True),
+        "rows": rows,
+        "commit": provenance.commit(),
+        "versions": provenance.versions(),
+        "device": provenance.device_name(torch.zeros(()).device),
+        "date": provenance.today(),
+        "command": provenance.command(),
+    }
+    records.write(path, [record])
+    console.print(f"Record: {path}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.1e}"
+    return str(value)

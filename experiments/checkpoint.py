@@ -1,0 +1,95 @@
+"""A checkpoint of a whole run: weights, average, optimiser, carry, step and every random number generator."""
+
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loopgrad.experiments import records
+from loopgrad.experiments.trainer import Run
+
+FORMAT = 1
+
+
+def save(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        path: File to replace.
+        run: What is stored.
+        fingerprint: The configuration of the run, plain values; `load` refuses another one.
+    """
+    content = {
+        "format": FORMAT,
+        "fingerprint": json.dumps(fingerprint, sort_keys=True),
+        "step": run.step,
+        "model": run.model.state_dict(),
+        "average": run.average.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "carry": run.carry.tensors(),
+        "exploration": run.exploration.get_state(),
+        "generators": _generators(),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    records.replace_bytes(path, buffer.getvalue())
+
+
+def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
+    """Put a run, and the global random number generators, into the state of a checkpoint.
+
+    Raises:
+        ValueError: The file is no checkpoint of this version, or of a run with another configuration.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["format"]
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    if version != FORMAT:
+        raise ValueError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+    stored = json.loads(content["fingerprint"])
+    if stored != json.loads(json.dumps(fingerprint)):
+        changed = ", ".join(differences(stored, fingerprint))
+        raise ValueError(
+            f"{path} belongs to another configuration ({changed}): choose another output_dir, or restart=true"
+        )
+    run.step = content["step"]
+    run.model.load_state_dict(content["model"])
+    run.average.load_state_dict(content["average"])
+    run.optimizer.load_state_dict(content["optimizer"])
+    run.carry = run.carry.with_tensors(content["carry"])
+    run.exploration.set_state(content["exploration"])
+    _restore_generators(content["generators"])
+
+
+def differences(before: Any, after: Any, key: str = "") -> list[str]:
+    """Return "key: before -> after" for each place in which two nested plain values differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(k for k in after if k not in before)]
+        return [d for k in keys for d in differences(before.get(k), after.get(k), f"{key}.{k}" if key else str(k))]
+    return [] if before == after else [f"{key}: {before} -> {after}"]
+
+
+def _generators() -> dict[str, Any]:
+    version, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": json.dumps(random.getstate()),
+        "numpy": [version, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+    }
+
+
+def _restore_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+    version, internal, gauss = json.loads(states["python"])
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -1,0 +1,116 @@
+"""The console script: loopgrad compare | train | bench | report | cite, with Hydra overrides.
+
+loopgrad COMMAND --help lists the groups and keys of a command.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict
+from rich.console import Console
+
+from loopgrad.experiments.overrides import ConfigError, composed, nearest
+from loopgrad.experiments.plans import Names
+from loopgrad.experiments.runs import Interrupted
+from loopgrad.experiments.trainer import NonFinite
+
+USAGE = """usage: loopgrad COMMAND [key=value ...]
+
+  compare   train one model under several gradient estimators; table, figures, records
+  train     train one model under one estimator, with checkpoints to go on from
+  bench     measure estimators beside other libraries: loopgrad bench [NAME]
+  report    render table and figures anew from the records in output_dir
+  cite      print the BibTeX of what a configuration uses
+
+Configuration groups: task, model, estimator, trainer, experiment. For example:
+  loopgrad compare experiment=smoke output_dir=/tmp/smoke
+  loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
+loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does."""
+
+
+def main() -> None:
+    """Run the command named on the command line; exit with 2 if it was asked for wrongly, with 130 if interrupted."""
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        raise SystemExit(0 if arguments else 2)
+    command, *overrides = arguments
+    try:
+        if command not in COMMANDS:
+            raise ConfigError(f"there is no command {command}; {nearest(command, COMMANDS)}")
+        if command == "bench" and overrides and overrides[0].isidentifier():
+            overrides[0] = f"bench={overrides[0]}"
+        given = [argument for argument in overrides if not argument.startswith("-")]
+        if not any(argument.startswith("hydra.searchpath") for argument in given):
+            composed(command, given)
+    except ConfigError as error:
+        _refuse(error)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what is not the user's mistake is shown whole
+
+    def task(config: DictConfig) -> None:
+        _run(command, config, console)
+
+    sys.argv = [sys.argv[0], *overrides]
+    hydra.main(config_path="conf", config_name=command, version_base="1.3")(task)()
+
+
+def _run(command: str, config: DictConfig, console: Console) -> None:
+    runtime = HydraConfig.get()
+    choices = runtime.runtime.choices
+    names = Names(task=str(choices.get("task")), model=str(choices.get("model")))
+    if runtime.mode == RunMode.MULTIRUN and "output_dir" in config:
+        with open_dict(config):
+            config.output_dir = str(Path(config.output_dir) / str(runtime.job.num))
+    try:
+        COMMANDS[command](config, names, console)
+    except ConfigError as error:
+        _refuse(error)
+    except NonFinite as error:
+        print(f"loopgrad: the loss is not finite any more: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (Interrupted, KeyboardInterrupt):
+        print("loopgrad: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _refuse(error: ConfigError) -> None:
+    print(f"loopgrad: {error}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def _compare(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import compare
+
+    compare.main(config, names, console)
+
+
+def _train(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import train
+
+    train.main(config, names, console)
+
+
+def _report(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import report
+
+    report.main(config, names, console)
+
+
+def _bench(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import bench
+
+    bench.main(config, names, console)
+
+
+def _cite(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import cite
+
+    cite.main(config, names, console)
+
+
+COMMANDS = {"compare": _compare, "train": _train, "bench": _bench, "report": _report, "cite": _cite}

@@ -1,0 +1,89 @@
+"""loopgrad compare: train one model under several gradient estimators and say what each cost.
+
+    loopgrad compare
+    loopgrad compare task=rolling_sum estimator=[bptt,one_step] seeds=[0] output_dir=results/sum
+
+Same data order, same initial weights and same number of steps for every estimator of a seed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+
+from loopgrad.experiments import probe, provenance, records, report
+from loopgrad.experiments.crew import execute_all, workers_for
+from loopgrad.experiments.plans import Names, claim, data_seeds, parts, plans
+from loopgrad.experiments.runs import Plan, history, trained_model
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Train, probe, record, report."""
+    seeds, built, folder = data_seeds(config.seeds), parts(config), Path(config.output_dir)
+    if claim(folder, config, config.restart):
+        console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
+        report.render(folder, console)
+        return
+    runs = plans(config, built, seeds, folder)
+    workers = workers_for(runs, config.workers)
+    console.print(
+        f"{len(built.estimators)} estimators x {len(seeds)} seeds of {names.model} on {names.task}, "
+        f"{built.trainer.train_steps} steps each, {workers} at a time; results go to {folder}"
+    )
+    test = built.task.test_set()
+    console.print(built.task.render(test.inputs[0], test.labels[0]), highlight=False, markup=False)
+    execute_all(runs, workers, console)
+    found = []
+    with console.status("Probing the trained weights: time, bytes, gradients, residuals"):
+        for seed in seeds:
+            found += probed([plan for plan in runs if plan.seed == seed], names, int(config.timing_repeats))
+    records.write(folder / "records.jsonl", found)
+    report.render(folder, console)
+
+
+def probed(runs: list[Plan], names: Names, repeats: int) -> list[dict[str, Any]]:
+    """Return the records of the finished runs of one seed, their estimators timed in turn on the same weights."""
+    trainer, task, seed = runs[0].trainer, runs[0].task, runs[0].seed
+    torch.set_num_threads(trainer.num_threads)  # as in training, and so that idle threads do not disturb the timing
+    test = task.test_set()
+    probes = {plan.name: probe.start(trained_model(plan), trainer, test) for plan in runs}
+    first = probes[runs[0].name]
+    seconds = probe.times(first, {plan.name: plan.estimator for plan in runs}, repeats)
+    result = []
+    for plan in runs:
+        log = history(plan)
+        last, mine = log[-1], probes[plan.name]
+        costs = probe.cost(mine, plan.estimator)
+        result.append(
+            {
+                "estimator": plan.name.removesuffix(f"-seed{seed}"),
+                "task": names.task,
+                "model": names.model,
+                "seed": seed,
+                "train_steps": trainer.train_steps,
+                "loss": last["test_loss"],
+                "exact_accuracy": last["test_exact_accuracy"],
+                "token_accuracy": last["test_token_accuracy"],
+                **seconds[plan.name],
+                **costs,
+                **probe.agreement(mine, plan.estimator),
+                **probe.residuals(mine, plan.estimator, costs["vjps"]),
+                "kind": plan.estimator.kind,
+                "train_seconds": sum(entry["seconds"] for entry in log),
+                "curve": {
+                    "step": [entry["step"] for entry in log if "test_loss" in entry],
+                    "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
+                    "train_loss": [entry["loss"] for entry in log],
+                },
+                "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
+                "commit": provenance.commit(),
+                "versions": provenance.versions(),
+                "device": provenance.device_name(mine.batch.inputs.device),
+                "date": provenance.today(),
+                "command": provenance.command(),
+                "config": plan.fingerprint,
+            }
+        )
+    return result

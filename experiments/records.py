@@ -1,0 +1,89 @@
+"""Records as JSON lines: one object per run, written whole or not at all."""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Write records to a file, one JSON object per line, replacing it atomically."""
+    replace_text(path, "".join(line(record) + "\n" for record in records))
+
+
+def line(record: Record) -> str:
+    """Return a record as one line of strict JSON; numbers that are not finite become null."""
+    return json.dumps(_finite(record), allow_nan=False)
+
+
+def read(path: Path) -> list[Record]:
+    """Read records.
+
+    Raises:
+        ValueError: The file is missing, empty, or a line is no JSON object; the message gives file, line and reason.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot read records: {error.strerror}") from error
+    records = []
+    for number, content in enumerate(text.splitlines(), start=1):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}: a record must be a JSON object")
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path}: holds no records")
+    return records
+
+
+def read_whole_lines(path: Path, steps: int) -> list[Record]:
+    """Read the records of the first `steps` steps of a log that may end in a line cut short, or not exist."""
+    found = []
+    for content in path.read_text().splitlines() if path.exists() else ():
+        try:
+            record = json.loads(content)
+        except json.JSONDecodeError:
+            break
+        if record["step"] > steps:
+            break
+        found.append(record)
+    return found
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file atomically: a reader, or a crash, sees the old file or the new one."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

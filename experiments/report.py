@@ -1,0 +1,98 @@
+"""loopgrad report: render table, sentence and figures from records.jsonl alone.
+
+loopgrad report output_dir=results/compare
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from loopgrad.experiments import figures, records, summary
+from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.plans import Names
+
+LEGEND = """\
+exact: held-out samples solved, by the task's rules; tokens: scored tokens right; loss: held-out cross entropy.
+time: forward and backward of one training step beside BPTT's, median of rounds timed in turn.
+saved: bytes kept for backward when the forward pass ends; peak: most bytes alive at once in the two passes, gradients
+included; evaluations, vjps, FLOPs: of one training step, recomputation included.
+cosine, rel. error: gradient against float64 BPTT on the same batch and carry, at the run's own final weights.
+residual: ||F(z) - z|| over the scale of the states, F the joint map of one cycle, at the point where the gradient
+is taken, in the dtype of training; median over samples. Values are means over seeds, least and greatest in brackets."""
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Render the report of the records in output_dir."""
+    render(Path(config.output_dir), console)
+
+
+def render(folder: Path, console: Console) -> None:
+    """Write report.md and the figures beside records.jsonl, and print the table.
+
+    Raises:
+        ConfigError: There are no records, or they are not those of a comparison.
+    """
+    try:
+        found = records.read(folder / "records.jsonl")
+        header, rows = summary.table(found)
+        sentence = summary.reading(found)
+        markdown = _markdown(found, header, rows, sentence)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except KeyError as error:
+        raise ConfigError(f"{folder / 'records.jsonl'}: a record lacks {error}") from error
+    drawn = figures.draw(found, folder)
+    if not drawn:
+        console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")
+    records.replace_text(folder / "report.md", markdown + "".join(f"\n![{path.stem}]({path.name})\n" for path in drawn))
+    # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
+    for columns in (summary.COLUMNS[:6], summary.COLUMNS[6:]):
+        header, rows = summary.table(found, columns, always_spread=False)
+        shown = Table(*header, box=SIMPLE_HEAD)
+        for row in rows:
+            shown.add_row(*row)
+        console.print(shown)
+    console.print(sentence)
+    console.print(f"Report, figures and records are in {folder}")
+
+
+def _markdown(found: Sequence[dict[str, Any]], header: list[str], rows: list[list[str]], sentence: str) -> str:
+    first = found[0]
+    lines = [f"# {first['model']} on {first['task']}", "", sentence, ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", LEGEND, "", "## Residuals", "", *_residuals(found), "", "## How this was made", ""]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in found}))
+    lines += [
+        f"- command: `{first['command']}`",
+        f"- commit: {first['commit']}; date: {first['date']}",
+        f"- device: {first['device']}",
+        f"- versions: {versions}",
+        f"- seeds: {seeds}; {first['train_steps']} steps; probes on {first['probe']['samples']} held-out samples, "
+        f"segment {first['probe']['segment']}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _residuals(found: Sequence[dict[str, Any]]) -> list[str]:
+    streams = [name for name, value in found[0]["residuals"].items() if isinstance(value, dict) and "map" in value]
+    lines = ["Relative residuals, medians over samples (5-95 %), mean over seeds.", ""]
+    lines += ["| estimator | stream | last update | cycle map at the gradient |", "| --- | --- | --- | --- |"]
+    for name, group in summary.by_estimator(found).items():
+        for stream in streams:
+            cells = [_band(group, stream, kind) for kind in ("update_relative", "map_relative")]
+            lines.append(f"| {name} | {stream} | {' | '.join(cells)} |")
+    return lines
+
+
+def _band(group: list[dict[str, Any]], stream: str, kind: str) -> str:
+    if kind not in group[0]["residuals"][stream]:
+        return "-"
+    low, middle, high = (summary.spread(group, "residuals", stream, kind, i).mean for i in range(3))
+    return f"{middle:.2g} ({low:.2g}-{high:.2g})"

@@ -1,0 +1,119 @@
+"""One training run in a folder of its own (train.jsonl, checkpoint.pt, weights.safetensors); it goes on from there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+
+from loopgrad.experiments import checkpoint, records, stopping
+from loopgrad.experiments.build import build
+from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.seeds import seed_for
+from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.trainer import NonFinite, Run, Trainer, begin, train
+from loopgrad.gradients import Estimator
+from loopgrad.models.recursive import RecursiveModel
+
+Report = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run needs; it can be sent to another process.
+
+    Attributes:
+        name: Of the run, such as "last_cycle-seed0".
+        task: With its data made.
+        model: Configuration node of the model, plain values.
+        estimator: How gradients are obtained.
+        trainer: Hyperparameters.
+        seed: Of the run.
+        folder: Where its files go.
+        fingerprint: Plain values that a checkpoint must agree with.
+    """
+
+    name: str
+    task: Task
+    model: dict[str, Any]
+    estimator: Estimator
+    trainer: Trainer
+    seed: int
+    folder: Path
+    fingerprint: dict[str, Any]
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has stored its checkpoint; carries the step."""
+
+
+def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int) -> RecursiveModel:
+    """Build the model of a configuration for a task, with the initial weights of a seed."""
+    spec = task.spec
+    node = OmegaConf.create(node) if isinstance(node, dict) else node
+    sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
+    model = build(node, "model", **sizes, seed=seed_for("weights", seed))
+    if not isinstance(model, RecursiveModel):
+        raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
+    return model
+
+
+def execute(plan: Plan, report: Report) -> None:
+    """Run to the last step, from the checkpoint if there is one.
+
+    Args:
+        plan: What to run.
+        report: Called with the run's name and what each step measured.
+
+    Raises:
+        Interrupted: After a signal; the checkpoint holds the last whole step.
+        NonFinite: See `train`; the checkpoint holds the step before.
+        ValueError: The folder holds a run of another configuration.
+    """
+    torch.set_num_threads(plan.trainer.num_threads)
+    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    with stopping.on_signal() as stop:
+        run = begin(plan.trainer, plan.task, build_model(plan.model, plan.task, plan.seed), plan.seed)
+        if stored.exists():
+            checkpoint.load(stored, run, plan.fingerprint)
+        kept = records.read_whole_lines(log, run.step)  # later lines belong to steps that will be taken again
+        records.write(log, kept)
+        for entry in kept[-1:]:
+            report(plan.name, entry)
+        _train(plan, run, stop, report)
+    weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
+    records.replace_bytes(plan.folder / "weights.safetensors", safetensors_bytes(weights))
+
+
+def _train(plan: Plan, run: Run, stop: stopping.Stop, report: Report) -> None:
+    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    with open(log, "a") as lines:
+        try:
+            for entry in train(run, plan.trainer, plan.task, plan.estimator, plan.seed):
+                lines.write(records.line(entry) + "\n")
+                lines.flush()
+                report(plan.name, entry)
+                last = run.step == plan.trainer.train_steps
+                if last or stop.requested or run.step % plan.trainer.checkpoint_every == 0:
+                    checkpoint.save(stored, run, plan.fingerprint)
+                if stop.requested and not last:
+                    raise Interrupted(plan.name, run.step)
+        except NonFinite:
+            checkpoint.save(stored, run, plan.fingerprint)
+            raise
+
+
+def trained_model(plan: Plan) -> RecursiveModel:
+    """Return the trained model of a finished run, in evaluation mode, on the run's device."""
+    model = build_model(plan.model, plan.task, plan.seed)
+    model.load_state_dict(load_file(plan.folder / "weights.safetensors"))
+    return model.to(plan.trainer.torch_device()).eval()
+
+
+def history(plan: Plan) -> list[dict[str, Any]]:
+    """Return what each step of a run measured."""
+    return records.read(plan.folder / "train.jsonl")

@@ -1,0 +1,13 @@
+"""Tasks: seeded puzzles with a token spec, an exact checker and a rendering as text."""
+
+if not __name__.startswith("loopgrad."):
+    raise ImportError("import loopgrad.experiments.tasks, not experiments.tasks: run `make setup` first")
+
+from loopgrad.experiments.tasks.arc import Arc
+from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
+from loopgrad.experiments.tasks.maze import Maze
+from loopgrad.experiments.tasks.rolling_sum import RollingSum
+from loopgrad.experiments.tasks.sorting import Sorting
+from loopgrad.experiments.tasks.sudoku import Sudoku
+
+__all__ = ["IGNORE", "Arc", "Batch", "Maze", "RollingSum", "Sorting", "Sudoku", "Task", "TokenSpec"]

@@ -1,0 +1,217 @@
+"""Reads Sudoku puzzles from a file, one per line or the Sudoku-Extreme CSV; refuses by file name, line and reason."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE, solve
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """Puzzles with their solutions.
+
+    Attributes:
+        questions: (count, size*size) int8, digits 0..size, 0 for a blank.
+        answers: (count, size*size) int8, digits 1..size.
+        ratings: (count,) int64: guesses of our solver, or the rating that the file states.
+    """
+
+    questions: np.ndarray
+    answers: np.ndarray
+    ratings: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, rows: np.ndarray) -> "Puzzles":
+        return Puzzles(self.questions[rows], self.answers[rows], self.ratings[rows])
+
+
+def read_puzzles(path: str | Path, size: int) -> Puzzles:
+    """Read a file of puzzles.
+
+    Either one puzzle per line, size*size characters, row by row, `.` or `0` for a blank: each is solved, and refused
+    unless it has exactly one solution. Or a CSV whose header names the columns question, answer and rating (any order;
+    source and other columns are ignored): each answer is checked against its question and the rules, but not for being
+    the only one, which would take hours on the published millions. UTF-8, with or without byte order mark; LF or CRLF;
+    blank lines and lines that start with # are skipped.
+
+    Args:
+        path: The file.
+        size: 4, 6 or 9.
+
+    Returns:
+        The puzzles in the order of the file.
+
+    Raises:
+        ValueError: The file cannot be read, holds no puzzle, or a line is malformed; the message names file, line,
+            reason.
+    """
+    lines = _Lines(Path(path))
+    first = next(lines, None)
+    if first is None:
+        raise ValueError(f"{path}: the file holds no puzzle, only blank lines or comments")
+    if "," in first or "question" in first.lower():
+        return _read_csv(lines, first, size)
+    return _read_boards(lines, first, size)
+
+
+class _Lines(Iterator[str]):
+    """The lines that are neither blank nor comments; remembers the number of the last one, for the errors."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.number = 0
+        self._lines = self._open()
+
+    def __next__(self) -> str:
+        return next(self._lines)
+
+    def error(self, reason: str, number: int | None = None) -> ValueError:
+        return ValueError(f"{self.path}, line {self.number if number is None else number}: {reason}")
+
+    def _open(self) -> Iterator[str]:
+        try:
+            with open(self.path, "rb") as file:
+                for self.number, raw in enumerate(file, start=1):
+                    try:
+                        line = raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
+                    except UnicodeDecodeError as error:
+                        raise self.error(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
+                    line = line.rstrip("\r\n")
+                    if line.strip() and not line.lstrip().startswith("#"):
+                        yield line
+        except OSError as error:
+            raise ValueError(f"{self.path}: cannot be read: {error.strerror}") from error
+
+
+def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
+    questions, answers, ratings = [], [], []
+    line: str | None = first
+    while line is not None:
+        board = _digits(lines, line.strip(), size, "the puzzle", blanks=True)
+        conflict = _conflict(board, size)
+        if conflict:
+            raise lines.error(f"givens conflict: {conflict}")
+        solution = solve(board, size)
+        if solution.board is None:
+            raise lines.error("the puzzle has no solution")
+        if solution.count > 1:
+            raise lines.error(f"the puzzle has more than one solution ({sum(map(bool, board))} givens)")
+        questions.append(bytes(board))
+        answers.append(bytes(solution.board))
+        ratings.append(solution.guesses)
+        line = next(lines, None)
+    return _puzzles(questions, answers, ratings, size)
+
+
+def _read_csv(lines: _Lines, header: str, size: int) -> Puzzles:
+    names = [name.strip().lower() for name in next(csv.reader([header]))]
+    for needed in ("question", "answer", "rating"):
+        if names.count(needed) != 1:
+            raise lines.error(
+                f"a line with a comma heads a CSV, and must name the column {needed!r} once; it names {names}: "
+                "expected source,question,answer,rating"
+            )
+    question_at, answer_at, rating_at = (names.index(name) for name in ("question", "answer", "rating"))
+    questions, answers, ratings = [], [], []
+    numbers = []
+    rows = csv.reader(lines, strict=True)
+    while True:
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise lines.error(f"not a CSV row: {error}") from None
+        if row is None:
+            break
+        if len(row) != len(names):
+            raise lines.error(f"{len(row)} fields where the header names {len(names)}")
+        questions.append(bytes(_digits(lines, row[question_at].strip(), size, "question", blanks=True)))
+        answers.append(bytes(_digits(lines, row[answer_at].strip(), size, "answer", blanks=False)))
+        ratings.append(_rating(lines, row[rating_at]))
+        numbers.append(lines.number)
+    if not questions:
+        raise ValueError(f"{lines.path}: the file holds a header and no puzzle")
+    puzzles = _puzzles(questions, answers, ratings, size)
+    _check_answers(lines, puzzles, numbers, size)
+    return puzzles
+
+
+def _digits(lines: _Lines, text: str, size: int, what: str, blanks: bool) -> list[int]:
+    if len(text) != size * size:
+        fitting = [other for other in BOX_SHAPE if other**2 == len(text)]
+        hint = f": set size={fitting[0]}" if fitting else ""
+        raise lines.error(f"{what} has {len(text)} characters, {size * size} needed for size {size}{hint}")
+    allowed = ".0123456789"[: size + 2] if blanks else "123456789"[:size]
+    wrong = set(text) - set(allowed)
+    if wrong:
+        at = min(map(text.index, wrong))
+        blank = " or `.` or `0` for a blank" if blanks else ""
+        raise lines.error(f"{what} has {text[at]!r} at character {at + 1}; allowed are 1..{size}{blank}")
+    return list(map(int, text.replace(".", "0")))
+
+
+def _rating(lines: _Lines, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise lines.error(f"rating must be an integer, got {text!r}") from None
+
+
+def _puzzles(questions: list[bytes], answers: list[bytes], ratings: list[int], size: int) -> Puzzles:
+    def boards(rows: list[bytes]) -> np.ndarray:
+        return np.frombuffer(b"".join(rows), dtype=np.int8).reshape(len(rows), size * size)
+
+    return Puzzles(boards(questions), boards(answers), np.array(ratings, dtype=np.int64))
+
+
+def _conflict(board: list[int], size: int) -> str:
+    height, width = BOX_SHAPE[size]
+    seen: dict[tuple[str, int, int], int] = {}
+    for cell, digit in enumerate(board):
+        row, column = divmod(cell, size)
+        box = row // height * (size // width) + column // width
+        for unit in (("row", row, digit), ("column", column, digit), ("box", box, digit)) if digit else ():
+            if unit in seen:
+                return f"{digit} twice in {unit[0]} {unit[1] + 1} (characters {seen[unit] + 1} and {cell + 1})"
+            seen[unit] = cell
+    return ""
+
+
+def _check_answers(lines: _Lines, puzzles: Puzzles, numbers: list[int], size: int) -> None:
+    differs = ((puzzles.questions != puzzles.answers) & (puzzles.questions > 0)).any(axis=1)
+    wrong = differs | ~obeys_rules(puzzles.answers, size)
+    if not wrong.any():
+        return
+    at = int(wrong.argmax())
+    question, answer = puzzles.questions[at].tolist(), puzzles.answers[at].tolist()
+    if _conflict(question, size):
+        raise lines.error(f"givens conflict: {_conflict(question, size)}", numbers[at])
+    if differs[at]:
+        cell = next(i for i, (q, a) in enumerate(zip(question, answer, strict=True)) if q and q != a)
+        raise lines.error(
+            f"the answer does not match the question: character {cell + 1} is {answer[cell]}, given "
+            f"as {question[cell]}",
+            numbers[at],
+        )
+    raise lines.error(f"the answer breaks the rules: {_conflict(answer, size)}", numbers[at])
+
+
+def obeys_rules(boards: np.ndarray, size: int) -> np.ndarray:
+    """Tell which boards, (batch, size*size), hold each digit 1..size once in every row, column and box."""
+    height, width = BOX_SHAPE[size]
+    obeyed = np.zeros(len(boards), dtype=bool)
+    for start in range(0, len(boards), 65536):  # bounds the memory a file of millions takes
+        part = boards[start : start + 65536]
+        inside = (part >= 1) & (part <= size)
+        seen = np.left_shift(1, np.where(inside, part, 0), dtype=np.int16)
+        # (batch, band, row in band, stack, column in stack)
+        grids = seen.reshape(-1, size // height, height, size // width, width)
+        units = [np.bitwise_or.reduce(grids, axis=axes) for axes in ((3, 4), (1, 2), (2, 4))]
+        full = [(unit == 2 ** (size + 1) - 2).reshape(len(part), -1).all(axis=1) for unit in units]
+        obeyed[start : start + 65536] = full[0] & full[1] & full[2]
+    return obeyed

@@ -1,0 +1,216 @@
+"""Deep-supervision training: one optimiser step is one segment of every row."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from loopgrad.analysis.counters import SavedBytes
+from loopgrad.experiments.seeds import seed_for
+from loopgrad.experiments.tasks.base import Batch, Task
+from loopgrad.gradients import Estimator, tree
+from loopgrad.models import supervision
+from loopgrad.models.halting import Halting
+from loopgrad.models.losses import right_tokens, softmax_cross_entropy, stablemax_cross_entropy, token_loss
+from loopgrad.models.recursive import RecursiveModel
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Hyperparameters of training.
+
+    Args:
+        halting: When a row takes a new sample.
+        train_steps: Optimiser steps.
+        batch_size: Rows of the carry.
+        learning_rate: Of AdamW, after a linear warm-up constant, as published.
+        beta1: Decay of AdamW's first moment, per step.
+        beta2: Decay of AdamW's second moment, per step.
+        weight_decay: Decoupled, in units of the learning rate; on every parameter, as published.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        ema_decay: Decay per step of the average of the weights that is evaluated; 0 evaluates the weights themselves.
+        grad_clip: Largest norm of the gradient; 0 for no clipping.
+        autocast: "bf16" runs forward passes under autocast; "off" does not.
+        cross_entropy: Loss of a token.
+        eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
+        eval_batch_size: Samples evaluated at once.
+        checkpoint_every: Steps between checkpoints; the last step is always kept.
+        device: "auto" for CUDA where there is one, else a torch device.
+        num_threads: Threads of a CPU run. One makes results independent of the machine's number of cores.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    halting: Halting
+    train_steps: int = 400
+    batch_size: int = 96
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    warmup_steps: int = 30
+    ema_decay: float = 0.98
+    grad_clip: float = 1.0
+    autocast: Literal["off", "bf16"] = "off"
+    cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
+    eval_every: int = 50
+    eval_batch_size: int = 512
+    checkpoint_every: int = 100
+    device: str = "auto"
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+    def torch_device(self) -> torch.device:
+        """Return the device to train on.
+
+        Raises:
+            ValueError: The device does not exist here.
+        """
+        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        try:
+            return torch.zeros((), device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device={self.device}: {str(error).splitlines()[0]}") from error
+
+    def loss_of_token(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """Return the cross entropy that is trained on."""
+        return {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}[self.cross_entropy]
+
+    def precision(self, device: torch.device) -> Any:
+        """Return the context in which forward passes run."""
+        return torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else nullcontext()
+
+
+class NonFinite(RuntimeError):
+    """The loss stopped being a number; the message says at which step and which tensor was the first to go."""
+
+
+@dataclass
+class Run:
+    """All that changes while a model trains; `checkpoint` stores it whole."""
+
+    model: RecursiveModel
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    carry: supervision.Carry
+    exploration: torch.Generator
+    step: int = 0
+
+    @property
+    def evaluated(self) -> RecursiveModel:
+        """The model that is evaluated: the average of the weights."""
+        model = self.average.module
+        assert isinstance(model, RecursiveModel)
+        return model
+
+
+def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run:
+    """Return a run at step 0; seeds torch's global generator for dropout."""
+    device = trainer.torch_device()
+    model = model.to(device).train()
+    torch.manual_seed(seed_for("dropout", seed))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), trainer.learning_rate, (trainer.beta1, trainer.beta2), weight_decay=trainer.weight_decay
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
+    first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
+    exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
+    return Run(model, average.eval(), optimizer, supervision.start(model, first), exploration)
+
+
+def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
+    """Train to the last step, yielding what each step measured; evaluations are part of it.
+
+    Raises:
+        NonFinite: The loss or the gradient is not finite; the weights are those before the step.
+    """
+    test = task.test_set()
+    saved = None
+    while run.step < trainer.train_steps:
+        began = time.perf_counter()
+        entry, saved = _step(run, trainer, task, estimator, seed, saved)
+        run.step += 1
+        entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
+        if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
+            scores = evaluate(run.evaluated, trainer, task, test)
+            entry |= {f"test_{name}": value for name, value in scores.items()}
+        yield entry
+
+
+def _step(
+    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
+) -> tuple[dict[str, Any], int]:
+    device = run.carry.segment.device
+    # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
+    batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
+    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
+    with trainer.precision(device), counter or nullcontext():
+        result = supervision.segment(
+            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
+        )
+    saved = counter.held() if counter else saved
+    assert saved is not None
+    run.optimizer.zero_grad(set_to_none=True)
+    result.loss.backward()
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), trainer.grad_clip or float("inf"))
+    scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
+    entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
+    if not all(map(torch.isfinite, (norm, result.loss))):
+        raise NonFinite(_first_non_finite(run, result))
+    rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+    run.average.update_parameters(run.model)
+    run.carry = result.carry
+    return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
+
+
+def _first_non_finite(run: Run, result: supervision.Segment) -> str:
+    """Name the first tensor that is not finite, in the order in which a step computes them."""
+    named = [(f"parameter {name}", p) for name, p in run.model.named_parameters()]
+    named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
+    named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
+    named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
+    named += [(f"gradient of {name}", p.grad) for name, p in run.model.named_parameters() if p.grad is not None]
+    name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
+    return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
+
+
+@torch.no_grad()
+def evaluate(model: RecursiveModel, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
+    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens)."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    solved, tokens, losses = [], [], []
+    for start in range(0, len(samples), trainer.eval_batch_size):
+        batch = samples[start : start + trainer.eval_batch_size].to(device)
+        with trainer.precision(device):
+            output = supervision.answer(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
+        solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
+        tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
+        losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))
+    model.train(training)
+    return {
+        "exact_accuracy": torch.cat(solved).mean().item(),
+        "token_accuracy": torch.cat(tokens).mean().item(),
+        "loss": torch.stack(losses).sum().item() / len(samples),
+    }
