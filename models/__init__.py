@@ -1,0 +1,48 @@
+"""WHAT is iterated: layers, cells, recursive models, halting and deep supervision."""
+
+if not __name__.startswith("loopgrad."):
+    raise ImportError("import loopgrad.models, not models: run `make setup` first")
+
+from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
+from loopgrad.models.cells import OneStreamCell, TwoStreamCell
+from loopgrad.models.feed_forward import FeedForward, FeedForwardCell
+from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning
+from loopgrad.models.hrm import HRM
+from loopgrad.models.layers import Embedding, Linear, SwiGLU, truncated_normal
+from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy, token_loss
+from loopgrad.models.pointwise import rms_norm
+from loopgrad.models.recursive import Output, RecursiveModel
+from loopgrad.models.supervision import Carry, Segment, answer, refill, segment, start
+from loopgrad.models.trm import TRM
+
+__all__ = [
+    "HRM",
+    "TRM",
+    "AttentionBlock",
+    "Carry",
+    "Embedding",
+    "FeedForward",
+    "FeedForwardCell",
+    "FixedSegments",
+    "Halting",
+    "Linear",
+    "MLPBlock",
+    "Net",
+    "OneStreamCell",
+    "Output",
+    "QHalt",
+    "QLearning",
+    "RecursiveModel",
+    "Segment",
+    "SwiGLU",
+    "TwoStreamCell",
+    "answer",
+    "refill",
+    "rms_norm",
+    "segment",
+    "softmax_cross_entropy",
+    "stablemax_cross_entropy",
+    "start",
+    "token_loss",
+    "truncated_normal",
+]

@@ -1,0 +1,75 @@
+"""The choices that TRM, HRM and their baseline share, and the parts that follow from them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from loopgrad.models.attention import Rotary
+from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
+from loopgrad.models.input_embedding import InputEmbedding
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes and kinds of the parts of a recursive model; the meaning of each is told in `TRM`.
+
+    Raises:
+        ValueError: A choice is unknown, or two of them contradict each other.
+    """
+
+    vocab_size: int
+    seq_len: int | None
+    hidden_size: int
+    num_heads: int
+    expansion: float
+    mixer: str
+    positions: str | None
+    num_puzzles: int
+    puzzle_tokens: int
+    puzzle_dim: int | None
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        if self.mixer not in ("attention", "mlp"):
+            raise ValueError(f"mixer must be 'attention' or 'mlp', got {self.mixer!r}")
+        if self.positions not in (None, "rope", "learned", "none"):
+            raise ValueError(f"positions must be 'rope', 'learned', 'none' or None, got {self.positions!r}")
+        if self.mixer == "mlp" and self.positions == "rope":
+            raise ValueError(
+                "positions='rope' turns queries and keys, and mixer='mlp' has none: use positions='none' or 'learned'"
+            )
+        if self.mixer == "mlp" and self.seq_len is None:
+            raise ValueError("mixer='mlp' needs seq_len: it has weights for each position")
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether the nets work at seq_len only."""
+        return self.mixer == "mlp"
+
+    def embedding(self, generator: torch.Generator) -> InputEmbedding:
+        """Build the input embedding."""
+        return InputEmbedding(
+            self.vocab_size,
+            self.hidden_size,
+            generator,
+            seq_len=self.seq_len,
+            num_puzzles=self.num_puzzles,
+            puzzle_tokens=self.puzzle_tokens,
+            puzzle_dim=self.puzzle_dim,
+            learned_positions=self.positions == "learned",
+        )
+
+    def net(self, num_layers: int, generator: torch.Generator) -> Net:
+        """Build a stack of `num_layers` blocks."""
+        if num_layers < 1:
+            raise ValueError(f"a net needs at least one layer, got {num_layers}")
+        num_positions = 0 if self.seq_len is None else self.puzzle_tokens + self.seq_len
+        turned = self.mixer == "attention" and self.positions in (None, "rope")
+        rotary = Rotary(self.hidden_size // self.num_heads, num_positions) if turned else None
+        return Net([self._block(num_positions, generator) for _ in range(num_layers)], rotary)
+
+    def _block(self, num_positions: int, generator: torch.Generator) -> nn.Module:
+        if self.mixer == "mlp":
+            return MLPBlock(self.hidden_size, num_positions, self.expansion, generator)
+        return AttentionBlock(self.hidden_size, self.num_heads, self.expansion, generator)

@@ -1,0 +1,120 @@
+"""The baseline that cannot recurse: the blocks of a recursive model, applied once."""
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.gradients import Estimator
+from loopgrad.models.architecture import Architecture
+from loopgrad.models.blocks import Net
+from loopgrad.models.recursive import Output, RecursiveModel, State
+
+
+class FeedForwardCell(nn.Module):
+    """z_H <- net(z_H + x), the one update of a feed-forward network.
+
+    Args:
+        net: The net.
+    """
+
+    period = 1
+
+    def __init__(self, net: Net):
+        super().__init__()
+        self.net = net
+
+    @property
+    def depth(self) -> int:
+        """Blocks that one update applies."""
+        return len(self.net.blocks)
+
+    def forward(self, state: State, inputs: Tensor, step: int) -> State:
+        """Apply the net to {"z_H"}; inputs is x, (batch, positions, hidden_size)."""
+        return {"z_H": self.net(state["z_H"], inputs)}
+
+
+class FeedForward(RecursiveModel):
+    """The blocks of TRM and HRM applied once, from the initial state: logits = W net(z_init + x).
+
+    It is called like a recursive model and has segments of one update, but it forgets the carry: every segment starts
+    from the initial state, so more segments do not make the computation deeper.
+
+    Args:
+        vocab_size: Number of symbols.
+        seq_len: Number of tokens, see `TRM`.
+        hidden_size: Number of features D.
+        num_layers: Blocks: with TRM's num_layers, the same parameters as a TRM, used once.
+        depth: Blocks, in place of num_layers: with depth=trm.depth, as many unshared blocks as one segment of that TRM
+            applies, the same depth with depth / num_layers times the parameters.
+        num_heads: Attention heads.
+        expansion: Width of the SwiGLUs, see `swiglu_inner_size`.
+        mixer: "attention" or "mlp", see `TRM`.
+        positions: "rope", "learned", "none" or None, see `TRM`.
+        num_puzzles: Number of puzzle identities, 0 for none.
+        puzzle_tokens: Positions that hold a puzzle's vector; None for 16, or 0 without puzzle identities.
+        puzzle_dim: Length of a puzzle's vector, None for hidden_size.
+        forward_dtype: dtype of activations, see `RecursiveModel`.
+        seed: Seed of the initial weights.
+
+    Raises:
+        ValueError: Choices are unknown or contradict each other.
+
+    Not recommended when: compared at equal parameters only; give both sizes, `num_layers` and `depth`.
+    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import BPTT
+        >>> from loopgrad.models import FeedForward
+        >>> model = FeedForward(vocab_size=5, seq_len=16, hidden_size=32, num_heads=2, depth=6)
+        >>> output = model(None, torch.zeros(2, 16, dtype=torch.int64), None, BPTT())
+        >>> tuple(output.logits.shape), model.num_steps, model.depth
+        ((2, 16, 5), 1, 6)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        seq_len: int | None,
+        hidden_size: int = 512,
+        num_layers: int = 2,
+        depth: int | None = None,
+        num_heads: int = 8,
+        expansion: float = 4,
+        mixer: str = "attention",
+        positions: str | None = None,
+        num_puzzles: int = 0,
+        puzzle_tokens: int | None = None,
+        puzzle_dim: int | None = None,
+        forward_dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ):
+        if puzzle_tokens is None:
+            puzzle_tokens = 16 if num_puzzles else 0
+        parts = Architecture(
+            vocab_size,
+            seq_len,
+            hidden_size,
+            num_heads,
+            expansion,
+            mixer,
+            positions,
+            num_puzzles,
+            puzzle_tokens,
+            puzzle_dim,
+        )
+        generator = torch.Generator().manual_seed(seed)
+        net = parts.net(num_layers if depth is None else depth, generator)
+        super().__init__(
+            parts.embedding(generator),
+            FeedForwardCell(net),
+            num_steps=1,
+            streams=("H",),
+            vocab_size=vocab_size,
+            generator=generator,
+            fixed_length=parts.fixed_length,
+            forward_dtype=forward_dtype,
+        )
+
+    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+        """Answer from the initial state, whatever `state` is; see `RecursiveModel.forward`."""
+        return super().forward(None, inputs, puzzle_ids, estimator)

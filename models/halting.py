@@ -1,0 +1,195 @@
+"""When a sample stops being refined: after a fixed number of segments, or when the q head says so.
+
+Halting is a matter of training alone: evaluation runs every sample for max_segments segments.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Halting(ABC):
+    """A halting rule and the loss that trains the q head for it; a frozen dataclass of hyperparameters.
+
+    Attributes:
+        needs_next_segment: Whether `q_loss` wants the q values of one more segment.
+    """
+
+    needs_next_segment: ClassVar[bool] = False
+    max_segments: int
+
+    @abstractmethod
+    def halts(
+        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Say which samples stop, in training.
+
+        Args:
+            segment: (batch,) int64, segments done including this one.
+            q_halt: (batch,) logits.
+            q_continue: (batch,) logits.
+            generator: Source of exploration.
+
+        Returns:
+            (batch,) bool.
+        """
+
+    @abstractmethod
+    def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
+        """Return the loss of the q head, mean over the batch, to be added to the token loss.
+
+        Args:
+            q_halt: (batch,) logits.
+            q_continue: (batch,) logits.
+            solved: (batch,) bool, whether all scored tokens are right.
+            target: (batch,) `continue_target`, where `needs_next_segment`.
+        """
+
+
+@dataclass(frozen=True)
+class FixedSegments(Halting):
+    """Every sample runs num_segments segments.
+
+    Args:
+        num_segments: Segments per sample, at least 1.
+        halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
+
+    Not recommended when: many samples are right after few segments: they are refined all the same.
+    """
+
+    num_segments: int
+    halt_loss: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters."""
+        _check(self.num_segments, 0.0, "num_segments")
+
+    @property
+    def max_segments(self) -> int:  # type: ignore[override]
+        """Segments of evaluation, num_segments."""
+        return self.num_segments
+
+    def halts(
+        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Stop at num_segments."""
+        return segment >= self.num_segments
+
+    def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
+        """Return 0.5 BCE(q_halt, solved), or zero."""
+        return _half_bce(q_halt, solved) if self.halt_loss else q_halt.new_zeros(())
+
+
+@dataclass(frozen=True)
+class QHalt(Halting):
+    """TRM's rule: stop when q_halt > 0, at the latest at max_segments; q_halt learns whether the answer is right.
+
+    With probability `exploration` a sample must run at least U{2..max_segments} segments (drawn anew at each segment).
+    Loss: 0.5 BCE(q_halt, solved).
+
+    Args:
+        max_segments: Segments at most, and of evaluation.
+        exploration: Probability, 0 to 1.
+
+    Not recommended when: answers are rarely right in training: then everything runs to max_segments anyway.
+    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, section 4.6.
+    """
+
+    max_segments: int = 16
+    exploration: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters."""
+        _check(self.max_segments, self.exploration, "max_segments")
+
+    def halts(
+        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Stop where q_halt > 0, exploration permitting."""
+        return _explored(q_halt > 0, segment, self.max_segments, self.exploration, generator)
+
+    def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
+        """Return 0.5 BCE(q_halt, solved)."""
+        return _half_bce(q_halt, solved)
+
+
+@dataclass(frozen=True)
+class QLearning(Halting):
+    """HRM's rule: stop when q_halt > q_continue, at the latest at max_segments; both learn by Q-learning.
+
+    Exploration is that of `QHalt`. Loss: 0.5 (BCE(q_halt, solved) + BCE(q_continue, target)), see `continue_target`.
+
+    Args:
+        max_segments: Segments at most, and of evaluation.
+        exploration: Probability, 0 to 1.
+
+    Cost: one more segment without a graph per training step, for the target.
+    Not recommended when: time counts: TRM does without q_continue and reports 87.4 % on Sudoku, 86.1 % with it.
+    Reference: G. Wang et al., 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
+    """
+
+    needs_next_segment = True
+    max_segments: int = 16
+    exploration: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the hyperparameters."""
+        _check(self.max_segments, self.exploration, "max_segments")
+
+    def halts(
+        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Stop where q_halt > q_continue, exploration permitting."""
+        return _explored(q_halt > q_continue, segment, self.max_segments, self.exploration, generator)
+
+    def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
+        """Return 0.5 (BCE(q_halt, solved) + BCE(q_continue, target)), the second where a target is given."""
+        loss = _half_bce(q_halt, solved)
+        return loss if target is None else loss + _half_bce(q_continue, target)
+
+
+def continue_target(segment: Tensor, max_segments: int, next_q_halt: Tensor, next_q_continue: Tensor) -> Tensor:
+    """Return what q_continue should be: sigmoid of the best q of the next segment, of its q_halt after the last one.
+
+    Args:
+        segment: (batch,) int64, segments done.
+        max_segments: Segments at most.
+        next_q_halt: (batch,) logits after one more segment.
+        next_q_continue: (batch,) logits after one more segment.
+
+    Returns:
+        (batch,) probabilities.
+    """
+    best = torch.maximum(next_q_halt, next_q_continue)
+    return torch.where(segment >= max_segments, next_q_halt, best).sigmoid()
+
+
+def _explored(
+    wants: Tensor, segment: Tensor, max_segments: int, exploration: float, generator: torch.Generator | None
+) -> Tensor:
+    last = segment >= max_segments
+    if max_segments == 1 or exploration == 0:
+        return last | wants
+    if generator is None:
+        raise ValueError(f"exploration={exploration} draws random numbers: pass generator=, or set exploration=0")
+    # drawn where the generator lives: the same numbers on every device
+    explores = torch.rand(segment.shape, generator=generator, device=generator.device) < exploration
+    least = torch.randint(2, max_segments + 1, segment.shape, generator=generator, device=generator.device)
+    return last | (wants & (segment >= (explores * least).to(segment.device)))
+
+
+def _half_bce(logit: Tensor, target: Tensor) -> Tensor:
+    return 0.5 * F.binary_cross_entropy_with_logits(logit, target.to(logit.dtype))
+
+
+def _check(max_segments: int, exploration: float, name: str) -> None:
+    if isinstance(max_segments, bool) or not isinstance(max_segments, int):
+        raise TypeError(f"{name} must be an int, the segments per sample, got {max_segments!r}")
+    if max_segments < 1:
+        raise ValueError(f"{name} must be at least 1, got {max_segments}")
+    if not 0 <= exploration <= 1:
+        raise ValueError(f"exploration is a probability, between 0 and 1, got {exploration}")

@@ -1,0 +1,156 @@
+"""HRM, the hierarchical reasoning model: a fast net and a slow net that update two latent states in turn."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from loopgrad.models.architecture import Architecture
+from loopgrad.models.cells import TwoStreamCell
+from loopgrad.models.official import OfficialWeights, load_official
+from loopgrad.models.recursive import RecursiveModel
+
+
+class HRM(RecursiveModel):
+    """Hierarchical reasoning model.
+
+    One segment is H_cycles cycles; a cycle is L_cycles updates z_L <- L_net(z_L, z_H + x), then z_H <- H_net(z_H, z_L).
+    The published gradient is that of the last two updates, TruncatedBPTT(num_steps=2). Defaults are the published ones.
+
+    Args:
+        vocab_size: Number of symbols.
+        seq_len: Number of tokens. None lets an attention mixer without learned positions run at any length.
+        hidden_size: Number of features D.
+        H_layers: Blocks of the slow net.
+        L_layers: Blocks of the fast net.
+        num_heads: Attention heads.
+        expansion: Width of the SwiGLUs, see `swiglu_inner_size`.
+        H_cycles: Cycles in a segment.
+        L_cycles: Updates of z_L in a cycle.
+        mixer: "attention" as published, or "mlp" for a SwiGLU over positions.
+        positions: "rope", "learned" or "none"; None for "rope" with attention and "none" with the MLP.
+        num_puzzles: Number of puzzle identities, 0 for none.
+        puzzle_tokens: Positions that hold a puzzle's vector; None for as many as the vector fills.
+        puzzle_dim: Length of a puzzle's vector, None for hidden_size.
+        forward_dtype: dtype of activations, see `RecursiveModel`.
+        seed: Seed of the initial weights.
+
+    Cost: H_cycles (L_cycles + 1) net calls per segment.
+    Not recommended when: parameters or accuracy count; TRM has a quarter of the parameters and is reported to score
+        higher on the published puzzles (arXiv 2510.04871, table 4).
+    Reference: G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import TruncatedBPTT
+        >>> from loopgrad.models import HRM
+        >>> model = HRM(vocab_size=11, seq_len=81, hidden_size=64, H_layers=1, L_layers=1, num_heads=4)
+        >>> output = model(None, torch.zeros(2, 81, dtype=torch.int64), None, TruncatedBPTT(num_steps=2))
+        >>> tuple(output.q_halt.shape), model.num_steps, model.depth
+        ((2,), 6, 6)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        seq_len: int | None,
+        hidden_size: int = 512,
+        H_layers: int = 4,
+        L_layers: int = 4,
+        num_heads: int = 8,
+        expansion: float = 4,
+        H_cycles: int = 2,
+        L_cycles: int = 2,
+        mixer: str = "attention",
+        positions: str | None = None,
+        num_puzzles: int = 0,
+        puzzle_tokens: int | None = None,
+        puzzle_dim: int | None = None,
+        forward_dtype: torch.dtype | None = None,
+        seed: int = 0,
+    ):
+        if H_cycles < 1:
+            raise ValueError(f"H_cycles must be at least 1, got {H_cycles}")
+        if puzzle_tokens is None:
+            puzzle_tokens = -(-(puzzle_dim or hidden_size) // hidden_size) if num_puzzles else 0
+        parts = Architecture(
+            vocab_size,
+            seq_len,
+            hidden_size,
+            num_heads,
+            expansion,
+            mixer,
+            positions,
+            num_puzzles,
+            puzzle_tokens,
+            puzzle_dim,
+        )
+        generator = torch.Generator().manual_seed(seed)
+        L_net, H_net = parts.net(L_layers, generator), parts.net(H_layers, generator)
+        cell = TwoStreamCell(L_net, H_net, L_cycles)
+        super().__init__(
+            parts.embedding(generator),
+            cell,
+            num_steps=H_cycles * cell.period,
+            streams=("L", "H"),
+            vocab_size=vocab_size,
+            generator=generator,
+            fixed_length=parts.fixed_length,
+            forward_dtype=forward_dtype,
+        )
+
+    @classmethod
+    def from_official(
+        cls,
+        state_dict: Mapping[str, Tensor],
+        *,
+        num_heads: int | None = None,
+        H_cycles: int = 2,
+        L_cycles: int = 2,
+        positions: str | None = None,
+        seq_len: int | None = None,
+        puzzle_tokens: int | None = None,
+        forward_dtype: torch.dtype | None = None,
+    ) -> "HRM":
+        """Build an HRM from a checkpoint of the official code (HRM's own, and the model hrm of TRM's code).
+
+        Sizes, mixer, learned positions and puzzle table are read off the tensors. Prefixes `_orig_mod.`, `model.` and
+        `inner.` are dropped wherever they stand in front. Weights become float32, whatever they are stored in.
+
+        Args:
+            state_dict: Names and tensors of the checkpoint.
+            num_heads: Attention heads, which no shape tells; None for hidden_size // 64, at least 1.
+            H_cycles: Cycles in a segment, which no shape tells; the published configuration's 2.
+            L_cycles: Updates of z_L in a cycle, which no shape tells; the published configuration's 2.
+            positions: What attention without learned positions uses: None or "rope", or "none".
+            seq_len: Number of tokens, read off where weights depend on it; else it may stay None, and the model takes
+                any length.
+            puzzle_tokens: Positions of the puzzle's vector; None for as many as the vector fills.
+            forward_dtype: dtype of activations, torch.bfloat16 in the published configuration; None for float32.
+
+        Raises:
+            ValueError: A name is missing, unknown or of the wrong shape; the message gives it and the nearest names.
+        """
+        weights = OfficialWeights(state_dict)
+        if puzzle_tokens is None:
+            puzzle_tokens = weights.puzzle_tokens(seq_len, published=0)
+        num_puzzles, puzzle_dim = weights.puzzle_table()
+        model = cls(
+            weights.vocab_size,
+            weights.seq_len(seq_len, puzzle_tokens),
+            hidden_size=weights.hidden_size,
+            H_layers=weights.num_layers("H_level"),
+            L_layers=weights.num_layers("L_level"),
+            num_heads=weights.num_heads(num_heads),
+            expansion=weights.expansion(),
+            H_cycles=H_cycles,
+            L_cycles=L_cycles,
+            mixer=weights.mixer,
+            positions=weights.positions(positions),
+            num_puzzles=num_puzzles,
+            puzzle_tokens=puzzle_tokens,
+            puzzle_dim=puzzle_dim,
+            forward_dtype=forward_dtype,
+        )
+        load_official(model, weights, {"cell.L_net": "L_level", "cell.H_net": "H_level"})
+        return model

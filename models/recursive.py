@@ -1,0 +1,137 @@
+"""The recursive model: encode the puzzle, iterate a cell on latent states for one segment, read out the answer."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.gradients import Estimator, Stats
+from loopgrad.models.input_embedding import InputEmbedding
+from loopgrad.models.layers import Linear, truncated_normal
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one segment returns.
+
+    Attributes:
+        state: The last latent states, with their graph: the carry detaches them.
+        logits: (batch, seq_len, vocab_size).
+        q_halt: (batch,), float32; logit of "the answer is right, stop".
+        q_continue: (batch,), float32; used by HRM's Q-learning only.
+        stats: Cost of the rollout.
+    """
+
+    state: State
+    logits: Tensor
+    q_halt: Tensor
+    q_continue: Tensor
+    stats: Stats
+
+
+class RecursiveModel(nn.Module):
+    """x = encode(puzzle); state <- num_steps updates of cell(state, x, t); logits = W z, q = V z at position 0.
+
+    Base of `TRM`, `HRM` and `FeedForward`, which build its parts. Initial states are fixed random vectors, one per
+    stream, the same at every position, and are not trained. V starts at zero with bias -5, so that nothing halts early.
+
+    Args:
+        embedding: Makes x.
+        cell: The update; state -> state for a dict of streams.
+        num_steps: Updates in a segment.
+        streams: Names of the streams, such as ("L", "H") for {"z_L", "z_H"}; the last one holds the answer.
+        vocab_size: Number of symbols of the answer.
+        generator: Source of the initial weights.
+        fixed_length: Whether the cell works at the embedding's seq_len only.
+        forward_dtype: dtype of x and of the states, weights being cast to it at each use; None for that of the weights.
+    """
+
+    embedding: InputEmbedding
+    cell: nn.Module
+
+    def __init__(
+        self,
+        embedding: InputEmbedding,
+        cell: nn.Module,
+        num_steps: int,
+        streams: tuple[str, ...],
+        vocab_size: int,
+        generator: torch.Generator,
+        fixed_length: bool = False,
+        forward_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.embedding, self.cell = embedding, cell
+        self.num_steps, self.streams, self.forward_dtype = num_steps, streams, forward_dtype
+        self.fixed_length = fixed_length
+        hidden_size = embedding.hidden_size
+        self.lm_head = Linear(hidden_size, vocab_size, generator)
+        self.q_head = Linear(hidden_size, 2, generator, bias=True)
+        with torch.no_grad():
+            self.q_head.weight.zero_()
+            assert self.q_head.bias is not None
+            self.q_head.bias.fill_(-5.0)
+        for stream in streams:
+            self.register_buffer(f"{stream}_init", truncated_normal((hidden_size,), 1.0, generator))
+
+    @property
+    def depth(self) -> int:
+        """Blocks that one segment applies, one after the other."""
+        period, depth = getattr(self.cell, "period", 1), self.cell.depth
+        return self.num_steps // int(period) * int(depth)  # type: ignore[arg-type]
+
+    def initial_state(self, batch_size: int, seq_len: int | None = None) -> State:
+        """Return the fixed initial states, each (batch_size, puzzle_tokens + seq_len, hidden_size).
+
+        Args:
+            batch_size: Number of samples.
+            seq_len: Number of tokens; None for the length that the model was built for.
+
+        Raises:
+            ValueError: seq_len is None and the model was built for no length.
+        """
+        seq_len = self.embedding.seq_len if seq_len is None else seq_len
+        if seq_len is None:
+            raise ValueError("seq_len is not known to this model: call initial_state(batch_size, seq_len)")
+        positions = self.embedding.puzzle_tokens + seq_len
+        state = {}
+        for stream in self.streams:
+            init = self.get_buffer(f"{stream}_init")
+            state[f"z_{stream}"] = init.to(self.forward_dtype or init.dtype).repeat(batch_size, positions, 1)
+        return state
+
+    def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Tensor:
+        """Map tokens (batch, seq_len) to x, (batch, puzzle_tokens + seq_len, hidden_size)."""
+        if self.fixed_length and inputs.shape[-1] != self.embedding.seq_len:
+            raise ValueError(
+                f"mixer='mlp' has weights for seq_len={self.embedding.seq_len} and {self.embedding.puzzle_tokens} "
+                f"puzzle tokens, inputs have {inputs.shape[-1]} tokens: pad them, or use mixer='attention'"
+            )
+        return self.embedding(inputs, puzzle_ids, self.forward_dtype)
+
+    def readout(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
+        """Map the state to logits (batch, seq_len, vocab_size), q_halt (batch,), q_continue (batch,)."""
+        z = state[f"z_{self.streams[-1]}"]
+        logits = self.lm_head(z)[:, self.embedding.puzzle_tokens :]
+        q = self.q_head(z[:, 0]).float()
+        return logits, q[:, 0], q[:, 1]
+
+    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+        """Run one segment.
+
+        Args:
+            state: Latent states to go on from; None for the initial ones.
+            inputs: (batch, seq_len) tokens.
+            puzzle_ids: (batch,) ids, None where the model has no puzzle embeddings.
+            estimator: How the gradient of the recursion is obtained.
+
+        Returns:
+            Output, whose state still has its graph.
+        """
+        if state is None:
+            state = self.initial_state(*inputs.shape)
+        x = self.encode(inputs, puzzle_ids)
+        rollout = estimator(self.cell, state, x, self.num_steps)
+        return Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)
