@@ -51,8 +51,10 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
     with stopping.on_signal() as stop:
         for process in crew:
             process.start()
+        told = False
         while any(process.is_alive() for process in crew) or not messages.empty():
-            if failure or stop.requested:
+            if (failure or stop.requested) and not told:
+                told = True  # once: a second signal would cut a step in half
                 for process in crew:
                     process.terminate()  # SIGTERM: a run that is under way stores its checkpoint and ends
             try:
@@ -65,6 +67,7 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
                 bars.done(name)
             else:
                 bars.show(name, entry)
+        work.cancel_join_thread()  # plans that no one will take must not keep this process waiting
         if failure:
             raise failure
         if stop.requested:

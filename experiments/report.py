@@ -25,6 +25,20 @@ cosine, rel. error: gradient against float64 BPTT on the same batch and carry, a
 residual: ||F(z) - z|| over the scale of the states, F the joint map of one cycle, at the point where the gradient
 is taken, in the dtype of training; median over samples. Values are means over seeds, least and greatest in brackets."""
 
+NUMBER = (int, float, type(None))
+FIELDS = {
+    **dict.fromkeys(("estimator", "task", "model", "kind", "commit", "date", "device", "command"), (str,)),
+    **dict.fromkeys(("seed", "train_steps"), (int,)),
+    **dict.fromkeys(("versions", "probe", "curve", "residuals", "residual_curve"), (dict,)),
+    **dict.fromkeys(
+        ("loss", "exact_accuracy", "token_accuracy", "seconds_per_step", "time_ratio_to_bptt", "saved_bytes"), NUMBER
+    ),
+    **dict.fromkeys(
+        ("peak_bytes", "cell_evaluations", "vjps", "flops", "gradient_cosine", "gradient_relative_error"), NUMBER
+    ),
+}
+"""What a record must hold for its report to be rendered."""
+
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Render the report of the records in output_dir."""
@@ -38,22 +52,24 @@ def render(folder: Path, console: Console) -> None:
         ConfigError: There are no records, or they are not those of a comparison.
     """
     try:
-        found = records.read(folder / "records.jsonl")
+        found = records.read(folder / "records.jsonl", FIELDS)
         header, rows = summary.table(found)
         sentence = summary.reading(found)
         markdown = _markdown(found, header, rows, sentence)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    except KeyError as error:
-        raise ConfigError(f"{folder / 'records.jsonl'}: a record lacks {error}") from error
-    drawn = figures.draw(found, folder)
+        drawn = figures.draw(found, folder)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
     if not drawn:
         console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")
     records.replace_text(folder / "report.md", markdown + "".join(f"\n![{path.stem}]({path.name})\n" for path in drawn))
     # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
     for columns in (summary.COLUMNS[:6], summary.COLUMNS[6:]):
         header, rows = summary.table(found, columns, always_spread=False)
-        shown = Table(*header, box=SIMPLE_HEAD)
+        shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
+        for title in header:
+            shown.add_column(title, no_wrap=title == header[0], justify="left" if title == header[0] else "right")
         for row in rows:
             shown.add_row(*row)
         console.print(shown)
