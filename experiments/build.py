@@ -3,10 +3,10 @@
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from loopgrad.experiments.overrides import ConfigError, nearest, parameters_of
+from loopgrad.experiments.overrides import ConfigError, nearest, parameters_of, target_of
 
 
 def build(node: DictConfig, name: str, **extra: Any) -> Any:
@@ -25,7 +25,9 @@ def build(node: DictConfig, name: str, **extra: Any) -> Any:
     try:
         return instantiate(node, **extra, _convert_="all")
     except Exception as error:
-        cause = error.__cause__ or error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
+            cause = cause.__cause__
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
         raise
@@ -94,7 +96,7 @@ def matches(value: Any, annotation: Any) -> bool:
 
 
 def _hints(target: str) -> dict[str, Any]:
-    found = get_object(target)
+    found = target_of(target)
     return get_type_hints(found.__init__ if isinstance(found, type) else found)
 
 

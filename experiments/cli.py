@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from loopgrad.experiments.crew import WorkerLost
 from loopgrad.experiments.overrides import ConfigError, composed, nearest
 from loopgrad.experiments.plans import Names
 from loopgrad.experiments.runs import Interrupted
@@ -40,19 +42,21 @@ def main() -> None:
         print(USAGE)
         raise SystemExit(0 if arguments else 2)
     command, *overrides = arguments
+    typed = sys.argv
     try:
         if command not in COMMANDS:
             raise ConfigError(f"there is no command {command}; {nearest(command, COMMANDS)}")
         if command == "bench" and overrides and overrides[0].isidentifier():
             overrides[0] = f"bench={overrides[0]}"
-        given = [argument for argument in overrides if not argument.startswith("-")]
-        if not any(argument.startswith("hydra.searchpath") for argument in given):
-            composed(command, given)
+        asked = get_args(overrides)
+        if not (asked.config_path or asked.config_name or asked.config_dir or asked.experimental_rerun):
+            composed(command, asked.overrides, sweep=asked.multirun)  # else Hydra alone knows the configuration
     except ConfigError as error:
         _refuse(error)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what is not the user's mistake is shown whole
 
     def task(config: DictConfig) -> None:
+        sys.argv = typed  # for records, which hold the command as typed
         _run(command, config, console)
 
     sys.argv = [sys.argv[0], *overrides]
@@ -72,6 +76,14 @@ def _run(command: str, config: DictConfig, console: Console) -> None:
         _refuse(error)
     except NonFinite as error:
         print(f"loopgrad: the loss is not finite any more: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except WorkerLost as error:
+        print(f"loopgrad: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"loopgrad: {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
     except (Interrupted, KeyboardInterrupt):
         print("loopgrad: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

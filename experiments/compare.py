@@ -6,7 +6,6 @@
 Same data order, same initial weights and same number of steps for every estimator of a seed.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +14,16 @@ from rich.console import Console
 
 from loopgrad.experiments import probe, provenance, records, report
 from loopgrad.experiments.crew import execute_all, workers_for
-from loopgrad.experiments.plans import Names, claim, data_seeds, parts, plans
+from loopgrad.experiments.plans import Names, check_count, claim, data_seeds, output_folder, parts, plans
 from loopgrad.experiments.runs import Plan, history, trained_model
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Train, probe, record, report."""
-    seeds, built, folder = data_seeds(config.seeds), parts(config), Path(config.output_dir)
+    seeds, folder = data_seeds(config.seeds), output_folder(config)
+    check_count("workers", config.workers, optional=True)
+    check_count("timing_repeats", config.timing_repeats)
+    built = parts(config)
     if claim(folder, config, config.restart):
         console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
         report.render(folder, console)
@@ -38,7 +40,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     found = []
     with console.status("Probing the trained weights: time, bytes, gradients, residuals"):
         for seed in seeds:
-            found += probed([plan for plan in runs if plan.seed == seed], names, int(config.timing_repeats))
+            found += probed([plan for plan in runs if plan.seed == seed], names, config.timing_repeats)
     records.write(folder / "records.jsonl", found)
     report.render(folder, console)
 

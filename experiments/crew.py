@@ -13,6 +13,10 @@ from loopgrad.experiments import stopping
 from loopgrad.experiments.runs import Interrupted, Plan, execute
 
 
+class WorkerLost(RuntimeError):
+    """A process that ran plans was killed from outside, by the system for want of memory perhaps."""
+
+
 def workers_for(plans: list[Plan], workers: int | None) -> int:
     """Return how many runs go at once: as asked, else as many as the cores hold, one on an accelerator."""
     if workers is not None:
@@ -29,6 +33,7 @@ def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; every run that had begun has stored its checkpoint.
+        WorkerLost: A process was killed from outside.
         Exception: What a run raised, after the others have stored their checkpoints.
     """
     with _progress(console) as progress:
@@ -73,7 +78,7 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
         if stop.requested:
             raise Interrupted("the comparison", bars.steps)
         if any(process.exitcode for process in crew):
-            raise RuntimeError("a worker process was killed; run the command again to go on from the checkpoints")
+            raise WorkerLost("a worker process was killed; the same command goes on from the checkpoints")
 
 
 def _serve(work: Any, messages: Any, parent: int) -> None:

@@ -4,20 +4,23 @@ Hydra refuses unknown keys too, but without names, and takes any key with a lead
 """
 
 import difflib
+import importlib
 import inspect
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = "loopgrad.experiments.conf"
+MOST_NAMES = 8
 
 
 class ConfigError(ValueError):
@@ -25,38 +28,78 @@ class ConfigError(ValueError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return a sentence with the names nearest to `name`, or all of them if none is near."""
-    names = sorted(set(names))
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if not near:  # a dotted key may be right but for its place
-        near = [known for known in names if known.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:3]
-    return f"did you mean {' or '.join(near)}?" if near else f"there is: {', '.join(names)}"
+    """Return a sentence with the names nearest to `name`; without a near one, the most alike of all."""
+    last = name.rsplit(".", 1)[-1]
+    # sorted twice: by name among those that are equally alike
+    ranked = sorted(sorted(set(names)), key=lambda known: _likeness(name, known), reverse=True)
+    near = [known for known in ranked if _ratio(last, known.rsplit(".", 1)[-1]) >= 0.5][:3]
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"there is: {', '.join(ranked[:MOST_NAMES])}" + (", ..." if len(ranked) > MOST_NAMES else "")
 
 
-def composed(command: str, overrides: list[str]) -> DictConfig:
+def _likeness(name: str, known: str) -> float:
+    """Compare two dotted keys: a key may be right but for its place, and a place right but for its key."""
+    (place, _, last), (known_place, _, known_last) = name.rpartition("."), known.rpartition(".")
+    return _ratio(last, known_last) + 0.5 * (_ratio(place, known_place) if place or known_place else 1.0)
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower(), autojunk=False).ratio()
+
+
+def composed(command: str, overrides: list[str], sweep: bool = False) -> DictConfig:
     """Compose the configuration of a command.
 
+    Args:
+        command: Name of the primary configuration.
+        overrides: As typed.
+        sweep: Whether an override may give several values; the first of each is composed.
+
     Raises:
-        ConfigError: An override is malformed, or names a group, choice or key that does not exist.
+        ConfigError: An override is malformed, or names a group, choice or key that does not exist, or takes away
+            what the command needs.
     """
     with initialize_config_module(CONF, version_base="1.3"):
         try:
-            parsed = OverridesParser.create().parse_overrides(overrides)
-        except HydraException as error:
-            raise ConfigError(f"cannot read the overrides: {error}") from error
-        loader = GlobalHydra.instance().config_loader()
-        choices = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
-        groups = [o for o in parsed if _group(o) in choices]
-        for override in groups:
-            _check_choice(override, choices[_group(override)])
-        try:
-            base = compose(command, [str(o.input_line) for o in groups])
+            parsed = [_single(o, sweep) for o in OverridesParser.create().parse_overrides(overrides)]
+            loader = GlobalHydra.instance().config_loader()
+            places = [str(o.input_line) for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            choices = {
+                group: loader.get_group_options(group, config_name=command, overrides=places)
+                for group in loader.list_groups("")
+                if group != "hydra"
+            }
+            groups = [o for o in parsed if _group(o) in choices]
+            for override in groups:
+                _check_choice(override, choices[_group(override)])
+            base = compose(command, places + [str(o.input_line) for o in groups])
             for override in parsed:
-                if _group(override) not in choices and not override.key_or_group.startswith("hydra"):
-                    _check_key(override, base, choices)
-            return compose(command, overrides)
+                if _group(override) not in choices and re.split("[./]", override.key_or_group)[0] != "hydra":
+                    _check_key(override, base, parsed, choices)
+            config = compose(command, [str(o.input_line) for o in parsed])
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_first_sentence(error)) from error
+        for key, value in compose(command, places).items():
+            if config.get(key) is None and value is not None:
+                options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
+                raise ConfigError(f"{command} cannot do without {key}; {options}")
+        return config
+
+
+def _single(override: Override, sweep: bool) -> Override:
+    """Return an override with one value: itself, or the first of a sweep."""
+    if not override.is_sweep_override():
+        return override
+    line = str(override.input_line)
+    if not sweep:
+        key, value = line.split("=", 1)
+        raise ConfigError(f"{line}: several values; write {key}=[{value}] for a list, or -m for one run after another")
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{line}: list the values of a sweep, separated by commas")
+    first = next(iter(override.sweep_iterator(transformer=Transformer.encode)))
+    return OverridesParser.create().parse_override(f"{line.split('=', 1)[0]}={first}")
 
 
 def _group(override: Override) -> str:
@@ -64,30 +107,41 @@ def _group(override: Override) -> str:
 
 
 def _check_choice(override: Override, options: list[str]) -> None:
-    if override.is_delete():
-        return
     value = override.value()
-    wanted = list(override.sweep_iterator()) if override.is_sweep_override() else value
-    for choice in wanted if isinstance(wanted, list) else [wanted]:
+    for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in options:
             group = _group(override)
             raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
 
 
-def _check_key(override: Override, base: DictConfig, choices: dict[str, list[str]]) -> None:
-    key = override.key_or_group
+def _check_key(
+    override: Override, base: DictConfig, overrides: list[Override], choices: dict[str, list[str]]
+) -> None:
+    key, line = override.key_or_group, str(override.input_line)
     known = keys_of(base)
     if key in known:
         return
+    addable = _may_be_added(key, base, overrides)
+    if addable and (override.is_add() or override.is_force_add()):
+        return
+    if addable and not override.is_delete():
+        raise ConfigError(f"{line}: {key} is not set so far; to add it, write +{line}")
+    raise ConfigError(f"{line}: there is no key {key}; {nearest(key, [*known, *choices])}")
+
+
+def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool:
+    """Return whether a key is a parameter that has its default so far, or belongs to one more contestant."""
+    given = {o.key_or_group: o for o in overrides}
     parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(base, parent) if parent else base
-    if override.is_add() and isinstance(node, DictConfig):
-        if "_target_" in node and name in parameters_of(node["_target_"]):
-            return
-        if parent == "estimator":  # one more contestant, which is checked when it is built
-            return
-    near = [*known, *choices] if not override.is_add() or not isinstance(node, DictConfig) else known
-    raise ConfigError(f"{override.input_line}: there is no key {key}; {nearest(key, near)}")
+    path = key.split(".")
+    if path[0] == "estimator" and path[1:] and path[1] not in base.get("estimator", {}):
+        new = f"estimator.{path[1]}"
+        return key == new or f"{new}._target_" in given or new in given
+    node = OmegaConf.select(base, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if f"{parent}._target_" in given:
+        target = given[f"{parent}._target_"].value()
+    return target is not None and name in parameters_of(str(target))
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
@@ -102,8 +156,32 @@ def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
 
 
 def parameters_of(target: str) -> dict[str, Any]:
-    """Return the parameters that the constructor or function `target`, a dotted path, takes by name."""
-    return dict(inspect.signature(get_object(target)).parameters)
+    """Return the parameters that the constructor or function `target`, a dotted path, takes by name.
+
+    Raises:
+        ConfigError: There is no such class or function.
+    """
+    return dict(inspect.signature(target_of(target)).parameters)
+
+
+def target_of(target: str) -> Any:
+    """Return the class or function at a dotted path.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    module, _, name = str(target).rpartition(".")
+    try:
+        found = get_object(str(target))
+    except Exception as error:
+        try:
+            names = [n for n in dir(importlib.import_module(module)) if not n.startswith("_")]
+        except (ImportError, ValueError):
+            raise ConfigError(f"_target_={target}: {_first_sentence(error)}") from error
+        raise ConfigError(f"_target_={target}: {module} has no {name}; {nearest(name, names)}") from error
+    if not callable(found):
+        raise ConfigError(f"_target_={target}: give a class or a function, this is a {type(found).__name__}")
+    return found
 
 
 def _first_sentence(error: Exception) -> str:

@@ -93,34 +93,86 @@ def claim(folder: Path, config: DictConfig, restart: bool) -> bool:
         ConfigError: It holds results of another configuration, or something that is no result.
     """
     stored = folder / "config.json"
+    known = _stored_configuration(stored)
     described = {key: value for key, value in plain(config).items() if key not in ("output_dir", "restart", "workers")}
-    if restart and stored.exists():
-        shutil.rmtree(folder)
-    if stored.exists():
-        changed = checkpoint.differences(records.read(stored)[0], described)
+    if restart and known is not None:
+        for name in ("runs", "records.jsonl", "report.md", "config.json"):
+            _remove(folder / name)
+        known = None
+    elif known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
+    if known is not None:
+        changed = checkpoint.differences(known, described)
         if changed:
             raise ConfigError(
                 f"{folder} holds results of another configuration ({', '.join(changed[:5])}): "
                 "choose another output_dir=, or restart=true to replace them"
             )
         return (folder / "records.jsonl").exists()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
-    records.write(stored, [described])
+    try:
+        records.write(stored, [described])
+    except OSError as error:
+        raise ConfigError(f"output_dir={folder}: cannot write {stored}: {error.strerror}") from error
     return False
 
 
-def data_seeds(seeds: Any) -> list[int]:
+def _stored_configuration(path: Path) -> dict[str, Any] | None:
+    """Return the configuration that `claim` wrote, None if there is none or the file is somebody else's."""
+    try:
+        (found,) = records.read(path)
+    except ValueError:
+        return None
+    return found if {"task", "model", "estimator", "trainer"} <= found.keys() else None
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def output_folder(config: DictConfig) -> Path:
+    """Return output_dir.
+
+    Raises:
+        ConfigError: It, or restart, is not of its type.
+    """
+    if not isinstance(config.output_dir, str | int | float) or not str(config.output_dir):
+        raise ConfigError(f"output_dir={config.output_dir}: must be the path of a folder")
+    if not isinstance(config.get("restart", False), bool):
+        raise ConfigError(f"restart={config.restart}: must be true or false")
+    return Path(str(config.output_dir))
+
+
+def check_count(name: str, value: Any, optional: bool = False) -> None:
+    """Check a number of things.
+
+    Raises:
+        ConfigError: It is no int of at least 1 (or null, where it is optional).
+    """
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}={value}: must be an int of at least 1{' or null' if optional else ''}")
+
+
+def data_seeds(seeds: Any, name: str = "seeds") -> list[int]:
     """Check the list of seeds.
+
+    Args:
+        seeds: A list, or a single seed.
+        name: Key of the configuration, for messages.
 
     Raises:
         ConfigError: It is no list of different ints of at least 0.
     """
     values = list(seeds) if OmegaConf.is_list(seeds) else [seeds]
     if not values or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in values):
-        raise ConfigError(f"seeds={seeds}: must be a list of ints of at least 0, such as seeds=[0,1,2]")
+        example = "an int of at least 0" if name == "seed" else "a list of ints of at least 0, such as seeds=[0,1,2]"
+        raise ConfigError(f"{name}={seeds}: must be {example}")
     if len(set(values)) < len(values):
-        raise ConfigError(f"seeds={seeds}: a seed is named twice")
+        raise ConfigError(f"{name}={seeds}: a seed is named twice")
     for seed in values:
         seed_for("data", seed)
     return values

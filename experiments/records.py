@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +20,39 @@ def line(record: Record) -> str:
     return json.dumps(_finite(record), allow_nan=False)
 
 
-def read(path: Path) -> list[Record]:
+def read(path: Path, fields: Mapping[str, tuple[type, ...]] | None = None) -> list[Record]:
     """Read records.
 
+    Args:
+        path: File with one JSON object per line; blank lines are passed over.
+        fields: Names that each record must hold, with the types that their values may have.
+
     Raises:
-        ValueError: The file is missing, empty, or a line is no JSON object; the message gives file, line and reason.
+        ValueError: The file is missing, empty, or a line is no JSON object or lacks a field; the message gives file,
+            line and reason.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(f"{path}: cannot read records: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file: {error.reason} at byte {error.start}") from error
     records = []
-    for number, content in enumerate(text.splitlines(), start=1):
+    for number, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
         try:
-            record = json.loads(content)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON: {error.msg}") from error
+            record = json.loads(content, parse_constant=_refuse_constant)
+        except ValueError as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+            raise ValueError(f"{path}, line {number}: not JSON: {reason}") from error
         if not isinstance(record, dict):
             raise ValueError(f"{path}, line {number}: a record must be a JSON object")
+        for name, kinds in (fields or {}).items():
+            if name not in record:
+                raise ValueError(f"{path}, line {number}: the record lacks {name}")
+            if not isinstance(record[name], kinds):
+                raise ValueError(f"{path}, line {number}: {name} cannot be {json.dumps(record[name])[:40]}")
         records.append(record)
     if not records:
         raise ValueError(f"{path}: holds no records")
@@ -77,6 +90,10 @@ def replace_bytes(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _finite(value: Any) -> Any:

@@ -56,9 +56,9 @@ def render(folder: Path, console: Console) -> None:
         header, rows = summary.table(found)
         sentence = summary.reading(found)
         markdown = _markdown(found, header, rows, sentence)
+        drawn = figures.draw(found, folder)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-        drawn = figures.draw(found, folder)
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
     if not drawn:

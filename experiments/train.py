@@ -3,8 +3,6 @@
 loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed output_dir=results/sudoku9
 """
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -12,12 +10,13 @@ from loopgrad.experiments import records
 from loopgrad.experiments.compare import probed
 from loopgrad.experiments.crew import execute_all
 from loopgrad.experiments.overrides import ConfigError
-from loopgrad.experiments.plans import Names, claim, data_seeds, parts, plans
+from loopgrad.experiments.plans import Names, claim, data_seeds, output_folder, parts, plans
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Train to the last step, then probe and record."""
-    seeds, built, folder = data_seeds(config.seed), parts(config), Path(config.output_dir)
+    seeds, folder = data_seeds(config.seed, "seed"), output_folder(config)
+    built = parts(config)
     if len(built.estimators) > 1 or len(seeds) > 1:
         raise ConfigError(f"train takes one estimator and one seed, got {', '.join(built.estimators)}: use compare")
     done = claim(folder, config, config.restart)

@@ -7,8 +7,11 @@ from torch.nn import functional as F
 from loopgrad.models import rms_norm
 from loopgrad.models.pointwise import gated_silu
 
-# torch itself scripts its forward-mode rules when they are first used
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+# torch itself scripts its forward-mode rules when they are first used, and torch 2.6's gradcheck calls its old vmap
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Please use `torch.vmap` instead:FutureWarning"),
+]
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
