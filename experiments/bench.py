@@ -6,7 +6,6 @@
 Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
 """
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +16,8 @@ from rich.table import Table
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.build import build
-from loopgrad.experiments.plans import Names
+from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.plans import Names, check_count, output_folder
 
 
 class Bench(Protocol):
@@ -32,24 +32,30 @@ class Bench(Protocol):
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Run the bench, print its table and store its record."""
+    made = provenance.stamp()
     bench: Bench = build(config.bench, "bench")
     name = config.bench["_target_"].rsplit("_", 1)[-1].split(".")[0]
+    path = output_folder(config) / f"{name}.json"
+    try:  # before the measuring, which takes minutes
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={path.parent}: cannot be made: {error.strerror}") from error
+    check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
     with console.status(f"Measuring: {name}"):
-        rows = bench.rows()
+        try:
+            rows = bench.rows()
+        except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
+            raise ConfigError(f"bench: {error}") from error
     table = Table(*[str(key) for key in rows[0]], box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*[_shown(value) for value in row.values()])
     console.print(table)
-    path = Path(config.output_dir) / f"{name}.json"
     record = {
         "bench": OmegaConf.to_container(config.bench, resolve=True),
         "rows": rows,
-        "commit": provenance.commit(),
-        "versions": provenance.versions(),
+        **made,
         "device": provenance.device_name(torch.zeros(()).device),
-        "date": provenance.today(),
-        "command": provenance.command(),
     }
     records.write(path, [record])
     console.print(f"Record: {path}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from loopgrad.experiments import records
+from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.trainer import Run
 
 FORMAT = 1
@@ -43,19 +44,22 @@ def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
     """Put a run, and the global random number generators, into the state of a checkpoint.
 
     Raises:
-        ValueError: The file is no checkpoint of this version, or of a run with another configuration.
+        ConfigError: The file is no checkpoint of this version, or of a run with another configuration.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = content["format"]
-    except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        reason = str(error).split("\n")[0]
+        raise ConfigError(
+            f"{path} is not a checkpoint that can be read ({reason}): delete it to begin this run anew"
+        ) from error
     if version != FORMAT:
-        raise ValueError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+        raise ConfigError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
     stored = json.loads(content["fingerprint"])
     if stored != json.loads(json.dumps(fingerprint)):
         changed = ", ".join(differences(stored, fingerprint))
-        raise ValueError(
+        raise ConfigError(
             f"{path} belongs to another configuration ({changed}): choose another output_dir, or restart=true"
         )
     run.step = content["step"]

@@ -23,11 +23,17 @@ ENTRY = re.compile(
 )
 
 
+SHORT = re.compile(
+    r"(?P<authors>[^\";]+?),\s+(?P<year>(?:19|20)\d\d),\s+arXiv\s+(?P<arxiv>\d{4}\.\d{4,5})"
+)  # a docstring that leaves the title to another one's
+
+
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Print BibTeX entries."""
-    entries = {"loopgrad": _software()}
+    entries: dict[str, str] = {}
     for target in targets(config):
-        entries |= references(inspect.getdoc(get_object(target)) or "")
+        entries = references(inspect.getdoc(get_object(target)) or "") | entries  # a title stays
+    entries = {"loopgrad": _software()} | dict(sorted(entries.items()))
     print("\n\n".join(entries.values()))
 
 

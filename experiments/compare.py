@@ -20,6 +20,7 @@ from loopgrad.experiments.runs import Plan, history, trained_model
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Train, probe, record, report."""
+    made = provenance.stamp()
     seeds, folder = data_seeds(config.seeds), output_folder(config)
     check_count("workers", config.workers, optional=True)
     check_count("timing_repeats", config.timing_repeats)
@@ -40,12 +41,12 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     found = []
     with console.status("Probing the trained weights: time, bytes, gradients, residuals"):
         for seed in seeds:
-            found += probed([plan for plan in runs if plan.seed == seed], names, config.timing_repeats)
+            found += probed([plan for plan in runs if plan.seed == seed], names, config.timing_repeats, made)
     records.write(folder / "records.jsonl", found)
     report.render(folder, console)
 
 
-def probed(runs: list[Plan], names: Names, repeats: int) -> list[dict[str, Any]]:
+def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the records of the finished runs of one seed, their estimators timed in turn on the same weights."""
     trainer, task, seed = runs[0].trainer, runs[0].task, runs[0].seed
     torch.set_num_threads(trainer.num_threads)  # as in training, and so that idle threads do not disturb the timing
@@ -80,11 +81,8 @@ def probed(runs: list[Plan], names: Names, repeats: int) -> list[dict[str, Any]]
                     "train_loss": [entry["loss"] for entry in log],
                 },
                 "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
-                "commit": provenance.commit(),
-                "versions": provenance.versions(),
+                **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
-                "date": provenance.today(),
-                "command": provenance.command(),
                 "config": plan.fingerprint,
             }
         )

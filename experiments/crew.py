@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,7 @@ class WorkerLost(RuntimeError):
 def workers_for(plans: list[Plan], workers: int | None) -> int:
     """Return how many runs go at once: as asked, else as many as the cores hold, one on an accelerator."""
     if workers is not None:
-        return max(1, min(workers, len(plans)))
+        return min(workers, len(plans))
     trainer = plans[0].trainer
     if trainer.torch_device().type != "cpu":
         return 1
@@ -51,17 +52,17 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
     work, messages = context.Queue(), context.Queue()
     for plan in [*plans, *[None] * workers]:
         work.put(plan)
-    crew = [context.Process(target=_serve, args=(work, messages, os.getpid()), daemon=True) for _ in range(workers)]
+    work.cancel_join_thread()  # plans that no one will take must not keep this process waiting
+    ended = context.Event()
+    crew = [context.Process(target=_serve, args=(work, messages, ended), daemon=True) for _ in range(workers)]
     failure: BaseException | None = None
     with stopping.on_signal() as stop:
         for process in crew:
             process.start()
-        told = False
         while any(process.is_alive() for process in crew) or not messages.empty():
-            if (failure or stop.requested) and not told:
-                told = True  # once: a second signal would cut a step in half
-                for process in crew:
-                    process.terminate()  # SIGTERM: a run that is under way stores its checkpoint and ends
+            # not by a signal: between two runs, or while a process writes to the queue, it would do harm
+            if failure or stop.requested or any(process.exitcode for process in crew):
+                ended.set()  # a run that is under way stores its checkpoint and ends
             try:
                 name, entry = messages.get(timeout=0.2)
             except queue.Empty:
@@ -72,7 +73,6 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
                 bars.done(name)
             else:
                 bars.show(name, entry)
-        work.cancel_join_thread()  # plans that no one will take must not keep this process waiting
         if failure:
             raise failure
         if stop.requested:
@@ -81,24 +81,31 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
             raise WorkerLost("a worker process was killed; the same command goes on from the checkpoints")
 
 
-def _serve(work: Any, messages: Any, parent: int) -> None:
-    """Execute plans from a queue until it says None; a run ends early when it is told to or its parent is gone."""
+def _serve(work: Any, messages: Any, ended: Any) -> None:
+    """Execute plans from a queue until it says None or `ended` is set; die with the process that began it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which tells its crew
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
     def report(name: str, entry: dict[str, Any]) -> None:
-        if os.getppid() != parent:
-            raise SystemExit("the command that began this run is gone")
         messages.put((name, entry))
 
-    while (plan := work.get()) is not None:
+    while not ended.is_set() and (plan := work.get()) is not None:
         try:
-            execute(plan, report)
+            execute(plan, report, ended.is_set)
         except Interrupted:
             return
         except Exception as error:
             messages.put((plan.name, error))
             return
         messages.put((plan.name, None))
+
+
+def _die_with_parent() -> None:
+    """End at once when the parent is gone: the same command may be running anew, in the same folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _progress(console: Console) -> Progress:

@@ -11,6 +11,7 @@ Record = dict[str, Any]
 # Okabe and Ito's palette, told apart by colour-blind readers; line styles tell the lines apart in print
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 STYLES = ("-", (0, (5, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+MARKERS = "osD^vP*X"
 
 
 def draw(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -41,32 +42,39 @@ def _comparison(records: Sequence[Record], pyplot: Any) -> Any:
     figure, (curve, cost, angle) = pyplot.subplots(1, 3, figsize=(7.0, 2.6), layout="constrained")
     figure.suptitle(f"{records[0]['model']} on {records[0]['task']}, {_seeds(records)}", fontsize=8)
     for index, (name, group) in enumerate(groups.items()):
-        colour = COLOURS[index % len(COLOURS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         steps = group[0]["curve"]["step"]
         rows = [[100 * value for value in record["curve"]["exact_accuracy"]] for record in group]
         columns = list(zip(*rows, strict=True))
         means = [sum(column) / len(column) for column in columns]
-        curve.plot(steps, means, color=colour, linestyle=STYLES[index % len(STYLES)], label=name)
+        line = STYLES[index % len(STYLES)]
+        curve.plot(steps, means, color=colour, linestyle=line, marker=marker, ms=3, label=name)
         curve.fill_between(steps, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15, lw=0)
         accuracy = spread(group, "exact_accuracy")
         saved = spread(group, "saved_bytes").mean / 2**20
         error = [[100 * (accuracy.mean - accuracy.low)], [100 * (accuracy.high - accuracy.mean)]]
-        cost.errorbar([saved], [100 * accuracy.mean], error, fmt="o", ms=5, color=colour, capsize=2)
+        cost.errorbar([saved], [100 * accuracy.mean], error, fmt=marker, ms=5, color=colour, capsize=2)
         ratio = spread(group, "time_ratio_to_bptt").mean
-        angle.plot([ratio], [spread(group, "gradient_cosine").mean], "o", ms=5, color=colour)
+        angle.plot([ratio], [spread(group, "gradient_cosine").mean], marker, ms=5, color=colour)
     curve.set(xlabel="optimiser step", ylabel="held-out samples exact (%)", ylim=(-2, 102))
     cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)", xscale="log")
     angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT", ylim=(-0.05, 1.05))
-    angle.set_xlim(left=0)
+    curve.set_xlim(left=0)
+    cost.xaxis.set_major_formatter("{x:g}")
+    angle.set_xlim(0, 1.1 * angle.get_xlim()[1])
     figure.legend(loc="outside lower center", ncols=len(groups), frameon=False)
     return figure
 
 
 def _residuals(records: Sequence[Record], pyplot: Any) -> Any:
+    from matplotlib.ticker import LogLocator
+
     groups = by_estimator(records)
     streams = list(records[0]["residual_curve"])
     size = (3.4 * len(streams), 2.6)
-    figure, axes = pyplot.subplots(1, len(streams), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        1, len(streams), figsize=size, layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
     for axis, stream in zip(axes[0], streams, strict=True):
         for index, (name, group) in enumerate(groups.items()):
             curves = [record["residual_curve"][stream] for record in group]
@@ -77,6 +85,10 @@ def _residuals(records: Sequence[Record], pyplot: Any) -> Any:
             colour, line = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
             axis.plot(steps, means, color=colour, linestyle=line, marker=".", label=name)
         axis.set(title=stream, xlabel="update in the second segment", yscale="log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_formatter("")
     axes[0][0].set_ylabel("||z(t+1) - z(t)|| / scale, median")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(groups), frameon=False)

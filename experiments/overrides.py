@@ -114,9 +114,7 @@ def _check_choice(override: Override, options: list[str]) -> None:
             raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
 
 
-def _check_key(
-    override: Override, base: DictConfig, overrides: list[Override], choices: dict[str, list[str]]
-) -> None:
+def _check_key(override: Override, base: DictConfig, overrides: list[Override], choices: dict[str, list[str]]) -> None:
     key, line = override.key_or_group, str(override.input_line)
     known = keys_of(base)
     if key in known:

@@ -7,12 +7,19 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import loopgrad
 
 LIBRARIES = ("torch", "numpy", "scipy", "hydra-core", "safetensors")
+
+
+def stamp() -> dict[str, Any]:
+    """Return commit, versions, date and command; taken when a command begins, before anyone can change the files."""
+    today = datetime.date.today().isoformat()
+    return {"commit": commit(), "versions": versions(), "date": today, "command": command()}
 
 
 def commit() -> str:
@@ -49,11 +56,6 @@ def device_name(device: torch.device) -> str:
     if device.type != "cpu":
         return device.type
     return f"{_processor()}, {torch.get_num_threads()} of {torch.multiprocessing.cpu_count()} cores"
-
-
-def today() -> str:
-    """Return the date, as in 2026-11-24."""
-    return datetime.date.today().isoformat()
 
 
 def command() -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from loopgrad.experiments import figures, records, summary
 from loopgrad.experiments.overrides import ConfigError
-from loopgrad.experiments.plans import Names
+from loopgrad.experiments.plans import Names, output_folder
 
 LEGEND = """\
 exact: held-out samples solved, by the task's rules; tokens: scored tokens right; loss: held-out cross entropy.
@@ -42,7 +42,7 @@ FIELDS = {
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Render the report of the records in output_dir."""
-    render(Path(config.output_dir), console)
+    render(output_folder(config), console)
 
 
 def render(folder: Path, console: Console) -> None:

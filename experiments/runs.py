@@ -62,17 +62,18 @@ def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int) -> Rec
     return model
 
 
-def execute(plan: Plan, report: Report) -> None:
+def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: False) -> None:
     """Run to the last step, from the checkpoint if there is one.
 
     Args:
         plan: What to run.
         report: Called with the run's name and what each step measured.
+        ended: Asked after each step whether to stop, as a signal asks.
 
     Raises:
-        Interrupted: After a signal; the checkpoint holds the last whole step.
+        Interrupted: After a signal, or when ended; the checkpoint holds the last whole step.
         NonFinite: See `train`; the checkpoint holds the step before.
-        ValueError: The folder holds a run of another configuration.
+        ConfigError: The folder holds a run of another configuration, or a checkpoint that cannot be read.
     """
     torch.set_num_threads(plan.trainer.num_threads)
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
@@ -84,12 +85,14 @@ def execute(plan: Plan, report: Report) -> None:
         records.write(log, kept)
         for entry in kept[-1:]:
             report(plan.name, entry)
-        _train(plan, run, stop, report)
-    weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
-    records.replace_bytes(plan.folder / "weights.safetensors", safetensors_bytes(weights))
+        _train(plan, run, report, lambda: stop.requested or ended())
+        weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
+        records.replace_bytes(plan.folder / "weights.safetensors", safetensors_bytes(weights))
+    if stop.requested:  # it came with the last step, and must not be lost on the run after this one
+        raise Interrupted(plan.name, run.step)
 
 
-def _train(plan: Plan, run: Run, stop: stopping.Stop, report: Report) -> None:
+def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) -> None:
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
     with open(log, "a") as lines:
         try:
@@ -97,14 +100,14 @@ def _train(plan: Plan, run: Run, stop: stopping.Stop, report: Report) -> None:
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
                 report(plan.name, entry)
-                last = run.step == plan.trainer.train_steps
-                if last or stop.requested or run.step % plan.trainer.checkpoint_every == 0:
+                last, stop = run.step == plan.trainer.train_steps, stopped()
+                if last or stop or run.step % plan.trainer.checkpoint_every == 0:
                     checkpoint.save(stored, run, plan.fingerprint)
-                if stop.requested and not last:
+                if stop and not last:
                     raise Interrupted(plan.name, run.step)
-        except NonFinite:
+        except NonFinite as error:
             checkpoint.save(stored, run, plan.fingerprint)
-            raise
+            raise NonFinite(f"{plan.name}, {error}") from None
 
 
 def trained_model(plan: Plan) -> RecursiveModel:

@@ -6,7 +6,7 @@ loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed output_
 from omegaconf import DictConfig
 from rich.console import Console
 
-from loopgrad.experiments import records
+from loopgrad.experiments import provenance, records
 from loopgrad.experiments.compare import probed
 from loopgrad.experiments.crew import execute_all
 from loopgrad.experiments.overrides import ConfigError
@@ -15,6 +15,7 @@ from loopgrad.experiments.plans import Names, claim, data_seeds, output_folder, 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Train to the last step, then probe and record."""
+    made = provenance.stamp()
     seeds, folder = data_seeds(config.seed, "seed"), output_folder(config)
     built = parts(config)
     if len(built.estimators) > 1 or len(seeds) > 1:
@@ -25,7 +26,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         console.print(f"{folder} holds this run already; restart=true runs it anew.")
     else:
         execute_all([plan], 1, console)
-        records.write(folder / "records.jsonl", probed([plan], names, repeats=3))
+        records.write(folder / "records.jsonl", probed([plan], names, 3, made))
     (record,) = records.read(folder / "records.jsonl")
     console.print(
         f"{record['exact_accuracy']:.1%} of held-out samples exact, {record['token_accuracy']:.1%} of tokens; "

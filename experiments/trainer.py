@@ -74,8 +74,8 @@ class Trainer:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
         for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0")
 
     def torch_device(self) -> torch.device:
         """Return the device to train on.
@@ -169,11 +169,13 @@ def _step(
     assert saved is not None
     run.optimizer.zero_grad(set_to_none=True)
     result.loss.backward()
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), trainer.grad_clip or float("inf"))
+    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
+    if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), trainer.grad_clip, norm)
     rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
     for group in run.optimizer.param_groups:
         group["lr"] = rate
