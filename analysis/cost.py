@@ -110,14 +110,26 @@ def measure(
     )
 
 
-def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int = 5, warmup: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: int = 5,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Time several runs in turn (a b c a b c ...), so that a busy machine slows all of them alike.
+
+    Before each timed call the same run is called once untimed: a run finds memory as it would in a loop of its own.
+    Without that, the run that follows a small one pays for the pages it touches and the next one finds them ready; the
+    same loop measured twice in a row differed by a factor of 2.5.
+
+    Cost: two calls per run and round.
 
     Args:
         runs: Name -> run. If a run returns a tensor that requires grad, its backward pass is timed with it and the
             `.grad` of the leaves is put back; else the call is all there is (a whole training step, say).
         repeats: Timed rounds.
         warmup: Rounds before those; each run is called once more before that, to find its leaves.
+        clock: Seconds; time.process_time counts CPU time, which other programs on a busy machine disturb less.
 
     Returns:
         Name -> seconds of each round, in order; see `median_ratio`.
@@ -142,7 +154,8 @@ def interleaved(runs: Mapping[str, Callable[[], Any]], repeats: int = 5, warmup:
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(warmup + repeats):
         for name, run in runs.items():
-            times[name].append(_seconds(run, leaves[name]))
+            _seconds(run, leaves[name], clock)
+            times[name].append(_seconds(run, leaves[name], clock))
     return {name: seconds[warmup:] for name, seconds in times.items()}
 
 
@@ -171,15 +184,17 @@ def _forward(run: Callable[[], torch.Tensor]) -> torch.Tensor:
     return loss
 
 
-def _seconds(run: Callable[[], Any], leaves: Iterable[torch.Tensor]) -> float:
+def _seconds(
+    run: Callable[[], Any], leaves: Iterable[torch.Tensor], clock: Callable[[], float] = time.perf_counter
+) -> float:
     with preserved_rng(), _gradients_set_aside(leaves):
         _synchronize()
-        start = time.perf_counter()
+        start = clock()
         loss = run()
         if _differentiable(loss):
             loss.backward()
         _synchronize()
-        return time.perf_counter() - start
+        return clock() - start
 
 
 def _differentiable(loss: Any) -> bool:

@@ -30,6 +30,9 @@ def build(node: DictConfig, name: str, **extra: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
+        if isinstance(cause, ArithmeticError | RuntimeError):  # sizes that no one foresaw
+            reason = str(cause).split("\n")[0]
+            raise ConfigError(f"{name}: {node['_target_']} cannot be made of these values: {reason}") from error
         raise
 
 

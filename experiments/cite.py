@@ -8,33 +8,63 @@ References are read from the docstrings of the classes in use, so that there is 
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from hydra.utils import get_object
 from omegaconf import DictConfig
 from rich.console import Console
 
 import loopgrad
+import loopgrad.gradients as gradients
+import loopgrad.models as models
+from loopgrad.experiments.overrides import target_of
 from loopgrad.experiments.plans import Names
 
-# Authors, "Title", [venue,] year[, arXiv id]
+# Authors, "Title", [venue,] year[, arXiv id]; where the arXiv id is given, the title may be missing
 ENTRY = re.compile(
-    r'(?P<authors>[^";]+?),\s+"(?P<title>[^"]+?),?",?\s+(?:(?P<venue>[^";]*?),\s+)?(?P<year>(?:19|20)\d\d)\b'
+    r'(?P<authors>[^";]+?),\s+(?:"(?P<title>[^"]+?),?",?\s+(?:(?P<venue>[^";]*?),\s+)?)?(?P<year>(?:19|20)\d\d)\b'
     r"(?:,\s+(?:arXiv\s+)?(?P<arxiv>\d{4}\.\d{4,5}))?"
 )
 
 
-SHORT = re.compile(
-    r"(?P<authors>[^\";]+?),\s+(?P<year>(?:19|20)\d\d),\s+arXiv\s+(?P<arxiv>\d{4}\.\d{4,5})"
-)  # a docstring that leaves the title to another one's
+@dataclass(frozen=True)
+class Work:
+    """A paper: authors, title (None where a docstring does not repeat it), year, and where it is."""
+
+    authors: str
+    title: str | None
+    year: str
+    venue: str | None
+    arxiv: str | None
+
+    @property
+    def identity(self) -> str:
+        """What makes two mentions the same work."""
+        return self.arxiv or f"{self.authors} {self.year} {(self.title or '').lower()}"
+
+    def bibtex(self) -> str:
+        """Return the BibTeX entry."""
+        names = re.split(r",\s+| and ", self.authors.removesuffix(" et al.").strip())
+        others = " and others" if self.authors.endswith(" et al.") else ""
+        surname = re.sub(r"\W", "", names[0].split()[-1]).lower()
+        title = self.title or f"arXiv {self.arxiv}"
+        word = next((w for w in re.findall(r"\w+", title.lower()) if len(w) > 3), "")
+        fields = {"author": " and ".join(names) + others, "title": f"{{{title}}}", "year": self.year}
+        if self.arxiv:
+            fields |= {"eprint": self.arxiv, "archivePrefix": "arXiv"}
+        elif self.venue:
+            fields["howpublished"] = self.venue
+        return _bibtex("misc", f"{surname}{self.year}{word}", fields)
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Print BibTeX entries."""
-    entries: dict[str, str] = {}
-    for target in targets(config):
-        entries = references(inspect.getdoc(get_object(target)) or "") | entries  # a title stays
-    entries = {"loopgrad": _software()} | dict(sorted(entries.items()))
-    print("\n\n".join(entries.values()))
+    used = [work for target in targets(config) for work in references(inspect.getdoc(target_of(target)) or "")]
+    works = {work.identity: work for work in used}
+    public = [getattr(package, name) for package in (gradients, models) for name in package.__all__]
+    for work in used + [work for it in public for work in references(inspect.getdoc(it) or "")]:
+        if work.identity in works and len(work.title or "") > len(works[work.identity].title or ""):
+            works[work.identity] = work
+    print("\n\n".join([_software(), *sorted(work.bibtex() for work in works.values())]))
 
 
 def targets(config: DictConfig) -> Iterator[str]:
@@ -47,31 +77,11 @@ def targets(config: DictConfig) -> Iterator[str]:
             yield from targets(node)
 
 
-def references(docstring: str) -> dict[str, str]:
-    """Return key -> BibTeX entry for each work that a docstring's Reference paragraph gives with its title."""
+def references(docstring: str) -> list[Work]:
+    """Return the works that a docstring's Reference paragraph gives with their titles or arXiv ids."""
     paragraphs = re.findall(r"References?:(.*?)(?:\n\s*\n|\n\w[^\n]*:\n|\Z)", docstring, re.DOTALL)
-    found = {}
-    for part in ";".join(paragraphs).split(";"):
-        match = ENTRY.search(" ".join(part.split()))
-        if match:
-            key, entry = _entry(match)
-            found[key] = entry
-    return found
-
-
-def _entry(match: re.Match[str]) -> tuple[str, str]:
-    authors = match["authors"].removesuffix(" et al.").strip()
-    names = re.split(r",\s+| and ", authors)
-    others = " and others" if "et al." in match["authors"] else ""
-    surname = re.sub(r"\W", "", names[0].split()[-1]).lower()
-    word = next(w for w in re.findall(r"\w+", match["title"].lower()) if len(w) > 3)
-    fields = {"author": " and ".join(names) + others, "title": f"{{{match['title']}}}", "year": match["year"]}
-    if match["arxiv"]:
-        fields |= {"eprint": match["arxiv"], "archivePrefix": "arXiv"}
-    elif match["venue"]:
-        fields["howpublished"] = match["venue"]
-    key = f"{surname}{match['year']}{word}"
-    return key, _bibtex("misc", key, fields)
+    matches = [ENTRY.search(" ".join(part.split())) for part in ";".join(paragraphs).split(";")]
+    return [Work(**match.groupdict()) for match in matches if match and (match["title"] or match["arxiv"])]
 
 
 def _software() -> str:

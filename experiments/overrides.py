@@ -6,6 +6,7 @@ Hydra refuses unknown keys too, but without names, and takes any key with a lead
 import difflib
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +16,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,7 +32,9 @@ def nearest(name: str, names: Iterable[str]) -> str:
     last = name.rsplit(".", 1)[-1]
     # sorted twice: by name among those that are equally alike
     ranked = sorted(sorted(set(names)), key=lambda known: _likeness(name, known), reverse=True)
-    near = [known for known in ranked if _ratio(last, known.rsplit(".", 1)[-1]) >= 0.5][:3]
+    ratios = {known: _ratio(last, known.rsplit(".", 1)[-1]) for known in ranked}
+    least = max(0.5, max(ratios.values(), default=0) - 0.15)
+    near = [known for known in ranked if ratios[known] >= least][:3]
     if near:
         return f"did you mean {' or '.join(near)}?"
     return f"there is: {', '.join(ranked[:MOST_NAMES])}" + (", ..." if len(ranked) > MOST_NAMES else "")
@@ -41,7 +43,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def _likeness(name: str, known: str) -> float:
     """Compare two dotted keys: a key may be right but for its place, and a place right but for its key."""
     (place, _, last), (known_place, _, known_last) = name.rpartition("."), known.rpartition(".")
-    return _ratio(last, known_last) + 0.5 * (_ratio(place, known_place) if place or known_place else 1.0)
+    same_place = 0.5 * _ratio(place, known_place) if place else 0.1 * (not known_place)
+    return _ratio(last, known_last) + same_place
 
 
 def _ratio(one: str, other: str) -> float:
@@ -62,18 +65,22 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
     """
     with initialize_config_module(CONF, version_base="1.3"):
         try:
-            parsed = [_single(o, sweep) for o in OverridesParser.create().parse_overrides(overrides)]
+            typed = [_parsed(line) for line in overrides]
+            parsed = [_single(o, sweep) for o in typed]
             loader = GlobalHydra.instance().config_loader()
             places = [str(o.input_line) for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            whole = compose(command, places, return_hydra_config=True)
+            default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
             choices = {
                 group: loader.get_group_options(group, config_name=command, overrides=places)
                 for group in loader.list_groups("")
-                if group != "hydra"
+                if group in default or group in whole.hydra.runtime.choices
             }
+            for override in typed:
+                if _group(override) in choices:
+                    _check_choice(override, choices[_group(override)])
             groups = [o for o in parsed if _group(o) in choices]
-            for override in groups:
-                _check_choice(override, choices[_group(override)])
-            base = compose(command, places + [str(o.input_line) for o in groups])
+            base = compose(command, places + [str(o.input_line) for o in groups]) if groups else default
             for override in parsed:
                 if _group(override) not in choices and re.split("[./]", override.key_or_group)[0] != "hydra":
                     _check_key(override, base, parsed, choices)
@@ -81,11 +88,18 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_first_sentence(error)) from error
-        for key, value in compose(command, places).items():
-            if config.get(key) is None and value is not None:
+        for key in default:
+            if config.get(key) is None and default[key] is not None:
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+def _parsed(line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        raise ConfigError(f"{line}: cannot be read as key=value: {' '.join(str(error).split())}") from error
 
 
 def _single(override: Override, sweep: bool) -> Override:
@@ -99,7 +113,7 @@ def _single(override: Override, sweep: bool) -> Override:
     if not override.is_discrete_sweep():
         raise ConfigError(f"{line}: list the values of a sweep, separated by commas")
     first = next(iter(override.sweep_iterator(transformer=Transformer.encode)))
-    return OverridesParser.create().parse_override(f"{line.split('=', 1)[0]}={first}")
+    return _parsed(f"{line.split('=', 1)[0]}={first}")
 
 
 def _group(override: Override) -> str:
@@ -107,10 +121,15 @@ def _group(override: Override) -> str:
 
 
 def _check_choice(override: Override, options: list[str]) -> None:
-    value = override.value()
-    for choice in value if isinstance(value, list) else [value]:
-        if choice is not None and str(choice) not in options:
-            group = _group(override)
+    if override.is_delete():
+        return
+    group = _group(override)
+    value = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if override.is_add() or override.is_force_add():
+        raise ConfigError(f"{override.input_line}: {group} is chosen without a +, by {group}=")
+    for choice in [item for part in value for item in (part if isinstance(part, list) else [part])]:
+        choice = "null" if choice is None else choice
+        if str(choice) not in options:
             raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
 
 
@@ -170,8 +189,8 @@ def target_of(target: str) -> Any:
     """
     module, _, name = str(target).rpartition(".")
     try:
-        found = get_object(str(target))
-    except Exception as error:
+        found = pkgutil.resolve_name(str(target))
+    except (ImportError, AttributeError, ValueError) as error:
         try:
             names = [n for n in dir(importlib.import_module(module)) if not n.startswith("_")]
         except (ImportError, ValueError):

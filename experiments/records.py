@@ -51,7 +51,7 @@ def read(path: Path, fields: Mapping[str, tuple[type, ...]] | None = None) -> li
         for name, kinds in (fields or {}).items():
             if name not in record:
                 raise ValueError(f"{path}, line {number}: the record lacks {name}")
-            if not isinstance(record[name], kinds):
+            if not isinstance(record[name], kinds) or (isinstance(record[name], bool) and bool not in kinds):
                 raise ValueError(f"{path}, line {number}: {name} cannot be {json.dumps(record[name])[:40]}")
         records.append(record)
     if not records:

@@ -53,13 +53,14 @@ def render(folder: Path, console: Console) -> None:
     """
     try:
         found = records.read(folder / "records.jsonl", FIELDS)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    try:
         header, rows = summary.table(found)
         sentence = summary.reading(found)
         markdown = _markdown(found, header, rows, sentence)
         drawn = figures.draw(found, folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
     if not drawn:
         console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")

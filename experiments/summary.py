@@ -131,9 +131,8 @@ def reading(records: Sequence[Record]) -> str:
         if name == base:
             continue
         clause = f"{name} {_score(group)} at {spread(group, 'time_ratio_to_bptt').mean:.2f}x BPTT's time"
-        if base:
-            saved = spread(group, "saved_bytes").mean / spread(groups[base], "saved_bytes").mean
-            clause += f" and {saved:.2f}x its saved bytes"
+        if base and (whole := spread(groups[base], "saved_bytes").mean):
+            clause += f" and {spread(group, 'saved_bytes').mean / whole:.2f}x its saved bytes"
         cosine = spread(group, "gradient_cosine").mean
         exact = group[0]["kind"] == "exact"
         clauses.append(clause + (" with the same gradient" if exact else f" with gradient cosine {cosine:.2f}"))

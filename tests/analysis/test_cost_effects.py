@@ -48,7 +48,7 @@ def test_every_pass_draws_the_same_numbers_and_the_generator_is_put_back():
     measure(run, repeats=2, warmup=1)
     interleaved({"a": run, "b": run}, repeats=1)
     assert torch.equal(before, torch.get_rng_state())
-    assert len(seen) == (3 + 1 + 2) + 2 * (1 + 1 + 1)
+    assert len(seen) == (3 + 1 + 2) + 2 * (1 + 2 * (1 + 1))
     assert all(torch.equal(numbers, seen[0]) for numbers in seen)
 
 
@@ -107,8 +107,8 @@ def test_runs_are_interleaved_in_the_order_given_and_backward_is_included():
         order.append("b")
 
     times = interleaved({"a": differentiated, "b": plain}, repeats=3, warmup=1)
-    assert "".join(order) == "ab" * 5  # once to find the leaves, one warm-up round, three timed
-    assert len(backward) == 4
+    assert "".join(order) == "ab" + "aabb" * 4  # once to find the leaves; four rounds, each call after an untimed one
+    assert len(backward) == 8
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
     assert weight.grad is None
 
