@@ -21,6 +21,7 @@ class CheckpointedBPTT(Estimator):
     The recursion is cut into segments of k updates and only the state at the start of each is stored. Backward runs a
     segment again from its stored state, this time with a graph, takes its vector-Jacobian product and goes on to
     the segment before it. The whole recursion is one autograd.Function: each parameter receives one gradient.
+    Sums are taken in BPTT's own order, so that the bits agree too, unless the state holds one tensor in two places.
 
     Args:
         schedule: "sqrt" for segments of ceil(sqrt T) updates, or k, the number of updates in a segment.

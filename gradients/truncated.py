@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
@@ -71,10 +72,11 @@ class TruncatedBPTT(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
         last = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
-        tracked = needs_gradient(cell, state, inputs)
-        first = max(0, num_steps - last) if tracked else 0
+        # not asked of needs_gradient, which cannot see a tensor that the cell hides: that one is truncated too
+        first = max(0, num_steps - last) if torch.is_grad_enabled() else 0
+        vjps = num_steps - first if needs_gradient(cell, state, inputs) else 0
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
         for step in range(first, num_steps):
             state = cell(state, inputs, step)
-        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=num_steps - first if tracked else 0))
+        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=vjps))

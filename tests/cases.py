@@ -183,6 +183,40 @@ class Buffers(nn.Module):
         return torch.tanh(self.norm(self.linear(state)) + inputs / self.count.clone())
 
 
+class Normalised(nn.Module):
+    """Spectral normalisation in train mode: each call computes the weight anew, and rewrites the vectors behind it."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.linear = nn.utils.parametrizations.spectral_norm(nn.Linear(size, size))
+
+    def forward(self, state: torch.Tensor, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        return torch.tanh(self.linear(state) + inputs)
+
+
+class Twice(nn.Module):
+    """A state that holds the same tensor twice, and hands an input on as a state."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weights = nn.ParameterList([torch.randn(size, size) / size**0.5 for _ in range(3)])
+
+    def forward(self, state: list, inputs: torch.Tensor, step: int) -> list:
+        z = torch.tanh(state[0] @ self.weights[step % 3] + state[1] * state[2])
+        return [z, z, inputs]
+
+
+class Nested(nn.Module):
+    """An update that is itself a recursion, with an estimator of its own."""
+
+    def __init__(self, size: int, inner: Estimator):
+        super().__init__()
+        self.inner, self.estimator = Affine(size), inner
+
+    def forward(self, state: torch.Tensor, inputs: torch.Tensor, step: int) -> torch.Tensor:
+        return torch.tanh(self.estimator(self.inner, state, inputs, 5).state)
+
+
 def _leaf(*shape: int) -> torch.Tensor:
     return torch.randn(*shape).requires_grad_()
 
@@ -217,6 +251,18 @@ def _buffers() -> Problem:
     return Problem(Buffers(4), _leaf(6, 4), _leaf(6, 4))
 
 
+def _normalised() -> Problem:
+    return Problem(Normalised(4), _leaf(3, 4), _leaf(3, 4))
+
+
+def _twice() -> Problem:
+    return Problem(Twice(4), [_leaf(3, 4), _leaf(3, 4), _leaf(3, 4)], _leaf(3, 4))
+
+
+def _nested() -> Problem:
+    return Problem(Nested(4, CheckpointedBPTT()), _leaf(3, 4), _leaf(3, 4))
+
+
 def _closure() -> Problem:
     linear, gain = nn.Linear(4, 4), _leaf(4)
     matrix = 0.5 * _leaf(4, 4)  # not a leaf: its gradient goes on to what made it
@@ -242,6 +288,9 @@ CELLS: dict[str, Callable[[], Problem]] = {
     "attention": _attention,
     "dropout": _dropout,
     "buffers": _buffers,
+    "normalised": _normalised,
+    "twice": _twice,
+    "nested": _nested,
     "closure": _closure,
     "closure_over_parameters": _closure_over_parameters,
     "no_inputs": _no_inputs,
