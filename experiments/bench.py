@@ -23,6 +23,7 @@ from loopgrad.experiments.plans import Names, check_count, output_folder
 class Bench(Protocol):
     """A set of measurements; a frozen dataclass of sizes."""
 
+    repeats: int
     num_threads: int
 
     def rows(self) -> list[dict[str, Any]]:
@@ -40,6 +41,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output_dir={path.parent}: cannot be made: {error.strerror}") from error
+    check_count("bench.repeats", bench.repeats)
     check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
     with console.status(f"Measuring: {name}"):
@@ -47,6 +49,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
             rows = bench.rows()
         except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
             raise ConfigError(f"bench: {error}") from error
+    if not rows:
+        raise ConfigError("bench: these values leave nothing to measure")
     table = Table(*[str(key) for key in rows[0]], box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(*[_shown(value) for value in row.values()])

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
-import queue
 import signal
 import threading
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from rich.console import Console
@@ -48,56 +49,84 @@ def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
 
 
 def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
-    context = multiprocessing.get_context("spawn")
-    work, messages = context.Queue(), context.Queue()
-    for plan in [*plans, *[None] * workers]:
-        work.put(plan)
-    work.cancel_join_thread()  # plans that no one will take must not keep this process waiting
-    ended = context.Event()
-    crew = [context.Process(target=_serve, args=(work, messages, ended), daemon=True) for _ in range(workers)]
+    """Hand plans out over one pipe per process: no lock and no queue is shared, so a killed process blocks nobody."""
+    left = iter(plans)
+    finished: set[str] = set()
     failure: BaseException | None = None
     with stopping.on_signal() as stop:
-        for process in crew:
-            process.start()
-        while any(process.is_alive() for process in crew) or not messages.empty():
-            # not by a signal: between two runs, or while a process writes to the queue, it would do harm
-            if failure or stop.requested or any(process.exitcode for process in crew):
-                ended.set()  # a run that is under way stores its checkpoint and ends
-            try:
-                name, entry = messages.get(timeout=0.2)
-            except queue.Empty:
-                continue
-            if isinstance(entry, BaseException):
-                failure = failure or entry
-            elif entry is None:
-                bars.done(name)
-            else:
-                bars.show(name, entry)
+        crew = dict(_begin() for _ in range(workers))
+        for pipe in crew:
+            _hand(pipe, next(left, None))
+        told = False
+        while crew:
+            if not told and (failure or stop.requested or len(crew) < min(workers, len(plans) - len(finished))):
+                told = True
+                for pipe in crew:
+                    _hand(pipe, None)  # a run that is under way stores its checkpoint and ends
+            for pipe in wait(list(crew), timeout=0.2):
+                assert isinstance(pipe, Connection)
+                try:
+                    name, entry = pipe.recv()
+                except (EOFError, OSError):  # the process has ended
+                    crew.pop(pipe).join()
+                    continue
+                if isinstance(entry, BaseException):
+                    failure = failure or entry
+                elif entry is not None:
+                    bars.show(name, entry)
+                else:
+                    bars.done(name)
+                    finished.add(name)
+                    if not told:
+                        _hand(pipe, next(left, None))
         if failure:
             raise failure
         if stop.requested:
             raise Interrupted("the comparison", bars.steps)
-        if any(process.exitcode for process in crew):
+        if len(finished) < len(plans):
             raise WorkerLost("a worker process was killed; the same command goes on from the checkpoints")
 
 
-def _serve(work: Any, messages: Any, ended: Any) -> None:
-    """Execute plans from a queue until it says None or `ended` is set; die with the process that began it."""
+def _begin() -> tuple[Connection, Any]:
+    """Start a worker process; return the pipe to it and the process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there,), daemon=True)
+    mask = getattr(signal, "pthread_sigmask", None)  # inherited: Ctrl-C while a process starts would print a traceback
+    if mask:
+        mask(signal.SIG_BLOCK, {signal.SIGINT})
+    process.start()
+    if mask:
+        mask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    there.close()  # else the end of the process would not end the pipe
+    return here, process
+
+
+def _hand(pipe: Connection, plan: Plan | None) -> None:
+    """Give a worker its next plan; None tells it to end."""
+    with suppress(OSError):  # it may be dead, which is seen when the pipe is read
+        pipe.send(plan)
+
+
+def _serve(pipe: Connection) -> None:
+    """Execute plans as they come; end at None, in the middle of a run too, and with the process that began this one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which tells its crew
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     def report(name: str, entry: dict[str, Any]) -> None:
-        messages.put((name, entry))
+        pipe.send((name, entry))
 
-    while not ended.is_set() and (plan := work.get()) is not None:
+    while (plan := pipe.recv()) is not None:
         try:
-            execute(plan, report, ended.is_set)
+            execute(plan, report, ended=pipe.poll)  # nothing but None comes while a plan is under way
         except Interrupted:
             return
         except Exception as error:
-            messages.put((plan.name, error))
+            pipe.send((plan.name, error))
             return
-        messages.put((plan.name, None))
+        pipe.send((plan.name, None))
 
 
 def _die_with_parent() -> None:

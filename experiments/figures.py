@@ -57,7 +57,9 @@ def _comparison(records: Sequence[Record], pyplot: Any) -> Any:
         ratio = spread(group, "time_ratio_to_bptt").mean
         angle.plot([ratio], [spread(group, "gradient_cosine").mean], marker, ms=5, color=colour)
     curve.set(xlabel="optimiser step", ylabel="held-out samples exact (%)", ylim=(-2, 102))
-    cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)", xscale="log")
+    cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)")
+    if any(record["saved_bytes"] for record in records):  # matplotlib warns about an empty logarithmic axis
+        cost.set_xscale("log")
     angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT", ylim=(-0.05, 1.05))
     curve.set_xlim(left=0)
     cost.xaxis.set_major_formatter("{x:g}")

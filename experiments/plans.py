@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from loopgrad.experiments import checkpoint, records
+from loopgrad.experiments.board import check_installed
 from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.runs import Plan, build_model
@@ -41,6 +42,7 @@ def parts(config: DictConfig) -> Parts:
     Raises:
         ConfigError: Something is missing, misspelt, of the wrong type or refused; the data are malformed.
     """
+    check_installed(config.tensorboard)
     task = build(config.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task['_target_']} is not a Task")
@@ -80,7 +82,15 @@ def plans(config: DictConfig, built: Parts, seeds: list[int], folder: Path) -> l
             fingerprint = {key: values[key] for key in ("task", "model", "trainer")}
             fingerprint |= {"estimator": values["estimator"][name], "seed": seed}
             plan = Plan(
-                run, built.task, built.model, estimator, built.trainer, seed, folder / "runs" / run, fingerprint
+                run,
+                built.task,
+                built.model,
+                estimator,
+                built.trainer,
+                seed,
+                folder / "runs" / run,
+                fingerprint,
+                config.tensorboard,
             )
             result.append(plan)
     return result
@@ -94,7 +104,11 @@ def claim(folder: Path, config: DictConfig, restart: bool) -> bool:
     """
     stored = folder / "config.json"
     known = _stored_configuration(stored)
-    described = {key: value for key, value in plain(config).items() if key not in ("output_dir", "restart", "workers")}
+    described = {
+        key: value
+        for key, value in plain(config).items()
+        if key not in ("output_dir", "restart", "workers", "tensorboard")
+    }
     if restart and known is not None:
         for name in ("runs", "records.jsonl", "report.md", "config.json"):
             _remove(folder / name)

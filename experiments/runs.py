@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
 from loopgrad.experiments import checkpoint, records, stopping
+from loopgrad.experiments.board import scalars
 from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.seeds import seed_for
@@ -35,6 +36,7 @@ class Plan:
         seed: Of the run.
         folder: Where its files go.
         fingerprint: Plain values that a checkpoint must agree with.
+        tensorboard: Whether scalars are written for TensorBoard too.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Plan:
     seed: int
     folder: Path
     fingerprint: dict[str, Any]
+    tensorboard: bool = False
 
 
 class Interrupted(Exception):
@@ -94,11 +97,13 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
 
 def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) -> None:
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
-    with open(log, "a") as lines:
+    board = plan.folder / "tensorboard" if plan.tensorboard else None
+    with open(log, "a") as lines, scalars(board, run.step) as show:
         try:
             for entry in train(run, plan.trainer, plan.task, plan.estimator, plan.seed):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
+                show(entry)
                 report(plan.name, entry)
                 last, stop = run.step == plan.trainer.train_steps, stopped()
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:

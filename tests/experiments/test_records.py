@@ -1,0 +1,86 @@
+"""Records are strict JSON, written whole or not at all; what is malformed is refused with file and line."""
+
+import json
+import math
+import os
+
+import pytest
+
+from loopgrad.experiments import records
+
+RECORD = {"name": "a b", "value": 1.5, "none": None, "list": [1, {"x": True}], "text": "\u2028 \n ü"}
+
+
+def strict(text: str):
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def test_numbers_that_are_not_finite_become_null_at_any_depth():
+    line = records.line({"a": math.nan, "b": [math.inf, (1.0, -math.inf)], "c": {"d": math.nan}, 5: 1})
+    assert strict(line) == {"a": None, "b": [None, [1.0, None]], "c": {"d": None}, "5": 1}
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    path = tmp_path / "new" / "records.jsonl"
+    records.write(path, [RECORD, {"b": 2}])
+    assert records.read(path) == [RECORD, {"b": 2}]
+    assert path.read_bytes().count(b"\n") == 2
+    path.write_text(path.read_text().replace("\n", "\n\n"))
+    assert records.read(path) == [RECORD, {"b": 2}]
+
+
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, failing):
+    path = tmp_path / "records.jsonl"
+    records.write(path, [{"old": 1}])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, failing, full)
+    with pytest.raises(OSError, match="No space left"):
+        records.write(path, [{"new": 2}])
+    assert records.read(path) == [{"old": 1}]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_that_is_no_json_leaves_the_old_file(tmp_path):
+    path = tmp_path / "records.jsonl"
+    records.write(path, [{"old": 1}])
+    with pytest.raises(TypeError):
+        records.write(path, [{"new": 2}, {"bad": object()}])
+    assert records.read(path) == [{"old": 1}]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
+        (b'{"a": 1}\n\n[1]\n', "line 3: a record must be a JSON object"),
+        (b'{"a": NaN}\n', "line 1: not JSON: NaN"),
+        (b'{"a": 1}\n{"a": "x"}\n', 'line 2: a cannot be "x"'),
+        (b'{"a": 1}\n{"b": 1}\n', "line 2: the record lacks a"),
+        (b'{"a": true}\n', "line 1: a cannot be true"),
+        (b"\n\n", "holds no records"),
+        (b"\xff\xfe\n", "not a text file"),
+        (None, "cannot read records"),
+    ],
+)
+def test_what_is_malformed_is_refused_with_file_line_and_reason(tmp_path, content, reason):
+    path = tmp_path / "records.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError) as caught:
+        records.read(path, {"a": (int,)})
+    assert str(caught.value).startswith(str(path)) and reason in str(caught.value)
+
+
+def test_a_log_is_read_up_to_a_step_or_to_the_line_that_was_cut_short(tmp_path):
+    path = tmp_path / "train.jsonl"
+    assert records.read_whole_lines(path, 3) == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
+    assert records.read_whole_lines(path, 2) == [{"step": 1}, {"step": 2}]
+    assert records.read_whole_lines(path, 9) == [{"step": 1}, {"step": 2}, {"step": 3}]
