@@ -51,7 +51,9 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
             raise ConfigError(f"bench: {error}") from error
     if not rows:
         raise ConfigError("bench: these values leave nothing to measure")
-    table = Table(*[str(key) for key in rows[0]], box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0))
+    for key, value in rows[0].items():
+        table.add_column(key, no_wrap=isinstance(value, str), justify="left" if isinstance(value, str) else "right")
     for row in rows:
         table.add_row(*[_shown(value) for value in row.values()])
     console.print(table)
@@ -67,5 +69,5 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.3f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.1e}"
+        return f"{value:.2f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.1e}"
     return str(value)

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from loopgrad import __version__
 from loopgrad.experiments.crew import WorkerLost
 from loopgrad.experiments.overrides import ConfigError, composed, nearest
 from loopgrad.experiments.plans import Names
@@ -41,6 +42,9 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(__version__)
+        raise SystemExit(0)
     command, *overrides = arguments
     typed = sys.argv
     try:

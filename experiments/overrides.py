@@ -72,7 +72,7 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             whole = compose(command, places, return_hydra_config=True)
             default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
             choices = {
-                group: loader.get_group_options(group, config_name=command, overrides=places)
+                group: loader.get_group_options(group, overrides=places)
                 for group in loader.list_groups("")
                 if group in default or group in whole.hydra.runtime.choices
             }

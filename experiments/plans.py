@@ -60,7 +60,7 @@ def parts(config: DictConfig) -> Parts:
         trainer.torch_device()
         task.train_batch(0, 0, trainer.batch_size)
         task.test_set()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, MemoryError) as error:
         raise ConfigError(str(error)) from error
     build_model(config.model, task, seed=0)
     return Parts(task, plain(config.model), estimators, trainer)

@@ -85,7 +85,9 @@ class Trainer:
         """
         name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         try:
-            return torch.zeros((), device=name).device
+            probe = torch.zeros((), device=name)
+            probe.item()  # a device such as "meta" holds no values
+            return probe.device
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device={self.device}: {str(error).splitlines()[0]}") from error
 

@@ -32,12 +32,13 @@ def entries(text: str) -> dict[str, dict[str, str]]:
     found = {}
     while text := text.strip():
         kind, key = re.match(r"@(\w+)\{([\w.-]+),", text).groups()  # type: ignore
-        depth, end = 0, None
-        for end, letter in enumerate(text):
+        depth, end = 0, 0
+        for position, letter in enumerate(text):
             depth += (letter == "{") - (letter == "}")
             if letter == "}" and depth == 0:
+                end = position
                 break
-        assert depth == 0 and key not in found, text
+        assert end and key not in found, text
         body, text = text[text.index(",") + 1 : end], text[end + 1 :]
         found[key] = dict(re.findall(r"^\s*(\w+) = \{(.*)\},?$", body, re.MULTILINE)) | {"kind": kind}
         assert len(found[key]) == len(body.strip().splitlines()) + 1, body

@@ -1,6 +1,7 @@
 """What is misspelt on the command line is refused in one line with the nearest name; what is right is taken."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ MISSPELT = [
     ("compare", ["trainer.autocast=bf61"], ["bf16"]),
     ("compare", ["trainer.autocast=true"], ["bf16", "off"]),
     ("compare", ["trainer.device=gpu0"], ["gpu0"]),
+    ("compare", ["trainer.device=meta"], ["device=meta"]),
+    ("compare", ["trainer.batch_size=100000000000000"], ["allocate"]),
     ("compare", ["trainer.halting.num_segments=0"], ["num_segments", "at least 1"]),
     ("compare", ["trainer.halting._target_=loopgrad.models.QHalt"], ["max_segments"]),
     ("compare", ["trainer.halting._target_=loopgrad.models.QHlt"], ["QHalt"]),
@@ -148,6 +151,7 @@ def test_help_shows_commands_groups_and_keys(loopgrad):
     result = loopgrad("compare", "--help")
     assert result.code == 0 and "sudoku4" in result.out and "learning_rate" in result.out
     assert loopgrad().code == 2
+    assert loopgrad("--version").out.strip() == version("loopgrad")
 
 
 def test_a_sweep_runs_one_job_per_value_in_folders_of_their_own(loopgrad, monkeypatch, tmp_path):

@@ -28,7 +28,8 @@ def made(estimator="bptt", seed=0, **values):
     return record | values
 
 
-THREE = [
+BIASED = {"kind": "biased", "saved_bytes": 2**20}
+FOUR = [
     made(seed=0, exact_accuracy=0.25),
     made(seed=1, exact_accuracy=0.75),
     made(
@@ -59,7 +60,7 @@ def test_a_spread_follows_a_path_and_passes_over_what_is_missing():
 
 
 def test_records_are_grouped_by_estimator_in_their_order():
-    mixed = [THREE[2], THREE[0], THREE[3], THREE[1]]
+    mixed = [FOUR[2], FOUR[0], FOUR[3], FOUR[1]]
     assert {name: [r["seed"] for r in group] for name, group in by_estimator(mixed).items()} == {
         "one_step": [0, 1], "bptt": [0, 1]
     }  # fmt: skip
@@ -67,7 +68,7 @@ def test_records_are_grouped_by_estimator_in_their_order():
 
 
 def test_the_table_holds_means_and_spreads_by_hand():
-    header, rows = summary.table(THREE)
+    header, rows = summary.table(FOUR)
     assert header[0] == "estimator" and [row[0] for row in rows] == ["bptt", "one_step"]
     first, second = ({title: cell for title, cell in zip(header, row, strict=True)} for row in rows)
     assert first["exact %"] == "50.0 (25.0-75.0)" and second["exact %"] == "75.0 (50.0-100.0)"
@@ -77,14 +78,14 @@ def test_the_table_holds_means_and_spreads_by_hand():
 
 
 def test_the_sentence_says_what_each_gave_and_cost():
-    sentence = summary.reading(THREE)
+    sentence = summary.reading(FOUR)
     assert sentence == (
         "After 50 steps of trm on maze (2 seeds), BPTT solves 50.0 % of the held-out samples exactly; "
         "one_step 75.0 % at 0.60x BPTT's time and 0.25x its saved bytes with gradient cosine 0.70."
     )
-    assert "one seed, so without a spread" in summary.reading([THREE[0], THREE[2]])
+    assert "one seed, so without a spread" in summary.reading([FOUR[0], FOUR[2]])
     assert "with the same gradient" in summary.reading([made(), made("checkpointed")])
-    assert "saved bytes" not in summary.reading(THREE[2:])  # nothing to compare with
+    assert "saved bytes" not in summary.reading(FOUR[2:])  # nothing to compare with
 
 
 def render(folder, found):
@@ -95,21 +96,21 @@ def render(folder, found):
 
 
 def test_the_report_shows_the_sentence_the_table_and_how_it_was_made(tmp_path):
-    text = render(tmp_path, THREE)
-    assert summary.reading(THREE) in text
+    text = render(tmp_path, FOUR)
+    assert summary.reading(FOUR) in text
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == summary.table(THREE)[0] and rows[2:4] == summary.table(THREE)[1]
+    assert rows[0] == summary.table(FOUR)[0] and rows[2:4] == summary.table(FOUR)[1]
     assert ["one_step", "z_L", "0.2 (0.1-0.3)", "0.02 (0.01-0.04)"] in rows
     for word in ("`loopgrad compare`", "abc", "a machine", "2026-01-01", "torch 2", "seeds: 0, 1"):
         assert word in text
-    assert summary.reading(THREE) in (tmp_path / "out.txt").read_text()
+    assert summary.reading(FOUR) in (tmp_path / "out.txt").read_text()
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        render(tmp_path / name, THREE)
+        render(tmp_path / name, FOUR)
     made_files = sorted(path.name for path in (tmp_path / "a").iterdir() if path.name != "out.txt")
     assert {"comparison.png", "comparison.svg", "residuals.png", "residuals.svg", "report.md"} <= set(made_files)
     for name in made_files:
@@ -134,7 +135,7 @@ def test_records_with_gaps_are_rendered_without_a_warning(tmp_path, values):
 
 
 def damaged(change):
-    found = copy.deepcopy(THREE)
+    found = copy.deepcopy(FOUR)
     change(found[1])
     return found
 
@@ -160,5 +161,5 @@ def test_records_that_are_not_those_of_a_comparison_are_refused_in_one_line(tmp_
 
 def test_a_report_needs_no_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "draw", lambda *_: [])
-    text = render(tmp_path, THREE)
+    text = render(tmp_path, FOUR)
     assert "comparison.png" not in text and "pip install" in (tmp_path / "out.txt").read_text()
