@@ -30,7 +30,7 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
   cite      print the BibTeX of what a configuration uses
 
 Configuration groups: task, model, estimator, trainer, experiment. For example:
-  loopgrad compare experiment=smoke output_dir=/tmp/smoke
+  loopgrad compare experiment=smoke output_dir=results/smoke
   loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
 loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does."""
 
