@@ -119,8 +119,7 @@ def interleaved(
     """Time several runs in turn (a b c a b c ...), so that a busy machine slows all of them alike.
 
     Before each timed call the same run is called once untimed: a run finds memory as it would in a loop of its own.
-    Without that, the run that follows a small one pays for the pages it touches and the next one finds them ready; the
-    same loop measured twice in a row differed by a factor of 2.5.
+    Without that, a run's time depends on which run came before it, by the memory pages that one left mapped.
 
     Cost: two calls per run and round.
 

@@ -60,7 +60,7 @@ def render(folder: Path, console: Console) -> None:
         sentence = summary.reading(found)
         markdown = _markdown(found, header, rows, sentence)
         drawn = figures.draw(found, folder)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # nested values are read unchecked
         raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
     if not drawn:
         console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")

@@ -31,7 +31,7 @@ def entries(text: str) -> dict[str, dict[str, str]]:
     """Parse BibTeX by matching braces."""
     found = {}
     while text := text.strip():
-        kind, key = re.match(r"@(\w+)\{([\w.-]+),", text).groups()  # type: ignore
+        kind, key = re.match(r"@(\w+)\{([\w.-]+),", text).groups()
         depth, end = 0, 0
         for position, letter in enumerate(text):
             depth += (letter == "{") - (letter == "}")

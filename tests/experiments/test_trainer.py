@@ -186,11 +186,11 @@ class Known(nn.Module):
         labels[self.wrong_rows, 0] = (labels[self.wrong_rows, 0] + 1) % TASK.spec.vocab_size
         rows = torch.stack([(test.inputs == row).all(-1).nonzero()[0, 0] for row in inputs])
         logits = 9.0 * nn.functional.one_hot(labels[rows].clamp(min=0), TASK.spec.vocab_size).float()
-        return supervision.Output({}, logits, torch.zeros(len(rows)), torch.zeros(len(rows)), None)  # type: ignore
+        return supervision.Output({}, logits, torch.zeros(len(rows)), torch.zeros(len(rows)), None)
 
 
 def test_evaluation_counts_solved_samples_exactly():
-    scores = evaluate(Known([1, 4, 7]), trainer(eval_batch_size=5), TASK, TASK.test_set())  # type: ignore
+    scores = evaluate(Known([1, 4, 7]), trainer(eval_batch_size=5), TASK, TASK.test_set())
     assert scores["exact_accuracy"] == pytest.approx(9 / 12)
     assert scores["token_accuracy"] == pytest.approx(1 - 3 / TASK.test_set().labels.numel())
 
