@@ -6,6 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
+from loopgrad.gradients.reversible import ReversibleBPTT
 from loopgrad.gradients.truncated import TruncatedBPTT
 
-__all__ = ["BPTT", "CheckpointedBPTT", "Estimator", "Rollout", "Stationary", "Stats", "TruncatedBPTT"]
+__all__ = ["BPTT", "CheckpointedBPTT", "Estimator", "ReversibleBPTT", "Rollout", "Stationary", "Stats", "TruncatedBPTT"]

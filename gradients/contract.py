@@ -57,7 +57,8 @@ class Estimator(ABC):
         Args:
             cell: Module called as cell(state, inputs, step) -> state: one latent update. Its attribute `period`
                 (default 1) is the number of updates in a cycle.
-            state: z_0, any tree of floating tensors, each (batch, ...).
+            state: z_0, any tree of floating tensors, each (batch, ...). A coupled cell (one with `couple` and `read`)
+                takes its own coupled state, or a plain one, and then the last state is a plain one as well.
             inputs: Any tree, or None; what each update reads beside the state.
             num_steps: Number of updates T, at least 0.
 
@@ -69,9 +70,11 @@ class Estimator(ABC):
             ValueError: num_steps is negative, or the cell returned a state of another structure.
         """
         _check_call(cell, state, num_steps)
-        rollout = self.rollout(cell, state, inputs, num_steps)
-        check_structure(state, rollout.state)
-        return rollout
+        couple = getattr(cell, "couple", None)
+        start = couple(state) if couple is not None and num_steps else state
+        rollout = self.rollout(cell, start, inputs, num_steps)
+        check_structure(start, rollout.state)
+        return rollout if start is state else Rollout(cell.read(rollout.state), rollout.stats)  # pyright: ignore
 
     @abstractmethod
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:

@@ -4,7 +4,7 @@ An estimator that is one autograd.Function over the recursion needs this: what i
 and an update that is run again must read aliases of the parameters, or every parameter's hook fires once per update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class ExplicitCell:
 
     def __init__(self, cell: nn.Module, state: Any, inputs: Any):
         self.cell = cell
-        self._loop = _Loop(cell)
+        self._host = _Host(cell)
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
         loose = {id(t): t for m in cell.modules() if isinstance(m, Stationary) for t in m.closed_over}
@@ -44,16 +44,28 @@ class ExplicitCell:
         stop: int,
     ) -> list[torch.Tensor]:
         """Run updates with `others` in place of the cell's own tensors."""
+
+        def run(cell: nn.Module, inputs: Any) -> Any:
+            last = self.unflatten_state(list(state))
+            for step in range(start, stop):
+                last = cell(last, inputs, step)
+            return last
+
+        return tree.flatten(self.call(run, others, buffers))[0]
+
+    def call(
+        self, fn: Callable[[nn.Module, Any], Any], others: Sequence[torch.Tensor], buffers: dict[str, torch.Tensor]
+    ) -> Any:
+        """Return fn(cell, inputs), run with `others` in place of the cell's own tensors."""
         queue = iter(others)
         inputs = self._unflatten_inputs(
             [next(queue) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._input_leaves]
         )
         swapped = {name: next(queue) for name in self._names}
         swapped.update((f"cell.{name}", buffer) for name, buffer in buffers.items())
-        arguments = (self.unflatten_state(list(state)), inputs, start, stop)
         with _Substituted(self._closed_over, list(queue)):
             # strict=False: only what requires grad is swapped, and tied weights follow their first name
-            return tree.flatten(torch.func.functional_call(self._loop, swapped, arguments))[0]
+            return torch.func.functional_call(self._host, swapped, (fn, inputs))
 
 
 def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> None:
@@ -82,17 +94,15 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
                 queue.append(parent)
 
 
-class _Loop(nn.Module):
-    """The loop over updates as a module, so that parameters are swapped once per loop and not once per update."""
+class _Host(nn.Module):
+    """Calls a function of the cell as a module, so that parameters are swapped once and not per update."""
 
     def __init__(self, cell: nn.Module):
         super().__init__()
         self.cell = cell
 
-    def forward(self, state: Any, inputs: Any, start: int, stop: int) -> Any:
-        for step in range(start, stop):
-            state = self.cell(state, inputs, step)
-        return state
+    def forward(self, fn: Callable[[nn.Module, Any], Any], inputs: Any) -> Any:
+        return fn(self.cell, inputs)
 
 
 class _Substituted(TorchFunctionMode):

@@ -16,6 +16,8 @@ Unflatten = Callable[[Leaves], Any]
 
 def flatten(tree: Any) -> tuple[Leaves, Unflatten]:
     """Return the leaves of `tree` in a fixed order and the function that rebuilds the tree from such leaves."""
+    if isinstance(tree, torch.Tensor):
+        return [tree], _only
     nodes, spec = pytree.tree_flatten(tree)
     if not any(_is_dataclass(node) for node in nodes):
         return nodes, lambda leaves: pytree.tree_unflatten(leaves, spec)

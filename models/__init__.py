@@ -5,6 +5,8 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
+from loopgrad.models.coupled import Coupled, Coupling
+from loopgrad.models.coupling import Damped, Leapfrog, Momentum
 from loopgrad.models.feed_forward import FeedForward, FeedForwardCell
 from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning
 from loopgrad.models.hrm import HRM
@@ -20,13 +22,18 @@ __all__ = [
     "TRM",
     "AttentionBlock",
     "Carry",
+    "Coupled",
+    "Coupling",
+    "Damped",
     "Embedding",
     "FeedForward",
     "FeedForwardCell",
     "FixedSegments",
     "Halting",
+    "Leapfrog",
     "Linear",
     "MLPBlock",
+    "Momentum",
     "Net",
     "OneStreamCell",
     "Output",

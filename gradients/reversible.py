@@ -1,0 +1,262 @@
+"""Reversible backpropagation through time: the exact gradient from the last state, by undoing update after update."""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient
+from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
+from loopgrad.gradients.recompute import Conditions, graph_free
+
+# relative difference of a first state reconstructed in floating point that is put down to rounding
+TOLERANCE = 0.1
+
+
+@dataclass(frozen=True)
+class ReversibleBPTT(Estimator):
+    """Backpropagation through time in memory that does not grow with the number of updates.
+
+    Forward keeps the last state only. Backward undoes one update after the other: one evaluation of the cell serves to
+    reconstruct z_t from z_{t+1} and to take the vector-Jacobian product at z_t. Needs an invertible cell, such as
+    `Damped(cell)`, `Leapfrog(cell)` or `Momentum(cell)` of `loopgrad.models`, whose default arithmetic makes the
+    reconstruction exact to the last bit, and the gradient bit for bit that of `BPTT` through the same coupled cell.
+    The whole recursion is one autograd.Function: each parameter receives one gradient.
+
+    Args:
+        verify: What to do if the first state is not met again at the end of backward, which is when something in the
+            cell differed between its two runs (a kernel that is not deterministic, a hidden generator) and the gradient
+            is wrong: "raise", "warn" or "off". Costs one comparison of two states. In floating-point arithmetic a
+            relative difference below 0.1 is taken for rounding.
+        anchors: Keep a state every so many updates and go on from it in backward; for arithmetic that rounds.
+
+    Cost: 2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves the last state, and the digits that damping loses
+        (about log2(d/n) bits per element and update for a factor n/d; none for `Leapfrog`); T / anchors states with
+        anchors. During backward the graph of one update lives beside them. A cell that draws random numbers adds a
+        generator state per update (5 kB on CPU, 16 B on CUDA).
+    Not recommended when: the recursion itself is given and must not change, for a coupled recursion is another model:
+        use `CheckpointedBPTT`; its states would fit anyway; second derivatives are needed.
+        Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
+        weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts unless
+        cache_enabled=False.
+    Reference: A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
+        arXiv 1707.04585; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning",
+        2015, arXiv 1502.03492.
+
+    Raises:
+        TypeError: The cell is not invertible.
+        ValueError: verify or anchors is none of the above; or num_steps is more than the cell's arithmetic can undo.
+        RuntimeError: The first state was not met again; the cell changes its state, inputs or buffers in place, or uses
+            a tensor that requires grad and is none of its parameters; or backward got create_graph=True.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import ReversibleBPTT, Stationary
+        >>> from loopgrad.models import Damped
+        >>> linear = torch.nn.Linear(3, 3)
+        >>> cell = Damped(Stationary(lambda z, x: torch.tanh(linear(z) + x), parameters=linear))
+        >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=1024)
+        >>> rollout.state.sum().backward()
+        >>> rollout.stats
+        Stats(cell_evaluations=2048, vjps=1024)
+    """
+
+    verify: Literal["raise", "warn", "off"] = "raise"
+    anchors: int | None = None
+
+    kind = "exact"
+    memory = "O(1)"
+
+    def __post_init__(self) -> None:
+        """Check the choices."""
+        if self.verify not in ("raise", "warn", "off"):
+            raise ValueError(f"ReversibleBPTT(verify={self.verify!r}) must be 'raise', 'warn' or 'off'")
+        if self.anchors is None:
+            return
+        if isinstance(self.anchors, bool) or not isinstance(self.anchors, int) or self.anchors < 1:
+            raise ValueError(
+                f"ReversibleBPTT(anchors={self.anchors!r}) must be the number of updates between two kept states, "
+                "an int of at least 1, or None"
+            )
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion, keeping nothing but its last state."""
+        if not hasattr(cell, "note"):
+            name = type(cell).__name__
+            raise TypeError(
+                f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
+                "Leapfrog or Momentum (loopgrad.models), or use CheckpointedBPTT()"
+            )
+        if num_steps == 0 or not needs_gradient(cell, state, inputs):
+            for step in range(num_steps):
+                state = cell(state, inputs, step)
+            return Rollout(state, Stats(cell_evaluations=num_steps, vjps=0))
+        self._check_length(cell, num_steps)
+        explicit = ExplicitCell(cell, state, inputs)
+        leaves = _Recursion.apply(explicit, inputs, num_steps, self, *explicit.state, *explicit.others)
+        return Rollout(explicit.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
+
+    def _check_length(self, cell: Any, num_steps: int) -> None:
+        safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
+        if safe is not None and length > safe:
+            raise ValueError(
+                f"arithmetic={cell.arithmetic!r} can undo {safe} updates of this cell, not num_steps={num_steps}; "
+                f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
+                "or CheckpointedBPTT()"
+            )
+
+
+class _Recursion(torch.autograd.Function):
+    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: ExplicitCell, inputs: Any, num_steps: int, how: ReversibleBPTT, *tensors: torch.Tensor
+    ) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.cell, ctx.num_steps, ctx.how = cell, num_steps, how
+        versions = [tensor._version for tensor in tensors]
+        conditions = Conditions(cell.cell, tensors)
+        notes, draws, anchors = [], [conditions.generators], []
+        state = cell.unflatten_state(cell.state)
+        with graph_free(cell.cell) as prepared:
+            for step in range(num_steps):
+                if how.anchors and step and step % how.anchors == 0:
+                    anchors.append(tree.flatten(state)[0])
+                after = cell.cell(state, inputs, step)
+                if step == 0:
+                    check_structure(state, after)
+                notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
+                state = prepared(after)
+                now = conditions.generator_states()
+                draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
+                _check_buffers(conditions, cell.cell)
+        if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
+            raise RuntimeError(
+                "the cell changes state, inputs or a parameter in place, so its updates cannot be undone: "
+                "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
+            )
+        conditions.buffers = {}  # no update changed them
+        if draws[-1] is draws[0]:
+            conditions.generators = []
+        leaves = tree.flatten(state)[0]
+        dropped = [note.dropped for note in notes]
+        ctx.conditions, ctx.draws, ctx.touched = conditions, draws, [note.touched for note in notes]
+        ctx.lengths, ctx.note = [len(words) for words in dropped], type(notes[0])
+        kept = [word for words in dropped for word in words] + [leaf for anchor in anchors for leaf in anchor]
+        ctx.save_for_backward(*tensors, *leaves, *kept)
+        return tuple(leaf.detach() for leaf in leaves)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "ReversibleBPTT cannot be differentiated twice (backward got create_graph=True): use BPTT()"
+            )
+        cell, width = ctx.cell, len(ctx.cell.state)
+        saved = iter(ctx.saved_tensors)
+        first = [next(saved) for _ in range(width)]
+        aliases = [
+            next(saved).detach().requires_grad_(needed)
+            for _, needed in zip(cell.others, ctx.needs_input_grad[4 + width :], strict=True)
+        ]
+        last = [next(saved) for _ in range(width)]
+        words = [tuple(next(saved) for _ in range(length)) for length in ctx.lengths]
+        rest = list(saved)
+        anchors = [rest[i : i + width] for i in range(0, len(rest), width)]
+        # views: modules that count gradients through hooks cannot do so on the leaves given to autograd.grad
+        with torch.enable_grad():
+            entries = [alias.view_as(alias) if alias.requires_grad else alias for alias in aliases]
+        wanted = [entry for entry in entries if entry.requires_grad]
+        sums: list[torch.Tensor | None] = [None] * len(wanted)
+
+        def sweep(module: nn.Module, inputs: Any) -> list[torch.Tensor | None]:
+            nonlocal sums
+            state, grads = last, list(cotangents)
+            for step in reversed(range(ctx.num_steps)):
+                if ctx.conditions.generators:
+                    ctx.conditions.set_generators(ctx.draws[step])
+                note = ctx.note(ctx.touched[step], words[step])
+                before, after = module(cell.unflatten_state(state), inputs, step, note)
+                outputs, leaves = tree.flatten(after)[0], tree.flatten(before)[0]
+                sources = [leaf for leaf in leaves if leaf.requires_grad]
+                if step == ctx.num_steps - 1:
+                    check_nothing_hidden(outputs, [*sources, *aliases])
+                pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
+                if not pairs:
+                    break
+                if any(total is not None for total in sums):
+                    # made last, so run first: each sum continues from its total, in the order in which BPTT adds
+                    pairs.append((_Resumed.apply(sums, *wanted), torch.ones(())))
+                found = iter(torch.autograd.grad(*_columns(pairs, [*sources, *wanted]), allow_unused=True))
+                grads = [next(found) if leaf.requires_grad else None for leaf in leaves]
+                sums = list(found)
+                state = [leaf.detach() for leaf in leaves]
+                if anchors and step and step % ctx.how.anchors == 0:
+                    state = anchors[step // ctx.how.anchors - 1]
+            else:
+                _verify(cell, ctx.how.verify, state, first, last)
+            return grads
+
+        with ctx.conditions.restored(cell.cell):
+            grads = cell.call(sweep, entries, {})
+        totals = iter(sums)
+        others = [next(totals) if entry.requires_grad else None for entry in entries]
+        return None, None, None, None, *grads, *others
+
+
+class _Resumed(torch.autograd.Function):
+    """Gives the sums so far as gradients, and lets go of them so that autograd adds to them in place."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: list[torch.Tensor | None], *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.sums = sums
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: torch.Tensor) -> Any:
+        totals = tuple(ctx.sums)
+        ctx.sums.clear()
+        return None, *totals
+
+
+def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]], sources: list[torch.Tensor]) -> tuple[Any, Any, Any]:
+    outputs, seeds = zip(*pairs, strict=True)
+    return outputs, sources, seeds
+
+
+def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
+    if (name := conditions.changed_buffer(cell)) is not None:
+        raise RuntimeError(
+            f"the cell's update rewrites its buffer {name}, so it cannot be undone: put that module in eval mode, or "
+            "use CheckpointedBPTT(), which keeps buffers with its states"
+        )
+
+
+def _verify(cell: ExplicitCell, verify: str, got: list[Any], first: list[Any], last: list[Any]) -> None:
+    """Compare the first state as reconstructed with what it was."""
+    if verify == "off":
+        return
+    # the digits that damping has lost so far are no part of the state that was given
+    pairs = [tree.tensors((s.current, s.other)) for s in map(cell.unflatten_state, (got, first))]
+    finite = all(bool(leaf.isfinite().all()) for leaf in last)
+    worst = 0.0
+    for mine, true in zip(*pairs, strict=True):
+        if not finite:  # where the recursion itself has left the numbers, nothing can be met again
+            mine = torch.where(mine.isfinite(), mine, true)
+        if not torch.equal(mine, true):
+            worst = max(worst, float((mine - true).abs().max() / true.abs().max().clamp(min=1e-30)))
+    if worst <= (0.0 if cell.cell.exact else TOLERANCE):
+        return
+    message = (
+        f"ReversibleBPTT did not meet the first state again (largest difference {worst:.2g} of its largest value), so "
+        "the gradient is wrong: the cell gave other values when it was run again. Look for a generator of its own, a "
+        "kernel that is not deterministic (torch.use_deterministic_algorithms(True) finds it), Python state that "
+        "changes from call to call, or a state beyond 2^20, where exact arithmetic ends; or use CheckpointedBPTT()"
+    )
+    if verify == "raise":
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)

@@ -1,0 +1,231 @@
+"""Cells that wrap any cell and can be run backwards, in three ways: damped copies, leapfrog, momentum.
+
+A coupled recursion is another dynamical system than the cell's own; each class says what the two share.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Per
+from loopgrad.models.fixed_point import Ratio
+
+# bits of a float that repeated division may use up before the reconstruction is worthless
+SPARE_BITS = {"float64": 48, "float32": 20}
+
+
+class Damped(Coupling):
+    """Two copies of the state, each pulled toward the cell's image of the other (RevDEQ's update, bit-exact).
+
+    z_{t+1} = (1 - beta) z_{t-1} + beta f(z_t), starting from z_{-1} = z_0. A fixed point of f is one of this recursion.
+    f is one cycle of the cell (all `period` updates), unchanged inside: a post-norm TRM cycle keeps its norms.
+
+    Args:
+        cell: Any cell.
+        beta: Strength of the pull, in (0, 1): a Fraction or "4/5"; a float whose denominator is at most 1024.
+        arithmetic: "exact": multiples of 2^-32 below 2^20 in absolute value, the digits lost by (1 - beta) kept, about
+            log2(1 / (1 - beta)) bits per element and update when the lost digits are whole numbers of 2^-32 times
+            (d / n). "float64" or "float32": undone up to rounding, which grows by 1 / (1 - beta) at each update of a
+            copy.
+        per: "cycle", or "update" to take single updates of the cell as f; then a fixed point of every update is one of
+            this recursion, and leaves that an update hands through stay as they are.
+        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+
+    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+        exact, two words of digits.
+    Not recommended when: the trained weights are to be those of the plain recursion: the dynamics differ away from
+        fixed points. On devices without float64.
+    Reference: J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
+        "Gradient-based hyperparameter optimization through reversible learning", 2015, arXiv 1502.03492.
+
+    Raises:
+        ValueError: beta, arithmetic or per is none of the above.
+        TypeError: cell is not a module.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import ReversibleBPTT, Stationary
+        >>> from loopgrad.models import Damped
+        >>> linear = torch.nn.Linear(3, 3)
+        >>> cell = Damped(Stationary(lambda z, x: torch.tanh(linear(z) + x), parameters=linear), beta="1/4")
+        >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=64)
+        >>> rollout.state.sum().backward()  # verified: the first state was met again, bit for bit
+    """
+
+    damped_copies = 2
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        beta: Fraction | str | float = Fraction(1, 2),
+        arithmetic: Arithmetic = "exact",
+        per: Per = "cycle",
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(cell, arithmetic, per, dtype)
+        self.beta = _fraction("Damped", "beta", beta)
+        self.factor = float(self.beta)
+        self.ratio = Ratio.of(1 - self.beta) if self.exact else None
+
+    @property
+    def safe_length(self) -> int | None:
+        """Updates after which float arithmetic has lost the state: each copy is divided by 1 - beta every other one."""
+        if self.exact:
+            return None
+        return int(2 * SPARE_BITS[self.arithmetic] / -math.log2(1 - self.beta))
+
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
+        return kept + added, current, [digits, lost[0]] if lost else []
+
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        kept = current - added
+        before, digits = self._undamp(kept, lost[0] if lost else None, 1 - self.beta)
+        return before, [lost[1], digits] if lost else []
+
+
+class Leapfrog(Coupling):
+    """The leapfrog recursion z_{t+1} = z_{t-1} + h f(z_t), starting from z_{-1} = z_0.
+
+    f is one update of the cell; a leaf that an update hands through stays as it is, so that TRM's two streams each keep
+    a pair of their own. Nothing is ever forgotten: it needs no digits and its memory does not grow.
+
+    Args:
+        cell: Any cell; a residual branch that normalises what it reads suits best.
+        scale: h. The state grows by at most h |f| per update: take about 1 / num_steps for long recursions.
+        arithmetic: "exact": multiples of 2^-32 below 2^20 in absolute value. "float64" or "float32": undone up to
+            rounding, whose effect on the gradient grows with the square of num_steps in float32.
+        per: "update", or "cycle" to take a whole cycle of the cell as f.
+        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+
+    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies.
+    Not recommended when: the recursion should settle: only a root of f is a fixed point, not one of the cell. On
+        devices without float64.
+    Reference: B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
+        arXiv 1709.03698.
+
+    Raises:
+        ValueError: scale is zero or not finite; arithmetic or per is none of the above.
+        TypeError: cell is not a module, or scale not a number.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import ReversibleBPTT, Stationary
+        >>> from loopgrad.models import Leapfrog
+        >>> linear = torch.nn.Linear(3, 3)
+        >>> cell = Leapfrog(Stationary(lambda z, x: torch.tanh(linear(z) + x), parameters=linear), scale=1 / 64)
+        >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=64)
+        >>> rollout.state.sum().backward()
+    """
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        scale: float = 1.0,
+        arithmetic: Arithmetic = "exact",
+        per: Per = "update",
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(cell, arithmetic, per, dtype)
+        if isinstance(scale, bool) or not isinstance(scale, int | float):
+            raise TypeError(f"Leapfrog(scale={scale!r}) must be a number, the h of z_{{t+1}} = z_{{t-1}} + h f(z_t)")
+        if scale == 0 or not math.isfinite(scale):
+            raise ValueError(f"Leapfrog(scale={scale!r}) must be finite and not zero: at 0 nothing is iterated")
+        self.scale = self.factor = float(scale)
+
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        return other + added, current, lost
+
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        return current - added, lost
+
+
+class Momentum(Coupling):
+    """A velocity beside the state: v <- gamma v + (1 - gamma) f(z), then z <- z + v, starting from v = 0.
+
+    f is one update of the cell; a leaf that an update hands through keeps its place and its velocity.
+
+    Args:
+        cell: Any cell, taken as a residual branch.
+        gamma: Share of the velocity that is kept, in (0, 1): a Fraction or "7/8"; a float whose denominator is at most
+            1024.
+        arithmetic: "exact": multiples of 2^-32 below 2^20 in absolute value, the digits lost by gamma kept, about
+            log2(1 / gamma) bits per element and update. "float64" or "float32": undone up to rounding, which grows by
+            1 / gamma per update.
+        per: "update", or "cycle" to take a whole cycle of the cell as f.
+        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+
+    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+        exact, a word of digits.
+    Not recommended when: f does not vanish where the recursion should settle: z grows by about f per update. On devices
+        without float64.
+    Reference: M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
+
+    Raises:
+        ValueError: gamma, arithmetic or per is none of the above.
+        TypeError: cell is not a module.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import ReversibleBPTT, Stationary
+        >>> from loopgrad.models import Momentum
+        >>> linear = torch.nn.Linear(3, 3)
+        >>> cell = Momentum(Stationary(lambda z, x: torch.tanh(linear(z) + x) - z, parameters=linear), gamma="7/8")
+        >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=64)
+        >>> rollout.state.sum().backward()
+    """
+
+    damped_copies = 1
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        gamma: Fraction | str | float = Fraction(7, 8),
+        arithmetic: Arithmetic = "exact",
+        per: Per = "update",
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__(cell, arithmetic, per, dtype)
+        self.gamma = _fraction("Momentum", "gamma", gamma)
+        self.factor = float(1 - self.gamma)
+        self.ratio = Ratio.of(self.gamma) if self.exact else None
+
+    @property
+    def safe_length(self) -> int | None:
+        """Updates after which float arithmetic has lost the state: the velocity is divided by gamma at each."""
+        return None if self.exact else int(SPARE_BITS[self.arithmetic] / -math.log2(self.gamma))
+
+    def _companion(self, leaf: Tensor) -> Tensor:
+        return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()
+
+    def _read_by(self, current: Tensor, other: Tensor) -> Tensor:
+        return current - other
+
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        kept, digits = self._damp(other, lost[0] if lost else None, self.gamma)
+        velocity = kept + added
+        return current + velocity, velocity, [digits] if lost else []
+
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        kept = other - added
+        before, digits = self._undamp(kept, lost[0] if lost else None, self.gamma)
+        return before, [digits] if lost else []
+
+
+def _fraction(owner: str, name: str, given: Any) -> Fraction:
+    try:
+        fraction = Fraction(given)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{owner}({name}={given!r}) must be a fraction such as Fraction(4, 5) or '4/5'") from None
+    if not 0 < fraction < 1:
+        raise ValueError(f"{owner}({name}={given!r}) must lie between 0 and 1, both excluded")
+    if fraction.denominator > 1024:
+        near = fraction.limit_denominator(16)
+        raise ValueError(
+            f"{owner}({name}={given!r}) is {fraction}, whose denominator is above 1024, and exact arithmetic stores "
+            f"digits of that base: give the fraction that you mean, such as '{near}'"
+        )
+    return fraction

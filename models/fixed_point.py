@@ -1,0 +1,123 @@
+"""Numbers on a grid: sums and dampings of states that can be undone to the last bit.
+
+A value is an integer times 2^-32 held in float64, where sums of integers below 2^52 are exact; nan and inf stay.
+A product with n/d loses the remainder of a division by d. It goes into a second integer per element, the lost digits,
+whose own low digits fill the gap that the multiplication by n leaves (Maclaurin et al., 2015, arXiv 1502.03492).
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCALE = 2.0**32
+LARGEST = 2.0**52 / SCALE
+_WORD = 2**53  # integers below are exact in float64
+
+
+def to_grid(value: Tensor, factor: float = 1.0) -> Tensor:
+    """Return factor * value rounded to the nearest multiple of 2^-32, in float64; the derivative is factor."""
+    return _ToGrid.apply(value, factor)  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Multiplication of grid values by n/d < 1, and how its lost digits are stored.
+
+    Attributes:
+        fraction: n/d.
+        num_bytes: Size of a stored word of lost digits.
+        window: Products after which a word is full; num_bytes * 8 / window is the number of bits per product.
+    """
+
+    fraction: Fraction
+    num_bytes: int
+    window: int
+
+    @classmethod
+    def of(cls, fraction: Fraction) -> "Ratio":
+        """Choose the word that stores the fewest bits per product.
+
+        Raises:
+            ValueError: The denominator is so large that no word holds the digits of one product.
+        """
+        words = [(size, _products(fraction, 256**size)) for size in range(1, 7)]
+        words = [(size, window) for size, window in words if window]
+        if not words:
+            raise ValueError(
+                f"a product with {fraction} loses up to log2({fraction.denominator}) bits: take a fraction"
+            )
+        size, window = min(words, key=lambda word: word[0] / word[1])
+        return cls(fraction, size, window)
+
+    def times(self, value: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+        """Return n/d * value on the grid and the lost digits after it; the derivative is n/d."""
+        return _Times.apply(value, lost, self.fraction.numerator, self.fraction.denominator)  # pyright: ignore
+
+    def undo(self, value: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `times` was given, to the last bit."""
+        n, d = self.fraction.numerator, self.fraction.denominator
+        value = value * SCALE
+        quotient = (value / n).floor_()
+        lost = (value.sub_(quotient, alpha=n)).add_(lost, alpha=n)
+        before = (lost / d).floor_()
+        return quotient.mul_(d).add_(lost.sub_(before, alpha=d)).mul_(1 / SCALE), before
+
+    def pack(self, lost: Tensor) -> Tensor:
+        """Return the lost digits of a full word in `num_bytes` bytes per element, (*lost.shape, num_bytes)."""
+        words = lost.contiguous().to(torch.int64).unsqueeze(-1)  # (..., 1)
+        return words.view(torch.uint8)[..., : self.num_bytes].contiguous()
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Return what `pack` was given."""
+        words = packed.new_zeros((*packed.shape[:-1], 8))
+        words[..., : self.num_bytes] = packed
+        return words.view(torch.int64).squeeze(-1).double()
+
+
+def _products(fraction: Fraction, capacity: int) -> int:
+    """Number of products whose lost digits stay below `capacity`, whatever the values are."""
+    n, d, largest, count = fraction.numerator, fraction.denominator, 0, 0
+    while True:
+        wide = largest * d + d - 1
+        largest = wide // n
+        if largest >= capacity or wide >= _WORD // 2:
+            return count
+        count += 1
+
+
+class _ToGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
+        ctx.dtype, ctx.factor = value.dtype, factor
+        return (value.double() * (factor * SCALE)).round_().mul_(1 / SCALE)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (gradient * ctx.factor).to(ctx.dtype), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
+        return tangent.double() * ctx.factor
+
+
+class _Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, lost: Tensor, n: int, d: int) -> tuple[Tensor, Tensor]:
+        ctx.ratio = n / d
+        value = value * SCALE
+        quotient = (value / d).floor_()
+        lost = (value.sub_(quotient, alpha=d)).add_(lost, alpha=d)
+        after = (lost / n).floor_()
+        ctx.mark_non_differentiable(after)
+        return quotient.mul_(n).add_(lost.sub_(after, alpha=n)).mul_(1 / SCALE), after
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
+        return gradient * ctx.ratio, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
+        return tangent * ctx.ratio, None
