@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Stationary, tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.fixed_point import Ratio, to_grid
+from loopgrad.models.fixed_point import SCALE, Ratio, to_grid
 
 Arithmetic = Literal["exact", "float64", "float32"]
 Per = Literal["cycle", "update"]
@@ -62,6 +62,11 @@ class Coupling(nn.Module):
     damped_copies = 0  # how many of the two copies are damped
     ratio: Ratio | None = None
     factor: float  # of the cell's image
+
+    @property
+    def unit(self) -> float:
+        """The value of 1 in what `_scaled` returns."""
+        return 1 / SCALE if self.exact else 1.0
 
     def __init__(self, cell: nn.Module, arithmetic: Arithmetic, per: Per, dtype: torch.dtype | None):
         super().__init__()
@@ -196,7 +201,7 @@ class Coupling(nn.Module):
         return step % (self.ratio.window * self.damped_copies) == 0
 
     def _stored(self, leaf: Tensor) -> Tensor:
-        return to_grid(leaf) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
+        return to_grid(leaf) * (1 / SCALE) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
 
     def _scaled(self, image: Tensor) -> Tensor:
         return to_grid(image, self.factor) if self.exact else image.to(STORED[self.arithmetic]) * self.factor

@@ -79,10 +79,10 @@ class Damped(Coupling):
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
-        return kept + added, current, [digits, lost[0]] if lost else []
+        return kept.add(added, alpha=self.unit), current, [digits, lost[0]] if lost else []
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        kept = current - added
+        kept = current.sub(added, alpha=self.unit)
         before, digits = self._undamp(kept, lost[0] if lost else None, 1 - self.beta)
         return before, [lost[1], digits] if lost else []
 
@@ -137,10 +137,10 @@ class Leapfrog(Coupling):
         self.scale = self.factor = float(scale)
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        return other + added, current, lost
+        return other.add(added, alpha=self.unit), current, lost
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        return current - added, lost
+        return current.sub(added, alpha=self.unit), lost
 
 
 class Momentum(Coupling):
@@ -206,11 +206,11 @@ class Momentum(Coupling):
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[0] if lost else None, self.gamma)
-        velocity = kept + added
+        velocity = kept.add(added, alpha=self.unit)
         return current + velocity, velocity, [digits] if lost else []
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        kept = other - added
+        kept = other.sub(added, alpha=self.unit)
         before, digits = self._undamp(kept, lost[0] if lost else None, self.gamma)
         return before, [digits] if lost else []
 

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 SCALE = 2.0**32
-LARGEST = 2.0**52 / SCALE
 _WORD = 2**53  # integers below are exact in float64
 
 
 def to_grid(value: Tensor, factor: float = 1.0) -> Tensor:
-    """Return factor * value rounded to the nearest multiple of 2^-32, in float64; the derivative is factor."""
-    return _ToGrid.apply(value, factor)  # pyright: ignore[reportReturnType]
+    """Return factor * value rounded to a multiple of 2^-32, as the integer; the derivative is that of the product."""
+    return _ToGrid.apply(value, factor * SCALE)  # pyright: ignore[reportReturnType]
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,13 @@ class Ratio:
     def undo(self, value: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `times` was given, to the last bit."""
         n, d = self.fraction.numerator, self.fraction.denominator
-        value = value * SCALE
-        quotient = (value / n).floor_()
-        lost = (value.sub_(quotient, alpha=n)).add_(lost, alpha=n)
+        if n == 1:
+            quotient = value * SCALE
+        else:
+            quotient = (value / (n / SCALE)).floor_()
+            lost = (lost * n).add_(value.sub(quotient, alpha=n / SCALE), alpha=SCALE)
         before = (lost / d).floor_()
-        return quotient.mul_(d).add_(lost.sub_(before, alpha=d)).mul_(1 / SCALE), before
+        return quotient.mul_(d).add_(lost.sub(before, alpha=d)).mul_(1 / SCALE), before
 
     def pack(self, lost: Tensor) -> Tensor:
         """Return the lost digits of a full word in `num_bytes` bytes per element, (*lost.shape, num_bytes)."""
@@ -92,11 +93,11 @@ class _ToGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
         ctx.dtype, ctx.factor = value.dtype, factor
-        return (value.double() * (factor * SCALE)).round_().mul_(1 / SCALE)
+        return value.to(torch.float64, copy=True).mul_(factor).round_()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return (gradient * ctx.factor).to(ctx.dtype), None
+        return gradient.to(ctx.dtype) * ctx.factor, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
@@ -107,12 +108,15 @@ class _Times(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, lost: Tensor, n: int, d: int) -> tuple[Tensor, Tensor]:
         ctx.ratio = n / d
-        value = value * SCALE
-        quotient = (value / d).floor_()
-        lost = (value.sub_(quotient, alpha=d)).add_(lost, alpha=d)
-        after = (lost / n).floor_()
-        ctx.mark_non_differentiable(after)
-        return quotient.mul_(n).add_(lost.sub_(after, alpha=n)).mul_(1 / SCALE), after
+        # divided by d / SCALE, not multiplied by its inverse: that would round, and floor could be off by one
+        quotient = (value / (d / SCALE)).floor_()
+        lost = (lost * d).add_(value.sub(quotient, alpha=d / SCALE), alpha=SCALE)
+        if n > 1:
+            after = (lost / n).floor_()
+            quotient.mul_(n).add_(lost.sub_(after, alpha=n))
+            lost = after
+        ctx.mark_non_differentiable(lost)
+        return quotient.mul_(1 / SCALE), lost
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
