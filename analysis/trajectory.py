@@ -117,7 +117,7 @@ def record(
 
     Args:
         cell: Module called as cell(state, inputs, step) -> state, with `period` updates in a cycle (default 1).
-        state: z_0, a tree of floating tensors, each (batch, ...).
+        state: z_0, a tree of floating tensors, each (batch, ...). Of a coupled cell, z_t is recorded, not its copy.
         inputs: What each update reads beside the state.
         num_steps: Number of updates T.
         at: Take F(z) - z at z_at, 0 <= at <= T. Default T. For a last-cycle gradient it is T - period.
@@ -143,16 +143,17 @@ def record(
     """
     at = num_steps if at is None else at
     _check_arguments(cell, num_steps, at, upcast)
-    names, period = stream_names(state), period_of(cell)
-    batch = state_leaves(state, names)[0].shape[0]
+    state = _started(cell, state)
+    names, period = stream_names(_visible(cell, state)), period_of(cell)
+    batch = state_leaves(_visible(cell, state), names)[0].shape[0]
     scalars = Scalars(upcast)
-    recent: dict[int, list[torch.Tensor]] = {0: state_leaves(state, names)}
+    recent: dict[int, list[torch.Tensor]] = {0: state_leaves(_visible(cell, state), names)}
     _record_norms(scalars, names, recent[0], 0)
     origin, arrival = state if at == 0 else None, None
     with preserved_rng(), torch.enable_grad():
         for step in range(max(num_steps, at + period if reevaluate is None else 0)):
             state, touched = _advance(cell, state, inputs, step, names)
-            leaves = recent[step + 1] = state_leaves(state, names)
+            leaves = recent[step + 1] = state_leaves(_visible(cell, state), names)
             if step < num_steps:
                 _record_norms(scalars, names, leaves, step + 1)
                 moved = distances(leaves, recent[step], upcast)
@@ -168,7 +169,7 @@ def record(
             if step + 1 == at + period:
                 arrival = leaves
             recent.pop(step + 1 - period, None)
-        start = state_leaves(origin, names)
+        start = state_leaves(_visible(cell, origin), names)
         if reevaluate is not None:
             with evaluated_in(cell, reevaluate):
                 start, arrival = _cycle_in(cell, origin, inputs, at, period, reevaluate, names)
@@ -188,32 +189,41 @@ def _record_norms(scalars: Scalars, names: Sequence[str], leaves: Sequence[torch
 
 def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequence[str]) -> tuple[Any, list[bool]]:
     """Run one update; return the new state without its graph, and which streams it touched."""
-    before = tree.tensors(state)
-    versions = [_version(leaf) for leaf in before]
+    all_before = tree.tensors(state)
+    versions = [_version(leaf) for leaf in all_before]
     after = cell(state, inputs, step)
-    new = state_leaves(after, names)
-    if versions != [_version(leaf) for leaf in before]:
+    before, new = tree.tensors(_visible(cell, state)), state_leaves(_visible(cell, after), names)
+    if versions != [_version(leaf) for leaf in all_before]:
         raise ValueError(
             f"the cell changes its state in place at step {step}, so the update cannot be measured: "
             "write z + f(z) instead of z.add_(f(z))"
         )
     touched = [leaf is not old for leaf, old in zip(new, before, strict=True)]
     # an untouched leaf stays the same object, so that the next update is compared with it rightly
-    detached = [leaf.detach() if touch else leaf for leaf, touch in zip(new, touched, strict=True)]
-    return tree.flatten(after)[1](detached), touched
+    known = {id(leaf) for leaf in all_before}
+    return tree.map_tensors(lambda leaf: leaf if id(leaf) in known else leaf.detach(), after), touched
+
+
+def _started(cell: Any, state: Any) -> Any:
+    return cell.couple(state) if hasattr(cell, "couple") else state
+
+
+def _visible(cell: nn.Module, state: Any) -> Any:
+    """Return what is recorded of a state: of a coupled cell's the copy that its next update reads."""
+    return state.current if hasattr(cell, "couple") else state
 
 
 def _cycle_in(
     cell: nn.Module, state: Any, inputs: Any, at: int, period: int, dtype: torch.dtype, names: Sequence[str]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     state, inputs = cast(state, dtype), cast(inputs, dtype)
-    start = state_leaves(state, names)
+    start = state_leaves(_visible(cell, state), names)
     device = start[0].device.type
     for step in range(at, at + period):
         # autocast would narrow the products of float32, which may be the wider dtype here
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             state, _ = _advance(cell, state, inputs, step, names)
-    end = state_leaves(state, names)
+    end = state_leaves(_visible(cell, state), names)
     for name, first, last in zip(names, start, end, strict=True):
         if last.dtype != first.dtype:
             raise TypeError(

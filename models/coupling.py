@@ -215,6 +215,43 @@ class Momentum(Coupling):
         return before, [digits] if lost else []
 
 
+def coupled(
+    cell: nn.Module, coupling: str | None, rate: float | str | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Return the cell wrapped in the coupling of a name, or as it is for None.
+
+    Args:
+        cell: Any cell.
+        coupling: "damped", "leapfrog", "momentum" or None.
+        rate: beta of "damped", scale of "leapfrog", gamma of "momentum"; None for the default of each.
+        dtype: Dtype in which the cell sees the state.
+
+    Raises:
+        ValueError: The name is unknown, or a rate is given without one.
+    """
+    if coupling is None:
+        if rate is not None:
+            raise ValueError(
+                f"coupling_rate={rate!r} has no effect without coupling='damped', 'leapfrog' or 'momentum'"
+            )
+        return cell
+    given = {} if rate is None else {"rate": rate}
+    if coupling == "damped":
+        return Damped(cell, *given.values(), dtype=dtype)
+    if coupling == "leapfrog":
+        return Leapfrog(cell, *map(_number, given.values()), dtype=dtype)
+    if coupling == "momentum":
+        return Momentum(cell, *given.values(), dtype=dtype)
+    raise ValueError(f"coupling must be 'damped', 'leapfrog', 'momentum' or None, got {coupling!r}")
+
+
+def _number(rate: float | str) -> float:
+    try:
+        return float(Fraction(rate))
+    except ValueError:
+        raise ValueError(f"coupling_rate={rate!r} must be a number, the scale of coupling='leapfrog'") from None
+
+
 def _fraction(owner: str, name: str, given: Any) -> Fraction:
     try:
         fraction = Fraction(given)

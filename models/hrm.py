@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import TwoStreamCell
+from loopgrad.models.coupling import coupled
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
 
@@ -32,6 +34,9 @@ class HRM(RecursiveModel):
         num_puzzles: Number of puzzle identities, 0 for none.
         puzzle_tokens: Positions that hold a puzzle's vector; None for as many as the vector fills.
         puzzle_dim: Length of a puzzle's vector, None for hidden_size.
+        coupling: "damped", "leapfrog" or "momentum" to make the recursion reversible (see `Damped`, `Leapfrog`,
+            `Momentum`), None for the published one. Damped copies take a cycle as one update.
+        coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
         forward_dtype: dtype of activations, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
@@ -66,6 +71,8 @@ class HRM(RecursiveModel):
         num_puzzles: int = 0,
         puzzle_tokens: int | None = None,
         puzzle_dim: int | None = None,
+        coupling: str | None = None,
+        coupling_rate: float | str | None = None,
         forward_dtype: torch.dtype | None = None,
         seed: int = 0,
     ):
@@ -87,11 +94,11 @@ class HRM(RecursiveModel):
         )
         generator = torch.Generator().manual_seed(seed)
         L_net, H_net = parts.net(L_layers, generator), parts.net(H_layers, generator)
-        cell = TwoStreamCell(L_net, H_net, L_cycles)
+        cell = coupled(TwoStreamCell(L_net, H_net, L_cycles), coupling, coupling_rate, forward_dtype)
         super().__init__(
             parts.embedding(generator),
             cell,
-            num_steps=H_cycles * cell.period,
+            num_steps=H_cycles * period_of(cell),
             streams=("L", "H"),
             vocab_size=vocab_size,
             generator=generator,

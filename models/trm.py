@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
+from loopgrad.models.coupling import coupled
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
 
@@ -32,6 +34,9 @@ class TRM(RecursiveModel):
         num_puzzles: Number of puzzle identities, 0 for none.
         puzzle_tokens: Positions that hold a puzzle's vector; None for 16, or 0 without puzzle identities.
         puzzle_dim: Length of a puzzle's vector, None for hidden_size.
+        coupling: "damped", "leapfrog" or "momentum" to make the recursion reversible (see `Damped`, `Leapfrog`,
+            `Momentum`), None for the published one. Damped copies take a cycle as one update.
+        coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
         forward_dtype: dtype of activations, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
@@ -66,6 +71,8 @@ class TRM(RecursiveModel):
         num_puzzles: int = 0,
         puzzle_tokens: int | None = None,
         puzzle_dim: int | None = None,
+        coupling: str | None = None,
+        coupling_rate: float | str | None = None,
         forward_dtype: torch.dtype | None = None,
         seed: int = 0,
     ):
@@ -90,10 +97,11 @@ class TRM(RecursiveModel):
         generator = torch.Generator().manual_seed(seed)
         net = parts.net(num_layers, generator)
         cell = TwoStreamCell(net, L_cycles=L_cycles) if streams == 2 else OneStreamCell(net, L_cycles)
+        wrapped = coupled(cell, coupling, coupling_rate, forward_dtype)
         super().__init__(
             parts.embedding(generator),
-            cell,
-            num_steps=H_cycles * cell.period,
+            wrapped,
+            num_steps=H_cycles * period_of(wrapped),
             streams=("L", "H") if streams == 2 else ("L",),
             vocab_size=vocab_size,
             generator=generator,
