@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, Stationary, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, Stationary, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
+from loopgrad.models import Coupling, Damped, Leapfrog
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,19 @@ class EstimatorCase:
     estimator: Estimator
     # number of last updates whose derivative the estimate must equal; None for all of them
     differentiated: Callable[[nn.Module], int] | None = None
+    # an estimator for invertible cells runs on the cells of the list once they are coupled
+    couple: Callable[[nn.Module], Coupling] | None = None
+    refused: tuple[str, ...] = ()
+
+    def build(self, name: str) -> "Problem":
+        problem = build(name)
+        if self.couple is None:
+            return problem
+        coupled = self.couple(problem.cell)
+        start = coupled.couple(detached(problem.state))
+        for leaf in leaves_of((start.current, start.other)):
+            leaf.requires_grad_()
+        return Problem(coupled, start, problem.inputs)
 
 
 ESTIMATORS = [
@@ -25,10 +39,26 @@ ESTIMATORS = [
     EstimatorCase("checkpointed_1", CheckpointedBPTT(schedule=1)),
     EstimatorCase("checkpointed_3", CheckpointedBPTT(schedule=3)),
     EstimatorCase("checkpointed_1000", CheckpointedBPTT(schedule=1000)),
+    EstimatorCase("checkpointed_binomial_0", CheckpointedBPTT("binomial", num_snapshots=0)),
+    EstimatorCase("checkpointed_binomial_1", CheckpointedBPTT("binomial", num_snapshots=1)),
+    EstimatorCase("checkpointed_binomial_3", CheckpointedBPTT("binomial", num_snapshots=3)),
     EstimatorCase("truncated_one_step", TruncatedBPTT(num_steps=2), lambda cell: 2),
     EstimatorCase("truncated_last_cycle", TruncatedBPTT(num_cycles=1), period_of),
     EstimatorCase("truncated_two_cycles", TruncatedBPTT(num_cycles=2), lambda cell: 2 * period_of(cell)),
     EstimatorCase("truncated_whole", TruncatedBPTT(num_steps=10_000)),
+    # in float64: what is exact on a grid has no finite differences
+    EstimatorCase(
+        "reversible_damped",
+        ReversibleBPTT(),
+        couple=lambda cell: Damped(cell, "1/8", arithmetic="float64", per="update"),
+        refused=("buffers", "normalised"),
+    ),
+    EstimatorCase(
+        "reversible_leapfrog",
+        ReversibleBPTT(),
+        couple=lambda cell: Leapfrog(cell, 0.1, arithmetic="float64"),
+        refused=("buffers", "normalised"),
+    ),
 ]
 
 
@@ -41,7 +71,8 @@ class Problem:
     inputs: Any
 
     def sources(self) -> dict[str, torch.Tensor]:
-        found = {f"parameter {name}": p for name, p in self.cell.named_parameters()}
+        inner = self.cell.cell if isinstance(self.cell, Coupling) else self.cell
+        found = {f"parameter {name}": p for name, p in inner.named_parameters()}
         for label, leaves in (("inputs", leaves_of(self.inputs)), ("state", leaves_of(self.state))):
             found |= {f"{label} {i}": leaf for i, leaf in enumerate(leaves)}
         closed_over = [t for m in self.cell.modules() if isinstance(m, Stationary) for t in m.closed_over]
