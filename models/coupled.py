@@ -48,6 +48,28 @@ class Note:
     dropped: tuple[Tensor, ...] = ()
 
 
+class Known(torch.autograd.Function):
+    """value = share * other + unit * added, where the value is known already and only the graph is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, other: Tensor, added: Tensor, value: Tensor, share: float, unit: float) -> Tensor:
+        """Return the value."""
+        ctx.factors = share, unit
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Return the gradients of other and added."""
+        share, unit = ctx.factors
+        return (
+            gradient if share == 1 else gradient * share,
+            gradient if unit == 1 else gradient * unit,
+            None,
+            None,
+            None,
+        )
+
+
 class Coupling(nn.Module):
     """Base of the invertible cells; subclasses give the arithmetic of one leaf.
 
@@ -62,6 +84,7 @@ class Coupling(nn.Module):
     damped_copies = 0  # how many of the two copies are damped
     ratio: Ratio | None = None
     factor: float  # of the cell's image
+    share: float  # that is kept of the other copy
 
     @property
     def unit(self) -> float:
@@ -136,7 +159,7 @@ class Coupling(nn.Module):
 
         Returns:
             The state after the update. With `undo`: the state before it, whose leaves require grad if autograd is on,
-            and the state after it once more, with a graph from there.
+            and the very state after it, with a graph from there.
         """
         state = self.couple(state)
         if undo is None:
@@ -146,7 +169,7 @@ class Coupling(nn.Module):
         current = [_leaf(self._read_by(*pair) if touched else pair[0]) for *pair, touched in pairs]
         update = self._evaluate(unflatten(current), inputs, step)
         before = self._retreat(state, current, [None if u is None else u.detach() for u in update], undo, step)
-        return before, self._advance(before, update, step)
+        return before, self._again(state, before, update)
 
     def note(self, state: Any, after: Coupled, step: int) -> Note:
         """Return what `forward` needs to undo update number `step`, which led from `state` to `after`."""
@@ -193,6 +216,14 @@ class Coupling(nn.Module):
             lost = [self.ratio.unpack(packed) for packed in note.dropped]
         return Coupled(unflatten(current), unflatten([_leaf(leaf) for leaf in other]), unflatten_lost(lost))
 
+    def _again(self, after: Coupled, before: Coupled, update: list[Tensor | None]) -> Coupled:
+        (current, unflatten), other = tree.flatten(before.current), tree.flatten(before.other)[0]
+        values = zip(tree.flatten(after.current)[0], tree.flatten(after.other)[0], strict=True)
+        for i, (added, pair) in enumerate(zip(update, values, strict=True)):
+            if added is not None:
+                current[i], other[i] = self._joined(current[i], other[i], added, *pair)
+        return Coupled(unflatten(current), unflatten(other), after.lost)
+
     def _emptied(self, lost: Any, step: int) -> Any:
         return tree.map_tensors(torch.zeros_like, lost) if self.ratio is not None and self._word_is_full(step) else lost
 
@@ -218,6 +249,10 @@ class Coupling(nn.Module):
         raise NotImplementedError
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+        raise NotImplementedError
+
+    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
+        """The pair after an update, whose values are known, as a function of what led to it."""
         raise NotImplementedError
 
     def _damp(self, value: Tensor, lost: Tensor | None, factor: Fraction) -> tuple[Tensor, Tensor | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Per
+from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Known, Per
 from loopgrad.models.fixed_point import Ratio
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
@@ -67,7 +67,7 @@ class Damped(Coupling):
     ):
         super().__init__(cell, arithmetic, per, dtype)
         self.beta = _fraction("Damped", "beta", beta)
-        self.factor = float(self.beta)
+        self.factor, self.share = float(self.beta), float(1 - self.beta)
         self.ratio = Ratio.of(1 - self.beta) if self.exact else None
 
     @property
@@ -85,6 +85,9 @@ class Damped(Coupling):
         kept = current.sub(added, alpha=self.unit)
         before, digits = self._undamp(kept, lost[0] if lost else None, 1 - self.beta)
         return before, [lost[1], digits] if lost else []
+
+    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
+        return Known.apply(other, added, new, self.share, self.unit), current
 
 
 class Leapfrog(Coupling):
@@ -135,12 +138,16 @@ class Leapfrog(Coupling):
         if scale == 0 or not math.isfinite(scale):
             raise ValueError(f"Leapfrog(scale={scale!r}) must be finite and not zero: at 0 nothing is iterated")
         self.scale = self.factor = float(scale)
+        self.share = 1.0
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
         return other.add(added, alpha=self.unit), current, lost
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
         return current.sub(added, alpha=self.unit), lost
+
+    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
+        return Known.apply(other, added, new, self.share, self.unit), current
 
 
 class Momentum(Coupling):
@@ -190,7 +197,7 @@ class Momentum(Coupling):
     ):
         super().__init__(cell, arithmetic, per, dtype)
         self.gamma = _fraction("Momentum", "gamma", gamma)
-        self.factor = float(1 - self.gamma)
+        self.factor, self.share = float(1 - self.gamma), float(self.gamma)
         self.ratio = Ratio.of(self.gamma) if self.exact else None
 
     @property
@@ -213,6 +220,10 @@ class Momentum(Coupling):
         kept = other.sub(added, alpha=self.unit)
         before, digits = self._undamp(kept, lost[0] if lost else None, self.gamma)
         return before, [digits] if lost else []
+
+    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
+        velocity = Known.apply(other, added, new_other, self.share, self.unit)
+        return current + velocity, velocity
 
 
 def coupled(

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, ReversibleBPTT, TruncatedBPTT
+from loopgrad.models import Damped
 
-ESTIMATORS = [BPTT(), CheckpointedBPTT(), TruncatedBPTT(num_steps=2)]
+ESTIMATORS = [BPTT(), CheckpointedBPTT(), TruncatedBPTT(num_steps=2), ReversibleBPTT()]
 NUM_STEPS = 7
 
 
@@ -28,6 +29,8 @@ class Model(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.cell, self.encoder, self.estimator = Cell(), nn.Linear(4, 4, dtype=torch.float64), estimator
+        if isinstance(estimator, ReversibleBPTT):
+            self.cell = Damped(self.cell, "1/4")
 
     def forward(self, x):
         x = self.encoder(x)
