@@ -218,7 +218,7 @@ class _Resumed(torch.autograd.Function):
         return torch.zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: torch.Tensor) -> Any:
+    def backward(ctx: Any, *_: Any) -> Any:
         totals = tuple(ctx.sums)
         ctx.sums.clear()
         return None, *totals

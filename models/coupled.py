@@ -58,9 +58,9 @@ class Known(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Any) -> Any:
         """Return the gradients of other and added."""
-        share, unit = ctx.factors
+        (gradient,), (share, unit) = gradients, ctx.factors
         return (
             gradient if share == 1 else gradient * share,
             gradient if unit == 1 else gradient * unit,

@@ -246,13 +246,12 @@ def coupled(
                 f"coupling_rate={rate!r} has no effect without coupling='damped', 'leapfrog' or 'momentum'"
             )
         return cell
-    given = {} if rate is None else {"rate": rate}
     if coupling == "damped":
-        return Damped(cell, *given.values(), dtype=dtype)
+        return Damped(cell, "1/2" if rate is None else rate, dtype=dtype)
     if coupling == "leapfrog":
-        return Leapfrog(cell, *map(_number, given.values()), dtype=dtype)
+        return Leapfrog(cell, 1.0 if rate is None else _number(rate), dtype=dtype)
     if coupling == "momentum":
-        return Momentum(cell, *given.values(), dtype=dtype)
+        return Momentum(cell, "7/8" if rate is None else rate, dtype=dtype)
     raise ValueError(f"coupling must be 'damped', 'leapfrog', 'momentum' or None, got {coupling!r}")
 
 

@@ -96,12 +96,12 @@ class _ToGrid(torch.autograd.Function):
         return value.to(torch.float64, copy=True).mul_(factor).round_()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.to(ctx.dtype) * ctx.factor, None
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0].to(ctx.dtype) * ctx.factor, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: Any) -> Tensor:
-        return tangent.double() * ctx.factor
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0].double() * ctx.factor
 
 
 class _Times(torch.autograd.Function):
@@ -119,9 +119,9 @@ class _Times(torch.autograd.Function):
         return quotient.mul_(1 / SCALE), lost
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None, None]:
-        return gradient * ctx.ratio, None, None, None
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0] * ctx.ratio, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, *_: Any) -> tuple[Tensor, None]:
-        return tangent * ctx.ratio, None
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return tangents[0] * ctx.ratio, None
