@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.live_bytes import PeakBytes, storages
+
+__all__ = ["CellCalls", "PeakBytes", "SavedBytes", "flop_counter", "storages"]
 
 
 class CellCalls:
@@ -99,51 +101,6 @@ class _Packed:
         self.tensor = tensor.detach()
 
 
-class PeakBytes(TorchDispatchMode):
-    """Follows the storages that operators allocate inside the block until they are freed.
-
-    Counts whole storages, gradients and what Python attributes keep alive included. Does not see an operator's
-    internal scratch, an allocator's rounding, or what a compiled region allocates inside.
-
-    Attributes:
-        live: Bytes alive now.
-        peak: Largest value of `live` so far.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._sizes: dict[int, int] = {}
-        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.ops.aten.lift_fresh.default:  # its argument was allocated by torch.tensor(...) just now
-            for tensor in tree.tensors((args, kwargs)):
-                self._follow(tensor, existed=True)
-        output = func(*args, **kwargs)
-        for tensor in tree.tensors(output):
-            self._follow(tensor, existed=False)
-        return output
-
-    def _follow(self, tensor: torch.Tensor, existed: bool) -> None:
-        for storage in storages(tensor):
-            address, size = storage._cdata, storage.nbytes()
-            if address not in self._alive:
-                self._alive[address] = weakref.ref(storage, partial(self._freed, address))
-                if not existed:
-                    self._sizes[address] = 0
-            if address in self._sizes:  # not a storage from before the block; it may have been resized
-                self.live += size - self._sizes[address]
-                self._sizes[address] = size
-        self.peak = max(self.peak, self.live)
-
-    def _freed(self, address: int, _: Any) -> None:
-        del self._alive[address]
-        self.live -= self._sizes.pop(address, 0)
-
-
 class _NoModules:
     """Stands in for FlopCounterMode's module tracker, whose hooks fail on leaves given to autograd.grad."""
 
@@ -168,15 +125,6 @@ def flop_counter() -> FlopCounterMode:
     mode = FlopCounterMode(display=False, custom_mapping=attention)
     mode.mod_tracker = _NoModules()  # pyright: ignore[reportAttributeAccessIssue]
     return mode
-
-
-def storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """Return the storages that hold the values of `tensor`: one, or those of the parts of a sparse tensor."""
-    if tensor.layout == torch.strided:
-        return [tensor.untyped_storage()]
-    if tensor.layout == torch.sparse_coo:
-        return [tensor._indices().untyped_storage(), tensor._values().untyped_storage()]
-    raise TypeError(f"cannot count the bytes of a tensor of layout {tensor.layout}: strided and sparse_coo only")
 
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -94,6 +94,19 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
                 queue.append(parent)
 
 
+def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+    """Return a leaf that shares the memory of `tensor`."""
+    return tensor.detach().requires_grad_(requires_grad)
+
+
+def entry(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what an update reads in place of a leaf that is given to autograd.grad.
+
+    A view: modules that count gradients through hooks cannot do so on such a leaf.
+    """
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor
+
+
 class _Host(nn.Module):
     """Calls a function of the cell as a module, so that parameters are swapped once and not per update."""
 

@@ -10,6 +10,8 @@ from torch import nn
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT
 
 SCHEDULES = ["sqrt", 1, 2, 5, 64]
+BINOMIAL = [CheckpointedBPTT("binomial", num_snapshots=c) for c in (0, 1, 2, 5)]
+EVERY = [*map(CheckpointedBPTT, SCHEDULES), *BINOMIAL, CheckpointedBPTT(offload="cpu")]
 
 
 def gradients(estimator, problem, num_steps):
@@ -20,10 +22,10 @@ def gradients(estimator, problem, num_steps):
 
 # a tensor that stands twice in the state gets its cotangents summed per place, an order that BPTT does not keep
 @pytest.mark.parametrize("cell", [name for name in CELLS if name != "twice"])
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("estimator", EVERY, ids=str)
 @pytest.mark.parametrize("num_steps", [1, 8, 17])
-def test_gradient_equals_bptt_bit_for_bit_in_float32(cell, schedule, num_steps):
-    ours = gradients(CheckpointedBPTT(schedule), build(cell, torch.float32), num_steps)
+def test_gradient_equals_bptt_bit_for_bit_in_float32(cell, estimator, num_steps):
+    ours = gradients(estimator, build(cell, torch.float32), num_steps)
     bptt = gradients(BPTT(), build(cell, torch.float32), num_steps)
     assert all(a is None if b is None else torch.equal(a, b) for a, b in zip(ours, bptt, strict=True))
 
@@ -72,7 +74,7 @@ def test_saved_bytes_grow_as_each_estimator_claims():
 
 def test_autocast_is_met_again_in_backward():
     """In bf16 the update rounds differently: without autocast in the second run the gradient would be another one."""
-    for estimator in (CheckpointedBPTT(), CheckpointedBPTT(1), TruncatedBPTT(num_steps=99)):
+    for estimator in (CheckpointedBPTT(), CheckpointedBPTT(1), BINOMIAL[0], BINOMIAL[2], TruncatedBPTT(num_steps=99)):
         problem, witness = build("affine", torch.float32), build("affine", torch.float32)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             state = estimator(problem.cell, problem.state, problem.inputs, 9).state

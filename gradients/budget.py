@@ -1,0 +1,162 @@
+"""The cheapest exact schedule whose peak fits a number of bytes, foreseen from updates that are traced beforehand.
+
+A trace runs the updates of one cycle with their graphs and vector-Jacobian products and follows their live storages.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from loopgrad.gradients import host
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.explicit import ExplicitCell, alias, entry
+from loopgrad.gradients.live_bytes import PeakBytes, storages
+from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.schedule import Schedule, binomial, evaluations
+
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)}
+_UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)}
+
+
+def parse_bytes(budget: int | str) -> int:
+    """Return the bytes of a budget such as "512MiB", "2GB", "300 kB" or a plain int.
+
+    Raises:
+        ValueError: It is not a positive number of bytes.
+    """
+    if isinstance(budget, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", budget)
+        if found and found[2].lower() in _UNITS:
+            budget = int(float(found[1]) * _UNITS[found[2].lower()])
+    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+        raise ValueError(
+            f"CheckpointedBPTT(memory_budget={budget!r}) must be a positive number of bytes: an int, or a string such "
+            'as "512MiB", "1.5GiB", "2GB" or "300 kB"'
+        )
+    return budget
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one update of a cell holds, in bytes; the largest of the updates traced.
+
+    Attributes:
+        state: Storages of one state.
+        snapshot: What one stored state takes of the device, with the generator states and buffers kept beside it.
+        graph: What the graph of one update holds, its output included.
+        taped: Peak of an update with its vector-Jacobian product, sums of gradients and cotangents included.
+        sums: The running sums of the gradients of parameters and inputs.
+        fixed: What lives beside: the last state and its cotangent, copies of buffers and generator states.
+        traced: Updates traced.
+    """
+
+    state: int
+    snapshot: int
+    graph: int
+    taped: int
+    sums: int
+    fixed: int
+    traced: int
+
+    def whole(self, num_steps: int) -> int:
+        """Return the peak of plain backpropagation through time."""
+        return self.fixed + self.taped + (num_steps - 1) * self.graph
+
+    def cut(self, snapshots: int, length: int) -> int:
+        """Return the peak of blocks of `length` updates with that many stored states."""
+        # in a longer block the sums of this block and those of the blocks after it live beside most of its graphs
+        longer = (length - 1) * self.graph + (self.sums if length > 1 else 0)
+        return self.fixed + self.state + snapshots * self.snapshot + self.taped + longer
+
+
+def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None:
+    """Return the schedule of fewest evaluations that fits, ties by smallest peak; None for plain BPTT.
+
+    Raises:
+        ValueError: Nothing fits; names the smallest budget that does.
+    """
+    if footprint.whole(num_steps) <= budget:
+        return None
+    best = None
+    for length in range(1, num_steps + 1):
+        room = budget - footprint.cut(0, length)
+        if room < 0:
+            break
+        blocks = -(-num_steps // length)
+        # the state before the last block is the working state, which `cut` counts already
+        most = max(blocks - 2, 0)
+        snapshots = min(room // footprint.snapshot, most) if footprint.snapshot else most
+        found = evaluations(num_steps, snapshots, length), footprint.cut(snapshots, length), snapshots, length
+        best = min(best, found) if best else found
+    if best is None:
+        least = min(footprint.whole(num_steps), footprint.cut(0, 1))
+        raise ValueError(
+            f"CheckpointedBPTT(memory_budget={budget}) is too small: {num_steps} updates of this cell on this batch "
+            f'need at least memory_budget="{-(-least // 1024)}KiB"; give that, or a smaller batch'
+        )
+    count, _, snapshots, length = best
+    low = 0
+    while low < snapshots:
+        middle = (low + snapshots) // 2
+        if evaluations(num_steps, middle, length) == count:
+            snapshots = middle
+        else:
+            low = middle + 1
+    return binomial(num_steps, snapshots, length)
+
+
+def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
+    """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was."""
+    tensors = [*cell.state, *cell.others]
+    conditions = Conditions(cell.cell, tensors)
+    traced = min(period_of(cell.cell), num_steps)
+    state, measured = list(cell.state), []
+    try:
+        with conditions.restored(cell.cell) as buffers:
+            versions = [buffer._version for buffer in buffers.values()]
+            for step in range(traced):
+                state, sizes = _one_update(cell, state, buffers, step)
+                measured.append(sizes)
+            moved = not all(map(torch.equal, conditions.generators, conditions.generator_states()))
+            written = versions != [buffer._version for buffer in buffers.values()]
+    finally:
+        # casts of the aliases that the trace read would otherwise stay in the cache of the caller's autocast region
+        torch.clear_autocast_cache()
+    graph, taped = (max(column) for column in zip(*measured, strict=True))
+    generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
+    kept = [leaf for leaf in state if not offload or host.stays(leaf)]
+    return Footprint(
+        state=_bytes(state),
+        snapshot=_bytes(kept) + generators * moved + copies * written,
+        graph=graph,
+        taped=taped,
+        sums=sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad),
+        fixed=2 * _bytes(state) + 2 * copies + 2 * generators,
+        traced=traced,
+    )
+
+
+def _one_update(cell: ExplicitCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
+    sources = [alias(leaf, True) for leaf in state]
+    others = [alias(t, t.requires_grad) for t in cell.others]
+    with PeakBytes() as live:
+        entries = [entry(t) for t in others]
+        last = cell.run_on([entry(t) for t in sources], entries, buffers, step, step + 1)
+        resumed = [entry(t) for t in entries if t.requires_grad]
+        graph = live.live
+        pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if out.requires_grad]
+        sources += [t for t in others if t.requires_grad]
+        new = [leaf.detach() for leaf in last]
+        del last, resumed, entries
+        outputs, seeds = zip(*pairs, strict=True) if pairs else ((), ())
+        if pairs:
+            torch.autograd.grad(outputs, sources, seeds, allow_unused=True)
+    return new, (graph, live.peak)
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    found = {storage._cdata: storage.nbytes() for tensor in tensors for storage in storages(tensor)}
+    return sum(found.values())

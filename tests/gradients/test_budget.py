@@ -1,0 +1,154 @@
+"""A byte budget is honoured by measurement, spends no more evaluations than it must, and changes no bit."""
+
+import pytest
+import torch
+from cases import CELLS, build, loss_of
+from torch import nn
+
+from loopgrad.analysis import measure
+from loopgrad.gradients import BPTT, CheckpointedBPTT, budget, host
+from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.schedule import evaluations
+
+SIZES = [(64, 64), *(pytest.param(n, batch, marks=pytest.mark.slow) for n, batch in ((256, 16), (1024, 8)))]
+
+
+class Perceptron(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, state, inputs, step):
+        z = state["z"] + self.down(torch.nn.functional.gelu(self.up(state["z"] + inputs)))
+        return {"z": torch.tanh(z), "mean": 0.9 * state["mean"] + 0.1 * z}
+
+
+class Attention(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(width, 2, 2 * width, dropout=0.0, batch_first=True)
+
+    def forward(self, state, inputs, step):
+        return self.block(state + inputs)
+
+
+class Gru(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gru = nn.GRUCell(width, width)
+
+    def forward(self, state, inputs, step):
+        return self.gru(inputs[:, step], state)
+
+
+def perceptron(num_steps, batch):
+    return Perceptron(32), {"z": torch.randn(batch, 32), "mean": torch.zeros(batch, 32)}, torch.randn(batch, 32)
+
+
+def attention(num_steps, batch):
+    return Attention(16), torch.randn(batch, 4, 16), torch.randn(batch, 4, 16)
+
+
+def gru(num_steps, batch):
+    return Gru(32), torch.randn(batch, 32), torch.randn(batch, num_steps, 32)
+
+
+def footprint_of(cell, state, inputs, num_steps):
+    return budget.trace(ExplicitCell(cell, state, inputs), num_steps, offload=False)
+
+
+def four_budgets(footprint, num_steps):
+    """From barely feasible to roomy: no snapshot, a few, many, and a few whole segments."""
+    return [
+        footprint.cut(1, 1),
+        footprint.cut(4, 1),
+        footprint.cut(12, 2),
+        footprint.cut(num_steps // 8, 4),
+    ]
+
+
+@pytest.mark.parametrize("problem", [perceptron, attention, gru])
+@pytest.mark.parametrize(("num_steps", "batch"), SIZES)
+@pytest.mark.parametrize("which", range(4))
+def test_measured_peak_is_within_the_budget_and_evaluations_within_the_optimum(problem, num_steps, batch, which):
+    torch.manual_seed(0)
+    cell, state, inputs = problem(num_steps, batch)
+    footprint = footprint_of(cell, state, inputs, num_steps)
+    size = four_budgets(footprint, num_steps)[which]
+    estimator = CheckpointedBPTT(memory_budget=size)
+
+    def run():
+        return loss_of(estimator(cell, state, inputs, num_steps).state)
+
+    cost = measure(run, cell=cell, repeats=0, warmup=0)
+    fit = (size - footprint.cut(0, 1)) // footprint.snapshot
+    assert cost.peak_bytes <= size
+    assert cost.cell_evaluations - footprint.traced <= evaluations(num_steps, min(fit, num_steps - 1))
+    sources = list(cell.parameters())
+    ours = torch.autograd.grad(run(), sources)
+    bptt = torch.autograd.grad(loss_of(BPTT()(cell, state, inputs, num_steps).state), sources)
+    assert all(map(torch.equal, ours, bptt))
+
+
+@pytest.mark.parametrize("cell", [name for name in CELLS if name != "twice"])
+@pytest.mark.parametrize("size", ["tight", "1MiB"])
+def test_gradient_equals_bptt_bit_for_bit_and_the_trace_leaves_no_trace(cell, size):
+    found, problem = [], build(cell, torch.float32)
+    if size == "tight":
+        footprint = footprint_of(problem.cell, problem.state, problem.inputs, 17)
+        size = footprint.cut(0, 1)
+        assert size < footprint.whole(17)
+    for estimator in (CheckpointedBPTT(memory_budget=size), BPTT()):
+        problem = build(cell, torch.float32)
+        torch.manual_seed(3)
+        state = estimator(problem.cell, problem.state, problem.inputs, 17).state
+        gradients = torch.autograd.grad(loss_of(state), list(problem.sources().values()), allow_unused=True)
+        found.append((gradients, torch.get_rng_state(), list(problem.cell.buffers())))
+    assert all(
+        a is b is None or torch.equal(a, b)
+        for pair in zip(*found, strict=True)
+        for a, b in (zip(*pair, strict=True) if not isinstance(pair[0], torch.Tensor) else [pair])
+    )
+
+
+def test_the_budget_that_the_error_names_works():
+    cell, state, inputs = gru(32, 8)
+    with pytest.raises(ValueError, match=r'memory_budget="\d+KiB"') as error:
+        CheckpointedBPTT(memory_budget="2kB")(cell, state, inputs, 32)
+    named = str(error.value).split('memory_budget="')[1].split('"')[0]
+    CheckpointedBPTT(memory_budget=named)(cell, state, inputs, 32)
+
+
+def test_stats_count_the_traced_updates():
+    problem, seen = build("two_streams"), []
+    problem.cell.register_forward_hook(lambda *_: seen.append(1))
+    rollout = CheckpointedBPTT(memory_budget="1MiB")(problem.cell, problem.state, problem.inputs, 9)
+    loss_of(rollout.state).backward()
+    assert rollout.stats.cell_evaluations == len(seen) == 9 + 3
+    assert rollout.stats.vjps == 9 + 3
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("512MiB", 512 * 2**20), ("2GB", 2 * 10**9), ("300 kB", 300_000), ("1.5GiB", 3 * 2**29), (77, 77)],
+)
+def test_sizes_are_read(text, number):
+    assert budget.parse_bytes(text) == number
+
+
+@pytest.mark.parametrize("size", ["12 parsecs", "MiB", "-3MB", 0, True, 1.5, "0.1"])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="512MiB"):
+        CheckpointedBPTT(memory_budget=size)
+
+
+def test_a_budget_beside_a_schedule_is_refused():
+    with pytest.raises(ValueError, match="chooses the schedule itself"):
+        CheckpointedBPTT("binomial", num_snapshots=2, memory_budget="1MiB")
+
+
+def test_a_state_is_copied_to_the_host_and_comes_back_equal():
+    leaf = torch.randn(3, 4).T
+    kept = host.to_host(leaf, pinned=False)
+    assert kept.data_ptr() != leaf.data_ptr() and torch.equal(host.fetch(kept, leaf.device), leaf)
+    assert host.store(leaf) is leaf
