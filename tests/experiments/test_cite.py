@@ -13,6 +13,7 @@ TRM, HRM = "2510.04871", "2506.21734"
 PAPERS = {  # what the published papers are, from arXiv, not from the docstrings
     "estimator=bptt": ["werbos1990"],
     "estimator=checkpointed": ["1604.06174"],
+    "estimator=reversible": ["1707.04585", "1502.03492"],
     "estimator=truncated": ["williams1990"],
     "estimator=last_cycle": [TRM],
     "estimator=one_step": [HRM],
