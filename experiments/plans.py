@@ -15,7 +15,8 @@ from loopgrad.experiments.runs import Plan, build_model
 from loopgrad.experiments.seeds import seed_for
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator
+from loopgrad.gradients import Estimator, ReversibleBPTT
+from loopgrad.models import Coupling
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,12 @@ def parts(config: DictConfig) -> Parts:
         task.test_set()
     except (ValueError, ImportError, MemoryError) as error:
         raise ConfigError(str(error)) from error
-    build_model(config.model, task, seed=0)
+    model = build_model(config.model, task, seed=0)
+    for name, estimator in estimators.items():
+        if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
+            raise ConfigError(
+                f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
+            )
     return Parts(task, plain(config.model), estimators, trainer)
 
 
