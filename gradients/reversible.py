@@ -10,7 +10,7 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
+from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
 from loopgrad.gradients.recompute import Conditions, graph_free
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
@@ -159,8 +159,7 @@ class _Recursion(torch.autograd.Function):
         saved = iter(ctx.saved_tensors)
         first = [next(saved) for _ in range(width)]
         aliases = [
-            next(saved).detach().requires_grad_(needed)
-            for _, needed in zip(cell.others, ctx.needs_input_grad[4 + width :], strict=True)
+            alias(next(saved), needed) for _, needed in zip(cell.others, ctx.needs_input_grad[4 + width :], strict=True)
         ]
         last = [next(saved) for _ in range(width)]
         words = [tuple(next(saved) for _ in range(length)) for length in ctx.lengths]
@@ -168,8 +167,8 @@ class _Recursion(torch.autograd.Function):
         anchors = [rest[i : i + width] for i in range(0, len(rest), width)]
         # views: modules that count gradients through hooks cannot do so on the leaves given to autograd.grad
         with torch.enable_grad():
-            entries = [alias.view_as(alias) if alias.requires_grad else alias for alias in aliases]
-        wanted = [entry for entry in entries if entry.requires_grad]
+            entries = [entry(tensor) for tensor in aliases]
+        wanted = [tensor for tensor in entries if tensor.requires_grad]
         sums: list[torch.Tensor | None] = [None] * len(wanted)
 
         def sweep(module: nn.Module, inputs: Any) -> list[torch.Tensor | None]:
@@ -203,7 +202,7 @@ class _Recursion(torch.autograd.Function):
         with ctx.conditions.restored(cell.cell):
             grads = cell.call(sweep, entries, {})
         totals = iter(sums)
-        others = [next(totals) if entry.requires_grad else None for entry in entries]
+        others = [next(totals) if tensor.requires_grad else None for tensor in entries]
         return None, None, None, None, *grads, *others
 
 

@@ -142,7 +142,7 @@ class Coupling(nn.Module):
         lost = ()
         if self.ratio is not None:
             lost = tuple(tree.map_tensors(torch.zeros_like, current) for _ in range(self.damped_copies))
-        return Coupled(current, tree.map_tensors(lambda leaf: leaf, other), tree.map_tensors(torch.Tensor.detach, lost))
+        return Coupled(current, other, lost)
 
     def read(self, state: Coupled) -> Any:
         """Return z_t of a coupled state, in the dtype of the wrapped cell."""

@@ -27,9 +27,8 @@ class Damped(Coupling):
         cell: Any cell.
         beta: Strength of the pull, in (0, 1): a Fraction or "4/5"; a float whose denominator is at most 1024.
         arithmetic: "exact": multiples of 2^-32 below 2^20 in absolute value, the digits lost by (1 - beta) kept, about
-            log2(1 / (1 - beta)) bits per element and update when the lost digits are whole numbers of 2^-32 times
-            (d / n). "float64" or "float32": undone up to rounding, which grows by 1 / (1 - beta) at each update of a
-            copy.
+            log2(1 / (1 - beta)) bits per element and update. "float64" or "float32": undone up to rounding,
+            which grows by 1 / (1 - beta) at each update of a copy.
         per: "cycle", or "update" to take single updates of the cell as f; then a fixed point of every update is one of
             this recursion, and leaves that an update hands through stay as they are.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
