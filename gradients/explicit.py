@@ -68,8 +68,8 @@ class ExplicitCell:
             return torch.func.functional_call(self._host, swapped, (fn, inputs))
 
 
-def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> None:
-    """Raise if the graph of `outputs` reaches a leaf that is not one of `known`.
+def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> set[Any]:
+    """Return the nodes of the graph of `outputs`; raise if it reaches a leaf not `known`.
 
     Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost.
 
@@ -92,6 +92,7 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 queue.append(parent)
+    return seen
 
 
 def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:

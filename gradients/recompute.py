@@ -85,6 +85,10 @@ class Conditions:
                 return name
         return None
 
+    def autocast_caches(self) -> bool:
+        """Return whether autocast was on and kept the casts of weights for its whole region."""
+        return self.autocast_cache and any(enabled for *_, enabled in self.autocast)
+
     @contextmanager
     def restored(self, cell: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
         """Meet the conditions again with autograd on; yields copies of the buffers to run with.

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
+from loopgrad.gradients.explicit import ExplicitCell, alias
 from loopgrad.gradients.recompute import Conditions, graph_free
+from loopgrad.gradients.totals import Totals
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
 TOLERANCE = 0.1
@@ -40,9 +41,6 @@ class ReversibleBPTT(Estimator):
         generator state per update (5 kB on CPU, 16 B on CUDA).
     Not recommended when: the recursion itself is given and must not change, for a coupled recursion is another model:
         use `CheckpointedBPTT`; its states would fit anyway; second derivatives are needed.
-        Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
-        weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts unless
-        cache_enabled=False.
     Reference: A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
         arXiv 1707.04585; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning",
         2015, arXiv 1502.03492.
@@ -117,6 +115,7 @@ class _Recursion(torch.autograd.Function):
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.cell, ctx.num_steps, ctx.how = cell, num_steps, how
+        ctx.are_leaves = [tensor.is_leaf and tensor.requires_grad for tensor in cell.others]
         versions = [tensor._version for tensor in tensors]
         conditions = Conditions(cell.cell, tensors)
         notes, draws, anchors = [], [conditions.generators], []
@@ -165,65 +164,41 @@ class _Recursion(torch.autograd.Function):
         words = [tuple(next(saved) for _ in range(length)) for length in ctx.lengths]
         rest = list(saved)
         anchors = [rest[i : i + width] for i in range(0, len(rest), width)]
-        # views: modules that count gradients through hooks cannot do so on the leaves given to autograd.grad
-        with torch.enable_grad():
-            entries = [entry(tensor) for tensor in aliases]
-        wanted = [tensor for tensor in entries if tensor.requires_grad]
-        sums: list[torch.Tensor | None] = [None] * len(wanted)
+        cached = [leaf and ctx.conditions.autocast_caches() for leaf in ctx.are_leaves]
+        totals = Totals(aliases, cached)
+        period = period_of(cell.cell)
 
-        def sweep(module: nn.Module, inputs: Any) -> list[torch.Tensor | None]:
-            nonlocal sums
-            state, grads = last, list(cotangents)
+        def sweep(module: Any, inputs: Any) -> list[torch.Tensor | None]:
+            state, grads = cell.unflatten_state(last), list(cotangents)
             for step in reversed(range(ctx.num_steps)):
+                if not any(grad is not None for grad in grads):
+                    break
                 if ctx.conditions.generators:
                     ctx.conditions.set_generators(ctx.draws[step])
-                note = ctx.note(ctx.touched[step], words[step])
-                before, after = module(cell.unflatten_state(state), inputs, step, note)
-                outputs, leaves = tree.flatten(after)[0], tree.flatten(before)[0]
-                sources = [leaf for leaf in leaves if leaf.requires_grad]
-                if step == ctx.num_steps - 1:
-                    check_nothing_hidden(outputs, [*sources, *aliases])
-                pairs = [(o, g) for o, g in zip(outputs, grads, strict=True) if g is not None and o.requires_grad]
-                if not pairs:
-                    break
-                if any(total is not None for total in sums):
-                    # made last, so run first: each sum continues from its total, in the order in which BPTT adds
-                    pairs.append((_Resumed.apply(sums, *wanted), torch.ones(())))
-                found = iter(torch.autograd.grad(*_columns(pairs, [*sources, *wanted]), allow_unused=True))
-                grads = [next(found) if leaf.requires_grad else None for leaf in leaves]
-                sums = list(found)
-                state = [leaf.detach() for leaf in leaves]
+                undone = module(state, inputs, step, ctx.note(ctx.touched[step], words[step]))
+                state, reads = undone.before, undone.reads
+                if step >= ctx.num_steps - period:
+                    totals.look([image for image in undone.images if image is not None], reads)
+                seeds, grads = module.pull(undone.images, grads)
+                pairs = zip(undone.images, seeds, strict=True)
+                pairs = [(i, seed) for i, seed in pairs if seed is not None and i.requires_grad]
+                for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
+                    if grad is not None and grad.dtype == read.dtype:
+                        # the leaf's own gradient comes first, as in BPTT, which has no cast between the two
+                        pairs.append((read, grad))
+                        grads[i] = None
+                for i, read in enumerate(totals.pull(pairs, reads) if pairs else ()):
+                    if read is not None:
+                        grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
                 if anchors and step and step % ctx.how.anchors == 0:
-                    state = anchors[step // ctx.how.anchors - 1]
+                    state = cell.unflatten_state(anchors[step // ctx.how.anchors - 1])
             else:
                 _verify(cell, ctx.how.verify, state, first, last)
-            return grads
+            return grads + [None] * (width - len(grads))
 
         with ctx.conditions.restored(cell.cell):
-            grads = cell.call(sweep, entries, {})
-        totals = iter(sums)
-        others = [next(totals) if tensor.requires_grad else None for tensor in entries]
-        return None, None, None, None, *grads, *others
-
-
-class _Resumed(torch.autograd.Function):
-    """Gives the sums so far as gradients, and lets go of them so that autograd adds to them in place."""
-
-    @staticmethod
-    def forward(ctx: Any, sums: list[torch.Tensor | None], *tensors: torch.Tensor) -> torch.Tensor:
-        ctx.sums = sums
-        return torch.zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        totals = tuple(ctx.sums)
-        ctx.sums.clear()
-        return None, *totals
-
-
-def _columns(pairs: list[tuple[torch.Tensor, torch.Tensor]], sources: list[torch.Tensor]) -> tuple[Any, Any, Any]:
-    outputs, seeds = zip(*pairs, strict=True)
-    return outputs, sources, seeds
+            grads = cell.call(sweep, totals.entries, {})
+        return None, None, None, None, *grads, *totals.result()
 
 
 def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
@@ -235,12 +210,12 @@ def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(cell: ExplicitCell, verify: str, got: list[Any], first: list[Any], last: list[Any]) -> None:
+def _verify(cell: ExplicitCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
     """Compare the first state as reconstructed with what it was."""
     if verify == "off":
         return
     # the digits that damping has lost so far are no part of the state that was given
-    pairs = [tree.tensors((s.current, s.other)) for s in map(cell.unflatten_state, (got, first))]
+    pairs = [tree.tensors((s.current, s.other)) for s in (got, cell.unflatten_state(first))]
     finite = all(bool(leaf.isfinite().all()) for leaf in last)
     worst = 0.0
     for mine, true in zip(*pairs, strict=True):

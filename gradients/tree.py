@@ -1,10 +1,10 @@
 """Flattening a state or an inputs tree: any nesting of tuples, lists, dicts, named tuples and dataclasses.
 
-Built on torch's own pytree; dataclasses need no registration.
+Built on torch's own pytree; dataclasses need no registration, and plain containers take a shorter way.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,19 +18,17 @@ def flatten(tree: Any) -> tuple[Leaves, Unflatten]:
     """Return the leaves of `tree` in a fixed order and the function that rebuilds the tree from such leaves."""
     if isinstance(tree, torch.Tensor):
         return [tree], _only
+    if (kind := type(tree)) is tuple or kind is list:  # by hand: updates flatten their state, and pytree takes 10 us
+        return _flatten_parts(tree, kind)
+    if kind is dict:
+        keys = list(tree)
+        return _flatten_parts(tree.values(), lambda values: dict(zip(keys, values, strict=True)))
+    if _is_dataclass(tree):
+        return _flatten_dataclass(tree)
     nodes, spec = pytree.tree_flatten(tree)
     if not any(_is_dataclass(node) for node in nodes):
         return nodes, lambda leaves: pytree.tree_unflatten(leaves, spec)
-    parts = [_flatten_dataclass(node) if _is_dataclass(node) else ([node], _only) for node in nodes]
-
-    def unflatten(leaves: Leaves) -> Any:
-        rebuilt, start = [], 0
-        for part, build in parts:
-            rebuilt.append(build(leaves[start : start + len(part)]))
-            start += len(part)
-        return pytree.tree_unflatten(rebuilt, spec)
-
-    return [leaf for part, _ in parts for leaf in part], unflatten
+    return _flatten_parts(nodes, lambda values: pytree.tree_unflatten(list(values), spec))
 
 
 def leaves_with_names(tree: Any, name: str) -> list[tuple[str, Any]]:
@@ -62,19 +60,36 @@ def _is_dataclass(node: Any) -> bool:
     return dataclasses.is_dataclass(node) and not isinstance(node, type)
 
 
+def _flatten_parts(parts: Iterable[Any], build: Callable[[Iterable[Any]], Any]) -> tuple[Leaves, Unflatten]:
+    leaves: Leaves = []
+    ends: list[tuple[int, Unflatten]] = []
+    for part in parts:
+        found, unflatten = flatten(part)
+        leaves += found
+        ends.append((len(leaves), unflatten))
+
+    def rebuild(new_leaves: Leaves) -> Any:
+        start, values = 0, []
+        for end, unflatten in ends:
+            values.append(unflatten(new_leaves[start:end]))
+            start = end
+        return build(values)
+
+    return leaves, rebuild
+
+
 def _flatten_dataclass(node: Any) -> tuple[Leaves, Unflatten]:
     names = [field.name for field in dataclasses.fields(node)]
-    leaves, unflatten = flatten([getattr(node, name) for name in names])
 
-    def build(new_leaves: Leaves) -> Any:
+    def build(values: Iterable[Any]) -> Any:
         new = object.__new__(type(node))  # no __init__: fields with init=False and __post_init__ keep their values
         for name, value in vars(node).items() if hasattr(node, "__dict__") else ():
             object.__setattr__(new, name, value)
-        for name, value in zip(names, unflatten(new_leaves), strict=True):
+        for name, value in zip(names, values, strict=True):
             object.__setattr__(new, name, value)
         return new
 
-    return leaves, build
+    return _flatten_parts([getattr(node, name) for name in names], build)
 
 
 def _only(leaves: Leaves) -> Any:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Stationary, tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.fixed_point import SCALE, Ratio, to_grid
+from loopgrad.models.fixed_point import SCALE, Ratio, plus, to_grid
 
 Arithmetic = Literal["exact", "float64", "float32"]
 Per = Literal["cycle", "update"]
+Gradients = list[Tensor | None]
 STORED = {"exact": torch.float64, "float64": torch.float64, "float32": torch.float32}
 
 
@@ -48,26 +49,19 @@ class Note:
     dropped: tuple[Tensor, ...] = ()
 
 
-class Known(torch.autograd.Function):
-    """value = share * other + unit * added, where the value is known already and only the graph is wanted."""
+@dataclass(frozen=True)
+class Undone:
+    """An update that was undone, and what takes its vector-Jacobian product.
 
-    @staticmethod
-    def forward(ctx: Any, other: Tensor, added: Tensor, value: Tensor, share: float, unit: float) -> Tensor:
-        """Return the value."""
-        ctx.factors = share, unit
-        return value.view_as(value)
+    Attributes:
+        before: The state before the update.
+        reads: Leaves that the wrapped cell has read, in its dtype.
+        images: What it made of each, with a graph from `reads`; None for a leaf that it handed through.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        """Return the gradients of other and added."""
-        (gradient,), (share, unit) = gradients, ctx.factors
-        return (
-            gradient if share == 1 else gradient * share,
-            gradient if unit == 1 else gradient * unit,
-            None,
-            None,
-            None,
-        )
+    before: Coupled
+    reads: list[Tensor]
+    images: list[Tensor | None]
 
 
 class Coupling(nn.Module):
@@ -85,11 +79,6 @@ class Coupling(nn.Module):
     ratio: Ratio | None = None
     factor: float  # of the cell's image
     share: float  # that is kept of the other copy
-
-    @property
-    def unit(self) -> float:
-        """The value of 1 in what `_scaled` returns."""
-        return 1 / SCALE if self.exact else 1.0
 
     def __init__(self, cell: nn.Module, arithmetic: Arithmetic, per: Per, dtype: torch.dtype | None):
         super().__init__()
@@ -130,9 +119,12 @@ class Coupling(nn.Module):
         """Dtype in which the wrapped cell sees the state."""
         if self.dtype is not None:
             return self.dtype
-        closed = (t for m in self.cell.modules() if isinstance(m, Stationary) for t in m.closed_over)
-        found = (t.dtype for t in (*self.cell.parameters(), *closed) if t.is_floating_point())
-        return next(found, torch.get_default_dtype())
+        for module in self.cell.modules():
+            own = module.closed_over if isinstance(module, Stationary) else module._parameters.values()
+            for tensor in own:
+                if tensor is not None and tensor.is_floating_point():
+                    return tensor.dtype
+        return torch.get_default_dtype()
 
     def couple(self, state: Any) -> Coupled:
         """Return the coupled state to start from: both copies at `state`, or at rest; a coupled state as it is."""
@@ -158,18 +150,41 @@ class Coupling(nn.Module):
             undo: What `note` said of the update.
 
         Returns:
-            The state after the update. With `undo`: the state before it, whose leaves require grad if autograd is on,
-            and the very state after it, with a graph from there.
+            The state after the update. With `undo`: `Undone`, whose gradient `pull` gives.
         """
         state = self.couple(state)
-        if undo is None:
-            return self._advance(state, self._evaluate(state.current, inputs, step), step)
         stored, unflatten = tree.flatten(state.current)
+        dtype = self.cell_dtype
+        if undo is None:
+            reads = [leaf.to(dtype) for leaf in stored]
+            return self._advance(state, self._images(unflatten(reads), reads, inputs, step), step)
         pairs = zip(stored, tree.flatten(state.other)[0], undo.touched, strict=True)
-        current = [_leaf(self._read_by(*pair) if touched else pair[0]) for *pair, touched in pairs]
-        update = self._evaluate(unflatten(current), inputs, step)
-        before = self._retreat(state, current, [None if u is None else u.detach() for u in update], undo, step)
-        return before, self._again(state, before, update)
+        current = [self._read_by(*pair) if touched else pair[0] for *pair, touched in pairs]
+        reads = [leaf.detach().to(dtype).requires_grad_(torch.is_grad_enabled()) for leaf in current]
+        images = self._images(unflatten(reads), reads, inputs, step)
+        with torch.no_grad():
+            return Undone(self._retreat(state, current, images, undo), reads, images)
+
+    def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
+        """Return the vector-Jacobian product of an update, save for the part that goes through the wrapped cell.
+
+        Args:
+            images: Of the update that was undone.
+            gradients: Of the state after it: of each leaf of `current`, then of each of `other`; None for zero.
+
+        Returns:
+            The gradients of the images, and those of the state before, to which the cell's products with the former
+            are to be added.
+        """
+        width = len(images)
+        seeds, before = [], list(gradients[: 2 * width])
+        for i, image in enumerate(images):
+            seed = None
+            if image is not None:
+                sum_, before[i], before[width + i] = self._pulled(gradients[i], gradients[width + i])
+                seed = None if sum_ is None else self._gradient_of_image(sum_, image.dtype)
+            seeds.append(seed)
+        return seeds, before
 
     def note(self, state: Any, after: Coupled, step: int) -> Note:
         """Return what `forward` needs to undo update number `step`, which led from `state` to `after`."""
@@ -180,49 +195,36 @@ class Coupling(nn.Module):
             dropped = tuple(self.ratio.pack(leaf) for leaf in tree.tensors(state.lost))
         return Note(tuple(a is not b for a, b in pairs), dropped)
 
-    def _evaluate(self, current: Any, inputs: Any, step: int) -> list[Tensor | None]:
-        """What the image of z_t adds, per leaf; None for a leaf that the cell hands through."""
-        start = z = tree.map_tensors(lambda leaf: leaf.to(self.cell_dtype), current)
+    def _images(self, start: Any, reads: list[Tensor], inputs: Any, step: int) -> list[Tensor | None]:
+        """What the wrapped cell makes of its state `start`, per leaf; None for a leaf that it hands through."""
+        z = start
         if self.per == "update":
             z = self.cell(z, inputs, step)
         else:
             period = period_of(self.cell)
             for i in range(period):
                 z = self.cell(z, inputs, step * period + i)
-        pairs = zip(tree.tensors(z), tree.tensors(start), strict=True)
-        return [None if image is leaf else self._scaled(image) for image, leaf in pairs]
+        return [None if image is leaf else image for image, leaf in zip(tree.tensors(z), reads, strict=True)]
 
-    def _advance(self, state: Coupled, update: list[Tensor | None], step: int) -> Coupled:
+    def _advance(self, state: Coupled, images: list[Tensor | None], step: int) -> Coupled:
         (current, unflatten), other = tree.flatten(state.current), tree.flatten(state.other)[0]
         lost, unflatten_lost = tree.flatten(self._emptied(state.lost, step))
-        for i, added in enumerate(update):
-            if added is not None:
+        for i, image in enumerate(images):
+            if image is not None:
                 own = lost[i :: len(current)]
-                current[i], other[i], lost[i :: len(current)] = self._next(current[i], other[i], own, added)
+                current[i], other[i], lost[i :: len(current)] = self._next(current[i], other[i], own, image)
         return Coupled(unflatten(current), unflatten(other), unflatten_lost(lost))
 
-    def _retreat(
-        self, after: Coupled, current: list[Tensor], update: list[Tensor | None], note: Note, step: int
-    ) -> Coupled:
-        unflatten = tree.flatten(after.current)[1]
-        new, other = tree.flatten(after.current)[0], tree.flatten(after.other)[0]
+    def _retreat(self, after: Coupled, current: list[Tensor], images: list[Tensor | None], note: Note) -> Coupled:
+        (new, unflatten), other = tree.flatten(after.current), tree.flatten(after.other)[0]
         lost, unflatten_lost = tree.flatten(after.lost)
-        with torch.no_grad():
-            for i, added in enumerate(update):
-                if added is not None:
-                    own = lost[i :: len(new)]
-                    other[i], lost[i :: len(new)] = self._before(new[i], other[i], own, added)
+        for i, image in enumerate(images):
+            if image is not None:
+                own = lost[i :: len(new)]
+                other[i], lost[i :: len(new)] = self._before(new[i], other[i], own, image)
         if note.dropped and self.ratio is not None:
             lost = [self.ratio.unpack(packed) for packed in note.dropped]
-        return Coupled(unflatten(current), unflatten([_leaf(leaf) for leaf in other]), unflatten_lost(lost))
-
-    def _again(self, after: Coupled, before: Coupled, update: list[Tensor | None]) -> Coupled:
-        (current, unflatten), other = tree.flatten(before.current), tree.flatten(before.other)[0]
-        values = zip(tree.flatten(after.current)[0], tree.flatten(after.other)[0], strict=True)
-        for i, (added, pair) in enumerate(zip(update, values, strict=True)):
-            if added is not None:
-                current[i], other[i] = self._joined(current[i], other[i], added, *pair)
-        return Coupled(unflatten(current), unflatten(other), after.lost)
+        return Coupled(unflatten(current), unflatten(other), unflatten_lost(lost))
 
     def _emptied(self, lost: Any, step: int) -> Any:
         return tree.map_tensors(torch.zeros_like, lost) if self.ratio is not None and self._word_is_full(step) else lost
@@ -234,8 +236,21 @@ class Coupling(nn.Module):
     def _stored(self, leaf: Tensor) -> Tensor:
         return to_grid(leaf) * (1 / SCALE) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
 
-    def _scaled(self, image: Tensor) -> Tensor:
-        return to_grid(image, self.factor) if self.exact else image.to(STORED[self.arithmetic]) * self.factor
+    def _plus(self, base: Tensor, image: Tensor) -> Tensor:
+        """base + factor * image"""
+        if self.exact:
+            return plus(base, image, self.factor)
+        return base.add(image.to(base.dtype), alpha=self.factor)
+
+    def _minus(self, sum_: Tensor, image: Tensor) -> Tensor:
+        """The base of a sum that `_plus` has given."""
+        if self.exact:
+            return plus(sum_, image, -self.factor)
+        return sum_.sub(image.to(sum_.dtype), alpha=self.factor)
+
+    def _gradient_of_image(self, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+        """The derivative of `_plus` with respect to an image of this dtype, applied to a gradient."""
+        return gradient.to(dtype) * self.factor if self.exact else (gradient * self.factor).to(dtype)
 
     def _companion(self, leaf: Tensor) -> Tensor:
         """The copy that no update has read yet."""
@@ -245,14 +260,14 @@ class Coupling(nn.Module):
         """What the update that led to this pair has read."""
         return other
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         raise NotImplementedError
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         raise NotImplementedError
 
-    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
-        """The pair after an update, whose values are known, as a function of what led to it."""
+    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of the sum that holds the image and of the pair before an update, from those of the pair after."""
         raise NotImplementedError
 
     def _damp(self, value: Tensor, lost: Tensor | None, factor: Fraction) -> tuple[Tensor, Tensor | None]:
@@ -266,5 +281,13 @@ class Coupling(nn.Module):
         return self.ratio.undo(value, lost)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().requires_grad_(torch.is_grad_enabled())
+def times(gradient: Tensor | None, factor: float) -> Tensor | None:
+    """Return factor * gradient, where None is zero."""
+    return gradient if gradient is None or factor == 1 else gradient * factor
+
+
+def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return a + b, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Known, Per
+from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Per, times, total
 from loopgrad.models.fixed_point import Ratio
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
@@ -76,17 +76,17 @@ class Damped(Coupling):
             return None
         return int(2 * SPARE_BITS[self.arithmetic] / -math.log2(1 - self.beta))
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
-        return kept.add(added, alpha=self.unit), current, [digits, lost[0]] if lost else []
+        return self._plus(kept, image), current, [digits, lost[0]] if lost else []
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        kept = current.sub(added, alpha=self.unit)
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+        kept = self._minus(current, image)
         before, digits = self._undamp(kept, lost[0] if lost else None, 1 - self.beta)
         return before, [lost[1], digits] if lost else []
 
-    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
-        return Known.apply(other, added, new, self.share, self.unit), current
+    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
+        return current, other, times(current, self.share)
 
 
 class Leapfrog(Coupling):
@@ -139,14 +139,14 @@ class Leapfrog(Coupling):
         self.scale = self.factor = float(scale)
         self.share = 1.0
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        return other.add(added, alpha=self.unit), current, lost
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+        return self._plus(other, image), current, lost
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        return current.sub(added, alpha=self.unit), lost
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+        return self._minus(current, image), lost
 
-    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
-        return Known.apply(other, added, new, self.share, self.unit), current
+    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
+        return current, other, times(current, self.share)
 
 
 class Momentum(Coupling):
@@ -210,19 +210,19 @@ class Momentum(Coupling):
     def _read_by(self, current: Tensor, other: Tensor) -> Tensor:
         return current - other
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
+    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[0] if lost else None, self.gamma)
-        velocity = kept.add(added, alpha=self.unit)
+        velocity = self._plus(kept, image)
         return current + velocity, velocity, [digits] if lost else []
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], added: Tensor) -> tuple:
-        kept = other.sub(added, alpha=self.unit)
+    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+        kept = self._minus(other, image)
         before, digits = self._undamp(kept, lost[0] if lost else None, self.gamma)
         return before, [digits] if lost else []
 
-    def _joined(self, current: Tensor, other: Tensor, added: Tensor, new: Tensor, new_other: Tensor) -> tuple:
-        velocity = Known.apply(other, added, new_other, self.share, self.unit)
-        return current + velocity, velocity
+    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
+        velocity = total(other, current)
+        return velocity, current, times(velocity, self.share)
 
 
 def coupled(

@@ -21,6 +21,15 @@ def to_grid(value: Tensor, factor: float = 1.0) -> Tensor:
     return _ToGrid.apply(value, factor * SCALE)  # pyright: ignore[reportReturnType]
 
 
+def plus(base: Tensor, value: Tensor, factor: float) -> Tensor:
+    """Return base + factor * value for a base on the grid, the product rounded to the grid."""
+    return _Plus.apply(base, value, factor)  # pyright: ignore[reportReturnType]
+
+
+def _integers(value: Tensor, factor: float) -> Tensor:
+    return value.to(torch.float64, copy=True).mul_(factor).round_()
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Multiplication of grid values by n/d < 1, and how its lost digits are stored.
@@ -93,7 +102,7 @@ class _ToGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, factor: float) -> Tensor:
         ctx.dtype, ctx.factor = value.dtype, factor
-        return value.to(torch.float64, copy=True).mul_(factor).round_()
+        return _integers(value, factor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -102,6 +111,23 @@ class _ToGrid(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return tangents[0].double() * ctx.factor
+
+
+class _Plus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, base: Tensor, value: Tensor, factor: float) -> Tensor:
+        ctx.dtype, ctx.factor = value.dtype, factor
+        integers = _integers(value, factor * SCALE)
+        return torch.add(base, integers, alpha=1 / SCALE, out=integers)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], gradients[0].to(ctx.dtype) * ctx.factor, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        base, value, _ = tangents
+        return base + value.double() * ctx.factor
 
 
 class _Times(torch.autograd.Function):

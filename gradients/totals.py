@@ -1,0 +1,111 @@
+"""Gradients of the tensors that every update reads, summed over updates bit for bit as one long graph would."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.autograd.graph import GradientEdge
+
+from loopgrad.gradients.explicit import check_nothing_hidden, entry
+
+
+class Totals:
+    """Takes one vector-Jacobian product after the other and adds up what falls on shared tensors.
+
+    A backward pass through one graph adds the gradients of a tensor in the order in which it meets its uses. Where an
+    update uses each tensor once, that order is kept by adding to `.grad`; otherwise the sum so far must be the first
+    term of the next. Weights that autocast has cast once for its whole region are summed in the dtype of the cast.
+
+    Attributes:
+        entries: What the updates must read in place of the tensors.
+    """
+
+    def __init__(self, leaves: Sequence[torch.Tensor], cached: Sequence[bool]):
+        """Start at zero.
+
+        Args:
+            leaves: Leaves that share memory with the tensors; those that require grad are summed.
+            cached: Which of them autocast may cast once for all updates.
+        """
+        self._leaves = [leaf for leaf in leaves if leaf.requires_grad]
+        with torch.enable_grad():
+            self.entries = [leaf if keep else entry(leaf) for leaf, keep in zip(leaves, cached, strict=True)]
+        self._wanted = [tensor for tensor in self.entries if tensor.requires_grad]
+        self._sums: list[torch.Tensor | None] = [None] * len(self._wanted)
+        self._casts: dict[Any, torch.Tensor | None] = {}
+        self._looks_for_casts = any(cached)
+        self._hooks: list[Any] = []
+        self._used_once = True
+
+    def look(self, outputs: Sequence[torch.Tensor], reads: Sequence[torch.Tensor]) -> None:
+        """Learn from the graph of an update how it uses the tensors.
+
+        Raises:
+            RuntimeError: It reaches a leaf that is neither one of the tensors nor in `reads`.
+        """
+        nodes = check_nothing_hidden(outputs, [*reads, *self._leaves])
+        uses = Counter(parent for node in nodes for parent, _ in node.next_functions if parent is not None)
+        own = {id(leaf) for leaf in self._leaves}
+        ends = {node for node in uses if id(getattr(node, "variable", None)) in own}  # of the leaves
+        if self._looks_for_casts:
+            for node in nodes - set(self._casts):
+                if node.name() == "ToCopyBackward0" and (end := node.next_functions[0][0]) in ends:
+                    self._casts[node] = None
+                    self._hooks.append(node.register_prehook(partial(self._stash, node)))
+                    uses[end] -= 1
+        direct = {tensor.grad_fn for tensor in self._wanted}
+        if self._used_once and any(uses[node] > 1 for node in uses if node in direct or node in ends):
+            self._used_once = False
+            self._sums = [leaf.grad for leaf in self._leaves]
+            for leaf in self._leaves:
+                leaf.grad = None
+
+    def pull(self, pairs: list[Any], reads: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+        """Take the product for (output, gradient) pairs; returns the part of `reads` and adds up the rest."""
+        pairs = pairs + [(GradientEdge(cast, 0), total) for cast, total in self._casts.items() if total is not None]
+        if self._used_once:
+            outputs, seeds = zip(*pairs, strict=True)
+            torch.autograd.backward(outputs, seeds, inputs=[*reads, *self._leaves])
+            return [read.grad for read in reads]
+        if any(total is not None for total in self._sums):
+            # made last, so run first: each sum continues from its total
+            pairs.append((_Resumed.apply(self._sums, *self._wanted), torch.ones(())))
+        outputs, seeds = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, [*reads, *self._wanted], seeds, allow_unused=True)
+        self._sums = list(found[len(reads) :])
+        return list(found[: len(reads)])
+
+    def result(self) -> list[torch.Tensor | None]:
+        """Return the total of each tensor, None where it requires no gradient or has none."""
+        for hook in self._hooks:
+            hook.remove()
+        sums = [leaf.grad for leaf in self._leaves] if self._used_once else self._sums
+        found = {id(leaf): total for leaf, total in zip(self._leaves, sums, strict=True)}
+        for cast, total in self._casts.items():
+            leaf = cast.next_functions[0][0].variable
+            if total is not None:
+                own = found[id(leaf)]
+                found[id(leaf)] = total.to(leaf.dtype) if own is None else own + total.to(leaf.dtype)
+        totals = iter(found.values())
+        return [next(totals) if tensor.requires_grad else None for tensor in self.entries]
+
+    def _stash(self, node: Any, gradients: tuple[torch.Tensor | None, ...]) -> tuple[None]:
+        self._casts[node] = gradients[0]
+        return (None,)
+
+
+class _Resumed(torch.autograd.Function):
+    """Gives the sums so far as gradients, and lets go of them so that autograd adds to them in place."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: list[torch.Tensor | None], *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.sums = sums
+        return torch.zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        totals = tuple(ctx.sums)
+        ctx.sums.clear()
+        return None, *totals
