@@ -22,6 +22,7 @@ class ExplicitCell:
         state: Leaves of the initial state.
         others: Every other tensor the cell reads: tensor leaves of inputs, parameters that require grad, and tensors
             that a `Stationary` closes over.
+        num_inputs: How many of them, the first, are inputs.
     """
 
     def __init__(self, cell: nn.Module, state: Any, inputs: Any):
@@ -33,6 +34,7 @@ class ExplicitCell:
         named = [(n, p) for n, p in cell.named_parameters() if p.requires_grad and id(p) not in loose]
         self._names = [f"cell.{name}" for name, _ in named]
         self._closed_over = [t for t in loose.values() if t.requires_grad]
+        self.num_inputs = len(tree.tensors(inputs))
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
     def run_on(

@@ -164,8 +164,10 @@ class _Recursion(torch.autograd.Function):
         words = [tuple(next(saved) for _ in range(length)) for length in ctx.lengths]
         rest = list(saved)
         anchors = [rest[i : i + width] for i in range(0, len(rest), width)]
-        cached = [leaf and ctx.conditions.autocast_caches() for leaf in ctx.are_leaves]
-        totals = Totals(aliases, cached)
+        caches = ctx.conditions.autocast_caches()
+        # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
+        bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(ctx.are_leaves)]
+        totals = Totals(aliases, bare, caches)
         period = period_of(cell.cell)
 
         def sweep(module: Any, inputs: Any) -> list[torch.Tensor | None]:

@@ -237,7 +237,7 @@ class Coupling(nn.Module):
         return to_grid(leaf) * (1 / SCALE) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
 
     def _plus(self, base: Tensor, image: Tensor) -> Tensor:
-        """base + factor * image"""
+        """Return base + factor * image."""
         if self.exact:
             return plus(base, image, self.factor)
         return base.add(image.to(base.dtype), alpha=self.factor)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 SCALE = 2.0**32
 _WORD = 2**53  # integers below are exact in float64
@@ -23,7 +24,14 @@ def to_grid(value: Tensor, factor: float = 1.0) -> Tensor:
 
 def plus(base: Tensor, value: Tensor, factor: float) -> Tensor:
     """Return base + factor * value for a base on the grid, the product rounded to the grid."""
-    return _Plus.apply(base, value, factor)  # pyright: ignore[reportReturnType]
+    if torch.is_grad_enabled() or any(unpack_dual(tensor).tangent is not None for tensor in (base, value)):
+        return _Plus.apply(base, value, factor)  # pyright: ignore[reportReturnType]
+    return _sum(base, value, factor)  # the Function costs as much as the sum
+
+
+def _sum(base: Tensor, value: Tensor, factor: float) -> Tensor:
+    integers = _integers(value, factor * SCALE)
+    return torch.add(base, integers, alpha=1 / SCALE, out=integers)
 
 
 def _integers(value: Tensor, factor: float) -> Tensor:
@@ -117,8 +125,7 @@ class _Plus(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, value: Tensor, factor: float) -> Tensor:
         ctx.dtype, ctx.factor = value.dtype, factor
-        integers = _integers(value, factor * SCALE)
-        return torch.add(base, integers, alpha=1 / SCALE, out=integers)
+        return _sum(base, value, factor)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
