@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import loopgrad
@@ -18,6 +18,7 @@ import loopgrad.gradients as gradients
 import loopgrad.models as models
 from loopgrad.experiments.overrides import target_of
 from loopgrad.experiments.plans import Names
+from loopgrad.models.coupling import COUPLINGS
 
 # Authors, "Title", [venue,] year[, arXiv id]; where the arXiv id is given, the title may be missing
 ENTRY = re.compile(
@@ -58,7 +59,10 @@ class Work:
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Print BibTeX entries."""
-    used = [work for target in targets(config) for work in references(inspect.getdoc(target_of(target)) or "")]
+    classes = [target_of(target) for target in targets(config)]
+    if coupling := OmegaConf.select(config, "model.coupling"):
+        classes.append(COUPLINGS[coupling])
+    used = [work for it in classes for work in references(inspect.getdoc(it) or "")]
     works = {work.identity: work for work in used}
     public = [getattr(package, name) for package in (gradients, models) for name in package.__all__]
     for work in used + [work for it in public for work in references(inspect.getdoc(it) or "")]:

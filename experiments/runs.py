@@ -18,6 +18,7 @@ from loopgrad.experiments.seeds import seed_for
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import NonFinite, Run, Trainer, begin, train
 from loopgrad.gradients import Estimator
+from loopgrad.gradients.budget import BudgetTooSmall
 from loopgrad.models.recursive import RecursiveModel
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -76,7 +77,8 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
     Raises:
         Interrupted: After a signal, or when ended; the checkpoint holds the last whole step.
         NonFinite: See `train`; the checkpoint holds the step before.
-        ConfigError: The folder holds a run of another configuration, or a checkpoint that cannot be read.
+        ConfigError: The folder holds a run of another configuration, or a checkpoint that cannot be read; or the
+            estimator's memory_budget is too small for the model.
     """
     torch.set_num_threads(plan.trainer.num_threads)
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
@@ -113,6 +115,8 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
         except NonFinite as error:
             checkpoint.save(stored, run, plan.fingerprint)
             raise NonFinite(f"{plan.name}, {error}") from None
+        except BudgetTooSmall as error:
+            raise ConfigError(f"{plan.name}: {error}") from None
 
 
 def trained_model(plan: Plan) -> RecursiveModel:

@@ -39,6 +39,10 @@ def parse_bytes(budget: int | str) -> int:
     return budget
 
 
+class BudgetTooSmall(ValueError):
+    """No schedule fits the budget; the message gives the smallest budget that one fits."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """What one update of a cell holds, in bytes; the largest of the updates traced.
@@ -93,7 +97,7 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
         best = min(best, found) if best else found
     if best is None:
         least = min(footprint.whole(num_steps), footprint.cut(0, 1))
-        raise ValueError(
+        raise BudgetTooSmall(
             f"CheckpointedBPTT(memory_budget={budget}) is too small: {num_steps} updates of this cell on this batch "
             f'need at least memory_budget="{-(-least // 1024)}KiB"; give that, or a smaller batch'
         )

@@ -72,7 +72,8 @@ class Totals:
             return [read.grad for read in reads]
         if any(total is not None for total in self._sums):
             # made last, so run first: each sum continues from its total
-            pairs.append((_Resumed.apply(self._sums, *self._wanted), torch.ones(())))
+            resumed = _Resumed.apply(self._sums, *self._wanted)
+            pairs.append((resumed, torch.ones_like(resumed)))
         outputs, seeds = zip(*pairs, strict=True)
         found = torch.autograd.grad(outputs, [*reads, *self._wanted], seeds, allow_unused=True)
         self._sums = list(found[len(reads) :])
@@ -103,7 +104,7 @@ class _Resumed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sums: list[torch.Tensor | None], *tensors: torch.Tensor) -> torch.Tensor:
         ctx.sums = sums
-        return torch.zeros(())
+        return torch.zeros((), device=tensors[0].device)  # of the device's own queue, or it would not run first
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:

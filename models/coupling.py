@@ -225,6 +225,9 @@ class Momentum(Coupling):
         return velocity, current, times(velocity, self.share)
 
 
+COUPLINGS = {"damped": Damped, "leapfrog": Leapfrog, "momentum": Momentum}
+
+
 def coupled(
     cell: nn.Module, coupling: str | None, rate: float | str | None = None, dtype: torch.dtype | None = None
 ) -> nn.Module:
@@ -245,13 +248,12 @@ def coupled(
                 f"coupling_rate={rate!r} has no effect without coupling='damped', 'leapfrog' or 'momentum'"
             )
         return cell
-    if coupling == "damped":
-        return Damped(cell, "1/2" if rate is None else rate, dtype=dtype)
-    if coupling == "leapfrog":
-        return Leapfrog(cell, 1.0 if rate is None else _number(rate), dtype=dtype)
-    if coupling == "momentum":
-        return Momentum(cell, "7/8" if rate is None else rate, dtype=dtype)
-    raise ValueError(f"coupling must be 'damped', 'leapfrog', 'momentum' or None, got {coupling!r}")
+    if coupling not in COUPLINGS:
+        names = ", ".join(map(repr, COUPLINGS))
+        raise ValueError(f"coupling must be {names} or None, got {coupling!r}")
+    if rate is None:
+        return COUPLINGS[coupling](cell, dtype=dtype)
+    return COUPLINGS[coupling](cell, _number(rate) if coupling == "leapfrog" else rate, dtype=dtype)
 
 
 def _number(rate: float | str) -> float:

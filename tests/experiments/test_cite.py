@@ -68,6 +68,14 @@ def test_no_choice_of_estimator_or_model_is_left_out_above():
     assert names <= PAPERS.keys()
 
 
+@pytest.mark.parametrize(
+    ("coupling", "paper"), [("damped", "2509.12917"), ("leapfrog", "1709.03698"), ("momentum", "2102.07870")]
+)
+def test_a_coupling_yields_its_paper(loopgrad, coupling, paper):
+    found = entries(loopgrad("cite", f"model.coupling={coupling}", "estimator=reversible").out)
+    assert any(paper == entry.get("eprint") for entry in found.values())
+
+
 def test_each_work_comes_once_with_its_longest_title(loopgrad):
     found = entries(loopgrad("cite", "estimator=[one_step,last_cycle]", "model=hrm", "trainer=published").out)
     prints = [entry["eprint"] for entry in found.values() if "eprint" in entry]

@@ -234,3 +234,16 @@ def test_the_command_of_a_bench_is_not_lost(monkeypatch):
 @pytest.mark.parametrize(("asked", "plans", "workers"), [(5, 2, 2), (1, 4, 1), (3, 4, 3)])
 def test_no_more_workers_than_runs(asked, plans, workers):
     assert workers_for([object.__new__(Plan)] * plans, asked) == workers
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_budget_that_is_too_small_ends_in_one_line_with_the_one_that_fits(loopgrad, tiny, command):
+    result = loopgrad(
+        command,
+        *tiny,
+        "estimator=checkpointed",
+        "estimator.checkpointed.memory_budget=1kB",
+        *(["workers=1"] if command == "compare" else []),
+    )
+    assert result.code == 2 and "Traceback" not in result.err and result.err.count("\n") == 1
+    assert 'memory_budget="' in result.err

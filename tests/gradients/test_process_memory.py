@@ -1,4 +1,4 @@
-"""Peak memory of a reversible rollout as the operating system sees it, in a process of its own."""
+"""Peak memory of a rollout as the operating system sees it, in a process of its own."""
 
 import os
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 # a 512 kB state: 1024 updates of BPTT would keep gigabytes
 SCRIPT = """
 import sys, torch
-from loopgrad.gradients import ReversibleBPTT
+from loopgrad.gradients import CheckpointedBPTT, ReversibleBPTT
 from loopgrad.models import Damped, Leapfrog
 torch.set_num_threads(1)
-coupling, num_steps = sys.argv[1], int(sys.argv[2])
+way, num_steps = sys.argv[1], int(sys.argv[2])
 linear = torch.nn.Linear(256, 256)
 
 class Cell(torch.nn.Module):
@@ -23,11 +23,13 @@ class Cell(torch.nn.Module):
     def forward(self, z, x, step):
         return torch.tanh(self.linear(z + x))
 
-cell = Damped(Cell()) if coupling == "damped" else Leapfrog(Cell(), 1 / 64)
+couplings = {"damped": Damped, "leapfrog": lambda cell: Leapfrog(cell, 1 / 64)}
+cell = couplings[way](Cell()) if way in couplings else Cell()
+estimator = ReversibleBPTT() if way in couplings else CheckpointedBPTT(memory_budget=int(way))
 z, x = torch.randn(512, 256), torch.randn(512, 256)
 
 def run(num_steps):
-    ReversibleBPTT()(cell, z, x, num_steps).state.square().mean().backward()
+    estimator(cell, z, x, num_steps).state.square().mean().backward()
 
 def peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -45,9 +47,9 @@ print(peak() - before)
 """
 
 
-def process_peak(coupling: str, num_steps: int) -> int:
+def process_peak(way: str, num_steps: int) -> int:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed tensors leave the process at once
-    command = [sys.executable, "-c", SCRIPT, coupling, str(num_steps)]
+    command = [sys.executable, "-c", SCRIPT, way, str(num_steps)]
     return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
 
 
@@ -59,3 +61,12 @@ def test_peak_of_the_process_does_not_grow_but_for_the_lost_digits(coupling, bit
     elements = 512 * 256
     assert long <= 1.1 * short + 1.25 * bits * 1024 * elements / 8 + 2**20  # pages and Python's own objects
     assert long < 1024 * elements * 4 / 4  # a quarter of what the states alone would take
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("mebibytes", [6, 12, 40])
+@pytest.mark.parametrize("num_steps", [64, 256])
+def test_a_budget_holds_for_the_process(mebibytes, num_steps):
+    """Its states alone would take 32 and 128 MiB."""
+    assert process_peak(str(mebibytes * 2**20), num_steps) <= mebibytes * 2**20 + 2**20  # Python's own objects
