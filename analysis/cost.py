@@ -3,6 +3,7 @@
 Counts are machine independent; seconds are for ratios of runs timed in turn (`interleaved`) only.
 """
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -89,7 +90,7 @@ def measure(
         with saved:
             loss = _forward(run)
         saved_bytes = saved.held()
-        leaves = _leaves(loss, tensors)
+        leaves = _leaves()
         with _gradients_set_aside(leaves):
             loss.backward()
     del loss, saved
@@ -148,7 +149,7 @@ def interleaved(
     for name, run in runs.items():
         with preserved_rng():
             loss = run()
-            leaves[name] = _leaves(loss, ()) if _differentiable(loss) else []
+            leaves[name] = _leaves() if _differentiable(loss) else []
             del loss
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(warmup + repeats):
@@ -217,24 +218,14 @@ def _gradients_set_aside(leaves: Iterable[torch.Tensor]) -> Iterator[None]:
             leaf.grad = gradient
 
 
-def _leaves(loss: torch.Tensor, known: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the leaves that loss.backward() may write to: those of its graph, and those known to matter.
+def _leaves() -> list[torch.Tensor]:
+    """Return every leaf that a backward pass may write to.
 
-    The graph alone is not enough: an inner backward pass, as torch.utils.checkpoint makes one, writes to others.
+    Not read off the graph: it does not show the leaves of an inner backward pass, as torch.utils.checkpoint makes one;
+    and a graph that Python has walked is freed recursively (torch 2.13), which ends the process where it is deep.
     """
-    found = {id(tensor): tensor for tensor in known if tensor.is_leaf and tensor.requires_grad}
-    stack, seen = [loss.grad_fn], set()
-    if loss.grad_fn is None:
-        found[id(loss)] = loss
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name().endswith("AccumulateGrad"):
-            found[id(node.variable)] = node.variable  # pyright: ignore[reportAttributeAccessIssue]
-        stack.extend(child for child, _ in node.next_functions)
-    return list(found.values())
+    tensors = (it for it in gc.get_objects() if issubclass(type(it), torch.Tensor))
+    return [tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad]
 
 
 def _split(exclude: Any) -> tuple[list[nn.Module], list[torch.Tensor]]:

@@ -70,19 +70,19 @@ class ExplicitCell:
             return torch.func.functional_call(self._host, swapped, (fn, inputs))
 
 
-def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> set[Any]:
-    """Return the nodes of the graph of `outputs`; raise if it reaches a leaf not `known`.
+def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> list[Any]:
+    """Return the nodes of the graph of `outputs`, those nearest to them first; raise if it reaches a leaf not `known`.
 
-    Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost.
+    Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost. Nodes that
+    Python has seen are freed recursively (torch 2.13), so the nodes of a deep graph must be handed to `release`.
 
     Raises:
         RuntimeError: Naming the shape of the tensor and what to do.
     """
     known_ids = {id(tensor) for tensor in known}
-    queue = [output.grad_fn for output in outputs if output.grad_fn is not None]
-    seen = set(queue)
-    while queue:
-        node = queue.pop()
+    seen = {output.grad_fn for output in outputs if output.grad_fn is not None}
+    nodes = list(seen)
+    for node in nodes:
         leaf = getattr(node, "variable", None)
         if leaf is not None and id(leaf) not in known_ids:
             raise RuntimeError(
@@ -93,8 +93,15 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
         for parent, _ in node.next_functions:
             if parent is not None and parent not in seen:
                 seen.add(parent)
-                queue.append(parent)
-    return seen
+                nodes.append(parent)
+    return nodes
+
+
+def release(nodes: list[Any]) -> None:
+    """Free the nodes of a graph whose outputs are gone, one by one."""
+    nodes.reverse()
+    while nodes:
+        nodes.pop()
 
 
 def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 
 from loopgrad.gradients import host, tree
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry, release
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.schedule import Schedule
 
@@ -140,13 +140,14 @@ class _Reversal:
         pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
         sources = [t for t in (*state, *others) if t.requires_grad]
-        if check:
-            check_nothing_hidden(last, sources)
+        nodes = check_nothing_hidden(last, sources) if check else []
         if not pairs:
             return False
         outputs, seeds = zip(*pairs, strict=True)
         del last, resumed, pairs, entries
         found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
+        del outputs
+        release(nodes)
         grads[:] = [next(found) if t.requires_grad else None for t in state]
         totals[:] = [next(found) if t.requires_grad else None for t in others]
         return True

@@ -51,7 +51,7 @@ class Totals:
         own = {id(leaf) for leaf in self._leaves}
         ends = {node for node in uses if id(getattr(node, "variable", None)) in own}  # of the leaves
         if self._caches:
-            for node in nodes - set(self._casts):
+            for node in set(nodes) - set(self._casts):
                 if node.name() == "ToCopyBackward0" and (end := node.next_functions[0][0]) in ends:
                     self._casts[node] = None
                     self._hooks.append(node.register_prehook(partial(self._stash, node)))

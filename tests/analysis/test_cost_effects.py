@@ -117,3 +117,17 @@ def test_median_ratio_is_the_median_of_ratios_not_the_ratio_of_medians():
     assert median_ratio([2.0, 30.0, 3.0], [1.0, 10.0, 3.0]) == 2.0
     with pytest.raises(ValueError, match="same rounds"):
         median_ratio([1.0], [1.0, 2.0])
+
+
+def test_a_deep_graph_can_be_measured():
+    """Nodes that Python has seen are freed recursively by torch 2.13, which would end the process here."""
+    gain = torch.ones(3, requires_grad=True)
+
+    def run():
+        z = torch.zeros(3)
+        for _ in range(20_000):
+            z = torch.tanh(gain * z)
+        return z.sum()
+
+    assert measure(run, repeats=0, warmup=0).saved_bytes > 0
+    assert interleaved({"deep": run}, repeats=1, warmup=0)["deep"][0] > 0

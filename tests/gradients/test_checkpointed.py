@@ -156,3 +156,13 @@ def test_a_compiled_cell_gives_the_gradient_of_the_compiled_loop():
         ours = torch.autograd.grad(loss_of(state), sources)
         bptt = torch.autograd.grad(loss_of(BPTT()(compiled, problem.state, problem.inputs, 9).state), sources)
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(ours, bptt, strict=True))
+
+
+def test_a_deep_segment_is_freed_without_recursion():
+    """Nodes that Python has seen are freed recursively by torch 2.13, which would end the process here."""
+    gain = torch.ones(3, requires_grad=True)
+    cell = Stationary(lambda z, x: torch.tanh(gain * torch.tanh(gain * z + 1) + x), parameters=[gain])
+    length = 20_000
+    state = CheckpointedBPTT(schedule=length)(cell, torch.zeros(1, 3), torch.ones(1, 3), length).state
+    (gradient,) = torch.autograd.grad(state.sum(), gain)
+    assert gradient.isfinite().all()
