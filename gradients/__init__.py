@@ -6,7 +6,24 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
+from loopgrad.gradients.deq import TorchDEQ
+from loopgrad.gradients.implicit import ImplicitGradient
+from loopgrad.gradients.jacobian import jacobian_penalty
+from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.reversible import ReversibleBPTT
 from loopgrad.gradients.truncated import TruncatedBPTT
 
-__all__ = ["BPTT", "CheckpointedBPTT", "Estimator", "ReversibleBPTT", "Rollout", "Stationary", "Stats", "TruncatedBPTT"]
+__all__ = [
+    "BPTT",
+    "CheckpointedBPTT",
+    "Estimator",
+    "ImplicitGradient",
+    "PhantomGradient",
+    "ReversibleBPTT",
+    "Rollout",
+    "Stationary",
+    "Stats",
+    "TorchDEQ",
+    "TruncatedBPTT",
+    "jacobian_penalty",
+]

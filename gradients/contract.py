@@ -27,6 +27,10 @@ class Stats:
     cell_evaluations: int
     vjps: int
 
+    def numbers(self) -> dict[str, float]:
+        """Return what else is worth a line in a log once backward has run; nothing for most estimators."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Rollout:

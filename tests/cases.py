@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, Stationary, TruncatedBPTT
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    Estimator,
+    ImplicitGradient,
+    ReversibleBPTT,
+    Stationary,
+    TruncatedBPTT,
+)
 from loopgrad.gradients.contract import period_of
 from loopgrad.models import Coupling, Damped, Leapfrog
 
@@ -46,6 +54,18 @@ ESTIMATORS = [
     EstimatorCase("truncated_last_cycle", TruncatedBPTT(num_cycles=1), period_of),
     EstimatorCase("truncated_two_cycles", TruncatedBPTT(num_cycles=2), lambda cell: 2 * period_of(cell)),
     EstimatorCase("truncated_whole", TruncatedBPTT(num_steps=10_000)),
+    # no sample passes this gate, so that the fallback's gradient is all of it
+    EstimatorCase(
+        "implicit_falls_back_to_last_cycle",
+        ImplicitGradient(forward_rtol=0, max_gradient_error=0, fallback=TruncatedBPTT(num_cycles=1)),
+        period_of,
+    ),
+    EstimatorCase(
+        "implicit_falls_back_to_checkpointed",
+        ImplicitGradient(forward_rtol=0, max_gradient_error=0, fallback=CheckpointedBPTT()),
+        # what a plain function closes over is swapped once, not a second time inside
+        refused=("closure", "closure_over_parameters", "no_inputs"),
+    ),
     # in float64: what is exact on a grid has no finite differences
     EstimatorCase(
         "reversible_damped",

@@ -1,0 +1,121 @@
+"""TorchDEQ's own fixed-point layer behind our contract, so that the two can be compared on any cell in one line."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+
+
+@dataclass(frozen=True)
+class TorchDEQ(Estimator):
+    """Gradient of torchdeq (extra [peers]): implicit differentiation or its phantom gradient, unchanged.
+
+    The last state is that of torchdeq's forward solver, with at most num_steps updates and what the gradient adds.
+
+    Args:
+        gradient: "ift" for implicit differentiation, "hook_ift" for its form with a hook, or "phantom".
+        f_solver: "fixed_point_iter", "anderson" or "broyden".
+        b_solver: The same for backward.
+        f_tol: Tolerance of the forward solver.
+        b_tol: Tolerance of the backward solver; torchdeq's default is absolute, so it depends on the loss's scale.
+        f_stop_mode: "abs" or "rel".
+        b_stop_mode: "abs" or "rel".
+        b_max_iter: Largest number of vector-Jacobian products of the cycle map in backward.
+        num_steps: Cycles of the phantom gradient.
+        damping: Of the phantom gradient.
+        core: "sliced" or "indexing", torchdeq's two graphs.
+
+    Cost: that of torchdeq; one cycle is evaluated for the graph and, for "ift", once more in backward.
+    Not recommended when: training with it: see docs/choosing.md for the faults that were shown of version 0.1.0, such
+        as a silent one-step gradient for a small loss and a batch lost to one NaN. The initial state gets no gradient.
+    Reference: Z. Geng and J. Z. Kolter, "TorchDEQ: a library for deep equilibrium models", 2023, arXiv 2310.18605.
+
+    Raises:
+        ImportError: torchdeq is not installed.
+        ValueError: gradient or core is none of the above.
+
+    Example:
+        >>> from loopgrad.gradients import TorchDEQ
+        >>> TorchDEQ(b_solver="anderson", b_stop_mode="rel", b_tol=1e-3).kind
+        'exact at a fixed point'
+    """
+
+    gradient: Literal["ift", "hook_ift", "phantom"] = "ift"
+    f_solver: str = "fixed_point_iter"
+    b_solver: str = "fixed_point_iter"
+    f_tol: float = 1e-3
+    b_tol: float = 1e-6
+    f_stop_mode: str = "abs"
+    b_stop_mode: str = "abs"
+    b_max_iter: int = 40
+    num_steps: int = 1
+    damping: float = 1.0
+    core: Literal["sliced", "indexing"] = "sliced"
+
+    kind = "exact at a fixed point"
+    memory = "O(1)"
+    not_differentiated = ("state",)
+
+    def __post_init__(self) -> None:
+        """Check the choices; torchdeq checks the rest."""
+        if self.gradient not in ("ift", "hook_ift", "phantom"):
+            raise ValueError(f"TorchDEQ(gradient={self.gradient!r}) must be 'ift', 'hook_ift' or 'phantom'")
+        if self.core not in ("sliced", "indexing"):
+            raise ValueError(f"TorchDEQ(core={self.core!r}) must be 'sliced' or 'indexing'")
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Hand the cycle map to torchdeq."""
+        period, stats = period_of(cell), _Counted(0, 0)
+        if num_steps < period:
+            for step in range(num_steps):
+                state = cell(state, inputs, step)
+            return Rollout(state, Stats(num_steps, num_steps))
+        try:
+            from torchdeq import get_deq
+        except ImportError as error:
+            raise ImportError("TorchDEQ needs torchdeq: pip install 'loopgrad[peers]'") from error
+        deq = get_deq(
+            core=self.core,
+            f_solver=self.f_solver,
+            b_solver=self.b_solver,
+            f_max_iter=num_steps // period,
+            b_max_iter=self.b_max_iter,
+            f_tol=self.f_tol,
+            b_tol=self.b_tol,
+            f_stop_mode=self.f_stop_mode,
+            b_stop_mode=self.b_stop_mode,
+            ift=self.gradient == "ift",
+            hook_ift=self.gradient == "hook_ift",
+            grad=self.num_steps if self.gradient == "phantom" else 1,
+            tau=self.damping,
+        ).train(needs_gradient(cell, state, inputs))
+        leaves, unflatten = tree.flatten(state)
+
+        def cycle(*given: Tensor) -> Any:
+            after = unflatten(list(given))
+            for step in range(num_steps - period, num_steps):
+                after = cell(after, inputs, step)
+            found = tree.flatten(after)[0]
+            stats.count(period, found)
+            return found[0] if len(found) == 1 else tuple(found)
+
+        starts = [leaf.detach() for leaf in leaves]
+        outputs, _ = deq(cycle, starts[0] if len(starts) == 1 else tuple(starts))
+        last = outputs[-1] if isinstance(outputs[-1], tuple | list) else [outputs[-1]]
+        pairs = zip(last, leaves, strict=True)
+        return Rollout(unflatten([new.to(old.dtype).view_as(old) for new, old in pairs]), stats)
+
+
+class _Counted(Stats):
+    """Counts as torchdeq goes, in backward too."""
+
+    def count(self, period: int, outputs: list[Tensor]) -> None:
+        """Count one cycle, and each product that goes through it."""
+        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + period)
+        node = next((leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None), None)
+        if node is not None and torch.is_grad_enabled():
+            node.register_prehook(lambda _: object.__setattr__(self, "vjps", self.vjps + period))

@@ -1,0 +1,100 @@
+"""Whether an implicit gradient can be trusted, sample by sample, and the numbers that say so."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loopgrad.gradients.contract import Stats
+
+QUANTILES = (0.5, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one backward pass found; a value per sample (one for all with scope="batch"), on the device.
+
+    Attributes:
+        forward_residual: |f(z) - z| / |f(z)| of the cycle map f, where it was linearised.
+        backward_residual: |b - (1 - J^T) w| / |b| for the cotangent b; 0 where nothing was solved.
+        amplification: |w| / |b|, a lower bound of |(1 - J)^-1|.
+        estimate: Of the relative error of the gradient: max(amplification * forward residual, backward residual).
+        solved: Whether the sample took part in the solve.
+        trusted: Whether its implicit gradient passed the gate.
+        finite: Whether its state, its image and its cotangent are finite; if not, it contributes no gradient.
+        vjps: Products of the cycle map taken to solve.
+        fallback: Whether any sample got the fallback's gradient.
+    """
+
+    forward_residual: Tensor
+    backward_residual: Tensor
+    amplification: Tensor
+    estimate: Tensor
+    solved: Tensor
+    trusted: Tensor
+    finite: Tensor
+    vjps: int
+    fallback: bool
+
+    def numbers(self) -> dict[str, float]:
+        """Return fractions and quantiles (median, 90 %, largest) over samples; one transfer from the device."""
+        known = [("forward_residual", self.forward_residual, self.finite)]
+        known += [(n, getattr(self, n), self.solved) for n in ("backward_residual", "amplification", "estimate")]
+        rows = [self.trusted.double().mean(), self.finite.double().mean(), self.solved.double().mean()]
+        for _, values, among in known:
+            rows += [_quantile(values, among, q) for q in QUANTILES]
+        found = torch.stack([row.double() for row in rows]).tolist()
+        names = ["trusted", "finite", "solved"]
+        names += [f"{name}_{suffix}" for name, _, _ in known for suffix in ("median", "p90", "max")]
+        return {**dict(zip(names, found, strict=True)), "cycle_vjps": float(self.vjps)}
+
+
+class ImplicitStats(Stats):
+    """Cost and verdict of an implicit gradient, known once backward has run; until then that of the forward pass.
+
+    Attributes:
+        cell_evaluations: Calls of the cell so far.
+        vjps: Products of one update so far.
+        verdict: Of the latest backward pass, or None.
+    """
+
+    verdict: Verdict | None
+
+    def __init__(self, cell_evaluations: int):
+        super().__init__(cell_evaluations, 0)
+        object.__setattr__(self, "verdict", None)
+
+    def add(self, cell_evaluations: int, vjps: int, verdict: Verdict | None) -> None:
+        """Count what a backward pass has done."""
+        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + cell_evaluations)
+        object.__setattr__(self, "vjps", self.vjps + vjps)
+        object.__setattr__(self, "verdict", verdict)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the verdict's numbers, none before backward has run."""
+        return {} if self.verdict is None else self.verdict.numbers()
+
+
+def relative(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return the quotient of norms, 0 for 0 / 0."""
+    return torch.where(numerator == 0, torch.zeros_like(numerator), numerator / denominator)
+
+
+def unconverged(verdict: Verdict) -> str:
+    """Say how many samples are not trusted, and why."""
+    found: dict[str, Any] = verdict.numbers()
+    count, share = verdict.trusted.numel(), 1 - found["trusted"]
+    return (
+        f"{share:.0%} of {count} samples have no implicit gradient that can be trusted: relative forward residual "
+        f"{found['forward_residual_median']:.2g} (median), {found['forward_residual_max']:.2g} (largest); "
+        f"estimated relative error of the gradient {found['estimate_median']:.2g} (median), "
+        f"{found['estimate_max']:.2g} (largest) among the {found['solved']:.0%} that were solved; "
+        f"{1 - found['finite']:.0%} not finite"
+    )
+
+
+def _quantile(values: Tensor, among: Tensor, q: float) -> Tensor:
+    ordered = torch.where(among, values, torch.inf).sort().values
+    place = (q * (among.sum() - 1)).round().long().clamp(min=0)
+    return torch.where(among.any(), ordered.gather(0, place.view(1))[0], torch.nan)

@@ -1,0 +1,78 @@
+"""One cycle of a cell at one state, run once with a graph and then seen as a linear map through its products."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.rows import Rows
+
+
+class Linearised:
+    """The map f of the updates `steps` at z, with J = df/dz.
+
+    Args:
+        cell: The cell, whose own parameters and inputs are not touched.
+        state: Leaves of z.
+        others: Leaves in place of the cell's other tensors.
+        conditions: Those of the first of these updates.
+        steps: The updates that f is made of.
+        rows: How states are laid out.
+        keep: (rows,) bool; rows that are not kept are run on zeros, in state and inputs, so that what is not finite in
+            them does not reach sums over samples.
+
+    Attributes:
+        image: f(z), (rows, features).
+        vjps: Products taken so far.
+    """
+
+    def __init__(
+        self,
+        cell: ExplicitCell,
+        state: Sequence[Tensor],
+        others: Sequence[Tensor],
+        conditions: Conditions,
+        steps: range,
+        rows: Rows,
+        keep: Tensor | None = None,
+    ):
+        self._rows, self._others, self.vjps = rows, others, 0
+        state = state if keep is None else rows.masked(state, keep)
+        self._state = [alias(leaf, True) for leaf in state]
+        with conditions.restored(cell.cell) as buffers:
+            entries = [entry(tensor) for tensor in others]
+            if keep is not None:
+                entries = masked_inputs(cell, entries, rows, keep)
+            viewed = [entry(leaf) for leaf in self._state]
+            self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
+        check_nothing_hidden(self._outputs, [*self._state, *others])
+        self.image = rows.join([leaf.detach() for leaf in self._outputs])
+
+    def pull(self, vector: Tensor) -> Tensor:
+        """Return J^T vector, row by row."""
+        return self._rows.join(self._products(vector, self._state, keep=True))
+
+    def gradients(self, vector: Tensor) -> list[Tensor | None]:
+        """Return (df/d other)^T vector for each other tensor, and let go of the graph."""
+        found = iter(self._products(vector, [t for t in self._others if t.requires_grad], keep=False))
+        return [next(found) if tensor.requires_grad else None for tensor in self._others]
+
+    def _products(self, vector: Tensor, sources: list[Tensor], keep: bool) -> list[Tensor | None]:
+        self.vjps += 1
+        pairs = zip(self._outputs, self._rows.split(vector), strict=True)
+        pairs = [(output, cotangent) for output, cotangent in pairs if output.requires_grad]
+        if not pairs or not sources:
+            return [None] * len(sources)
+        outputs, cotangents = zip(*pairs, strict=True)
+        return list(torch.autograd.grad(outputs, sources, cotangents, retain_graph=keep, allow_unused=True))
+
+
+def masked_inputs(cell: ExplicitCell, entries: list[Tensor], rows: Rows, keep: Tensor) -> list[Tensor]:
+    """Return the tensors with zeros in the rows of floating inputs that are not kept."""
+    result = list(entries)
+    for i, tensor in enumerate(entries[: cell.num_inputs]):
+        if tensor.is_floating_point() and tensor.dim() and tensor.shape[0] == rows.batch:
+            result[i] = rows.masked([tensor], keep)[0]
+    return result

@@ -1,0 +1,88 @@
+"""The phantom gradient: a few damped cycles, differentiated exactly, at a state that is taken as a fixed point."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+from loopgrad.gradients.recompute import run_without_graph
+
+
+@dataclass(frozen=True)
+class PhantomGradient(Estimator):
+    """Gradient of k damped applications of the cycle map f, u <- (1 - damping) u + damping f(u), from u = z_T.
+
+    z_T is a constant in it. At a fixed point that is the first k terms of a damped Neumann series of the implicit
+    gradient: damping * sum_{i<k} ((1 - damping) + damping J^T)^i of the cotangent. The last state is z_T itself.
+
+    Args:
+        num_steps: k, applications of the cycle map, at least 1.
+        damping: In (0, 1].
+
+    Cost: T + k cycles of evaluations, k cycles of vjps; saves the graph of k cycles, O(k).
+    Not recommended when: the recursion does not settle, or settles slowly: the gradient is as biased as that of
+        `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
+        (None).
+    Reference: Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+
+    Raises:
+        ValueError: num_steps or damping is out of range.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import PhantomGradient, Stationary
+        >>> w = torch.tensor([0.5], requires_grad=True)
+        >>> cell = Stationary(lambda z, x: w * z + x, parameters=[w])
+        >>> rollout = PhantomGradient(num_steps=3)(cell, torch.zeros(1, 1), torch.ones(1, 1), num_steps=40)
+        >>> torch.autograd.grad(rollout.state.sum(), w)[0]  # 2 (1 + w + w^2) of 2 / (1 - w) = 4
+        tensor([3.5000])
+    """
+
+    num_steps: int = 5
+    damping: float = 1.0
+
+    kind = "biased"
+    memory = "O(k)"
+    not_differentiated = ("state",)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(f"PhantomGradient(num_steps={self.num_steps!r}) must be an int of at least 1")
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"PhantomGradient(damping={self.damping}) must be in (0, 1]")
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion without a graph, and the damped cycles with one."""
+        wanted, period = needs_gradient(cell, state, inputs), period_of(cell)
+        if num_steps < period or not wanted:  # less than a cycle is differentiated exactly
+            for step in range(num_steps):
+                state = cell(state, inputs, step)
+            return Rollout(state, Stats(num_steps, vjps=num_steps * wanted))
+        last = run_without_graph(cell, state, inputs, range(num_steps))
+        leaves, unflatten = tree.flatten(last)
+        ahead = leaves
+        for _ in range(self.num_steps):
+            image = unflatten(ahead)
+            for step in range(num_steps - period, num_steps):
+                image = cell(image, inputs, step)
+            pairs = zip(ahead, tree.flatten(image)[0], strict=True)
+            ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
+        extra = self.num_steps * period
+        state = unflatten([_Standing.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
+        return Rollout(state, Stats(num_steps + extra, vjps=extra))
+
+
+class _Standing(torch.autograd.Function):
+    """A value with the gradient of another."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor | None) -> Any:
+        return None, gradients[0]

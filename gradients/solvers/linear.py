@@ -1,0 +1,159 @@
+"""Solvers of w - J^T w = b, row by row, that see J^T through its products alone."""
+
+import torch
+from torch import Tensor
+
+from loopgrad.gradients.solvers.fixed_point import Anderson, Iteration
+from loopgrad.gradients.solvers.protocol import FixedPointSolver, LinearSolution, LinearSolver, Map
+
+
+def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
+    """Generalised conjugate residuals: the least residual of all polynomial methods, and it is at hand at each step.
+
+    Keeps two vectors per product; its residuals equal those of GMRES.
+
+    Reference: S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
+        equations", SIAM J. Numer. Anal. 20(2), 1983.
+    """
+    w, r, vjps = torch.zeros_like(b), b, 0
+    epsilon = torch.finfo(b.dtype).eps
+    floor = epsilon * b.norm(dim=1, keepdim=True)
+    directions, images = b.new_empty(len(b), 0, b.shape[1]), b.new_empty(len(b), 0, b.shape[1])
+    while vjps < max_vjps:
+        p = torch.where(r.norm(dim=1, keepdim=True) > floor, r, torch.zeros_like(r))
+        q = p - pull(p)
+        vjps += 1
+        q = torch.where(q.isfinite().all(dim=1, keepdim=True), q, torch.zeros_like(q))
+        least = 100 * epsilon * q.norm(dim=1, keepdim=True)  # below, nothing but rounding is left of q
+        for _ in range(2):  # once more: one pass leaves what rounding has spoilt
+            along = torch.bmm(images, q.unsqueeze(2))
+            q = q - (images * along).sum(dim=1)
+            p = p - (directions * along).sum(dim=1)
+        norm = q.norm(dim=1, keepdim=True)
+        sound = norm > least
+        scale = torch.where(sound, 1 / torch.where(sound, norm, torch.ones_like(norm)), torch.zeros_like(norm))
+        p, q = p * scale, q * scale
+        step = (r * q).sum(dim=1, keepdim=True)
+        w, r = w + step * p, r - step * q
+        directions = torch.cat([directions, p.unsqueeze(1)], dim=1)
+        images = torch.cat([images, q.unsqueeze(1)], dim=1)
+        if check_every and vjps % check_every == 0 and vjps < max_vjps and bool((r.norm(dim=1) <= tolerance).all()):
+            break
+    return LinearSolution(w, r.norm(dim=1), vjps)
+
+
+def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
+    """Generalised minimal residuals: the least residual of all polynomial methods, with one vector per product.
+
+    Reference: Y. Saad and M. Schultz, "GMRES: a generalized minimal residual algorithm for solving nonsymmetric linear
+        systems", SIAM J. Sci. Stat. Comput. 7(3), 1986.
+    """
+    norm = b.norm(dim=1)
+    basis = (b / torch.where(norm > 0, norm, torch.ones_like(norm)).unsqueeze(1)).unsqueeze(1)
+    columns: list[Tensor] = []
+    while True:
+        v = basis[:, -1]
+        q = v - pull(v)
+        q = torch.where(q.isfinite().all(dim=1, keepdim=True), q, torch.zeros_like(q))
+        column = torch.zeros_like(basis[:, :, 0])
+        for _ in range(2):
+            along = torch.bmm(basis, q.unsqueeze(2))
+            q = q - (basis * along).sum(dim=1)
+            column = column + along.squeeze(2)
+        size = q.norm(dim=1, keepdim=True)
+        sound = size > 4 * torch.finfo(b.dtype).eps * column.norm(dim=1, keepdim=True)
+        size = torch.where(sound, size, torch.zeros_like(size))
+        columns.append(torch.cat([column, size], dim=1))
+        vjps = len(columns)
+        last = vjps == max_vjps
+        if last or (check_every and vjps % check_every == 0):
+            y, residual = _smallest(columns, norm)
+            if last or bool((residual <= tolerance).all()):
+                return LinearSolution((basis * y.unsqueeze(2)).sum(dim=1), residual, vjps)
+        q = torch.where(sound, q / torch.where(sound, size, torch.ones_like(size)), torch.zeros_like(q))
+        basis = torch.cat([basis, q.unsqueeze(1)], dim=1)
+
+
+def _smallest(columns: list[Tensor], norm: Tensor) -> tuple[Tensor, Tensor]:
+    """Return y (rows, k) with |norm e_1 - H y| least, and that least value, in float64: H is small."""
+    k = len(columns)
+    matrix = torch.stack([torch.nn.functional.pad(c, (0, k + 1 - c.shape[1])) for c in columns], dim=2).double()
+    q, r = torch.linalg.qr(matrix)
+    diagonal = r.diagonal(dim1=1, dim2=2)
+    spent = diagonal.abs() <= 1e-14 * diagonal.abs().amax(dim=1, keepdim=True)  # the row had broken down by then
+    diagonal += spent.double()
+    right = q[:, 0].masked_fill(spent, 0).unsqueeze(2) * norm.double().view(-1, 1, 1)
+    y = torch.linalg.solve_triangular(r, right, upper=True)
+    left = -(matrix @ y)
+    left[:, 0, 0] += norm
+    return y.squeeze(2).to(norm.dtype), left.norm(dim=1).squeeze(1).to(norm.dtype)
+
+
+def bicgstab(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
+    """Stabilised biconjugate gradients: two products and a fixed handful of vectors per step.
+
+    Its residual may rise on the way; the best point at a look is kept.
+
+    Reference: H. van der Vorst, "Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG for the solution of
+        nonsymmetric linear systems", SIAM J. Sci. Stat. Comput. 13(2), 1992.
+    """
+    w, r, p, shadow, vjps = torch.zeros_like(b), b, b, b, 0
+    rho = _dot(shadow, r)
+    best, lowest = w, b.norm(dim=1)
+    while vjps + 2 <= max_vjps:
+        v = p - pull(p)
+        alpha, sound = _ratio(rho, _dot(shadow, v))
+        s = r - alpha * v
+        t = s - pull(s)
+        vjps += 2
+        omega, _ = _ratio(_dot(t, s), _dot(t, t))
+        ahead, left = w + alpha * p + omega * s, s - omega * t
+        good = sound & ahead.isfinite().all(dim=1, keepdim=True) & left.isfinite().all(dim=1, keepdim=True)
+        w, r = torch.where(good, ahead, w), torch.where(good, left, r)
+        after = _dot(shadow, r)
+        first, on = _ratio(after, rho)
+        second, also = _ratio(alpha, omega)
+        good &= on & also
+        p = torch.where(good, r + first * second * (p - omega * v), torch.zeros_like(p))
+        rho = torch.where(good, after, torch.zeros_like(after))
+        looks = check_every and vjps // 2 % max(1, check_every // 2) == 0
+        if looks or vjps + 2 > max_vjps:
+            norm = r.norm(dim=1)
+            better = norm < lowest
+            best, lowest = torch.where(better.unsqueeze(1), w, best), torch.where(better, norm, lowest)
+            if looks and vjps + 2 <= max_vjps and bool((lowest <= tolerance).all()):
+                break
+    return LinearSolution(best, lowest, vjps)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=1, keepdim=True)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the quotient, 0 where it is none, and where it is one."""
+    sound = (denominator.abs() > torch.finfo(denominator.dtype).tiny) & numerator.isfinite() & denominator.isfinite()
+    return torch.where(sound, numerator / torch.where(sound, denominator, 1.0), 0.0), sound
+
+
+def by_iteration(search: FixedPointSolver) -> LinearSolver:
+    """Return the linear solver that searches the fixed point of w -> b + J^T w, from w = b."""
+
+    def solve(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
+        found = search(lambda w: b + pull(w), b, max_vjps, atol=tolerance, check_every=check_every)
+        lost = ~found.residual.isfinite()
+        solution = torch.where(lost.unsqueeze(1), torch.zeros_like(b), found.state)
+        return LinearSolution(solution, torch.where(lost, b.norm(dim=1), found.residual), found.evaluations)
+
+    return solve
+
+
+neumann = by_iteration(Iteration())
+anderson = by_iteration(Anderson())
+LINEAR: dict[str, LinearSolver] = {
+    "gcr": gcr,
+    "gmres": gmres,
+    "bicgstab": bicgstab,
+    "neumann": neumann,
+    "anderson": anderson,
+}
