@@ -147,7 +147,7 @@ def _one_update(cell: ExplicitCell, state: list[torch.Tensor], buffers: dict[str
     sources = [alias(leaf, True) for leaf in state]
     others = [alias(t, t.requires_grad) for t in cell.others]
     with PeakBytes() as live:
-        entries = [entry(t) for t in others]
+        entries = cell.entries(others)
         last = cell.run_on([entry(t) for t in sources], entries, buffers, step, step + 1)
         resumed = [entry(t) for t in entries if t.requires_grad]
         graph = live.live

@@ -37,6 +37,13 @@ class ExplicitCell:
         self.num_inputs = len(tree.tensors(inputs))
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
+    def entries(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are.
+
+        Modules that count gradients through hooks cannot do so on inputs that are given to autograd.grad.
+        """
+        return [entry(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
+
     def run_on(
         self,
         state: Sequence[torch.Tensor],

@@ -310,7 +310,7 @@ def _fallen_back(
         return how.fallback(_From(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
 
     with ctx.start_conditions.restored(cell.cell) as buffers:
-        entries, viewed = [entry(tensor) for tensor in others], [entry(leaf) for leaf in start]
+        entries, viewed = cell.entries(others), [entry(leaf) for leaf in start]
         if keep is not None:
             entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
         rollout = cell.call(run, entries, buffers)

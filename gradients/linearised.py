@@ -42,7 +42,7 @@ class Linearised:
         state = state if keep is None else rows.masked(state, keep)
         self._state = [alias(leaf, True) for leaf in state]
         with conditions.restored(cell.cell) as buffers:
-            entries = [entry(tensor) for tensor in others]
+            entries = cell.entries(others)
             if keep is not None:
                 entries = masked_inputs(cell, entries, rows, keep)
             viewed = [entry(leaf) for leaf in self._state]

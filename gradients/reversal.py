@@ -132,7 +132,7 @@ class _Reversal:
         cell, bounds = self.cell, self.schedule.bounds
         state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
         with snapshot.conditions.restored(cell.cell) as buffers:
-            entries = [entry(t) for t in others]
+            entries = cell.entries(others)
             start, stop = bounds[snapshot.block : snapshot.block + 2]
             last = cell.run_on([entry(t) for t in state], entries, buffers, start, stop)
             # made last, so run first: each sum continues from its total, in the order in which BPTT adds
