@@ -80,6 +80,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                     "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
                     "train_loss": [entry["loss"] for entry in log],
                 },
+                "verdicts": _verdicts(log),
                 "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
                 **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
@@ -87,3 +88,12 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
             }
         )
     return result
+
+
+def _verdicts(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what an implicit estimator said of its samples at each step, and the share trusted over training."""
+    names = [name for name in log[-1] if name.startswith("implicit_")]
+    if not names:
+        return None
+    found = {name.removeprefix("implicit_"): [entry[name] for entry in log] for name in names}
+    return {"mean_trusted": sum(found["trusted"]) / len(log), **found}

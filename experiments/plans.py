@@ -1,5 +1,6 @@
 """From a composed configuration to plans of runs: everything is built and checked before anything is written."""
 
+import importlib.util
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from loopgrad.experiments.runs import Plan, build_model
 from loopgrad.experiments.seeds import seed_for
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator, ReversibleBPTT
+from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
 from loopgrad.models import Coupling
 
 
@@ -69,6 +70,8 @@ def parts(config: DictConfig) -> Parts:
             raise ConfigError(
                 f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
             )
+        if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
+            raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
     return Parts(task, plain(config.model), estimators, trainer)
 
 

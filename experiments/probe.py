@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from loopgrad.analysis import against_bptt, cast, interleaved, measure, median_ratio, record
 from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients import BPTT, Estimator, TruncatedBPTT
 from loopgrad.models import supervision
 from loopgrad.models.losses import right_tokens, token_loss
 from loopgrad.models.recursive import RecursiveModel
@@ -104,7 +104,7 @@ def residuals(probe: Probe, estimator: Estimator, vjps: int) -> dict[str, Any]:
     For an estimator that differentiates the last k updates only, the map is judged at z_{T-k}; else at z_T.
     """
     model, length = probe.model, probe.model.num_steps
-    at = length - vjps if estimator.kind == "biased" else length
+    at = length - vjps if isinstance(estimator, TruncatedBPTT) else length
     with torch.no_grad():
         x = model.encode(probe.batch.inputs, probe.batch.puzzle_ids)
     trace = record(model.cell, probe.state, x, length, at=at)

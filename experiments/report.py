@@ -23,7 +23,8 @@ saved: bytes kept for backward when the forward pass ends; peak: most bytes aliv
 included; evaluations, vjps, FLOPs: of one training step, recomputation included.
 cosine, rel. error: gradient against float64 BPTT on the same batch and carry, at the run's own final weights.
 residual: ||F(z) - z|| over the scale of the states, F the joint map of one cycle, at the point where the gradient
-is taken, in the dtype of training; median over samples. Values are means over seeds, least and greatest in brackets."""
+is taken, in the dtype of training; median over samples. trusted: share of training samples whose implicit
+gradient passed the gate, mean over all steps. Values are means over seeds, least and greatest in brackets."""
 
 NUMBER = (int, float, type(None))
 FIELDS = {
@@ -66,7 +67,8 @@ def render(folder: Path, console: Console) -> None:
         console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")
     records.replace_text(folder / "report.md", markdown + "".join(f"\n![{path.stem}]({path.name})\n" for path in drawn))
     # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
-    for columns in (summary.COLUMNS[:6], summary.COLUMNS[6:]):
+    every = summary.columns_of(found)
+    for columns in (every[:6], every[6:]):
         header, rows = summary.table(found, columns, always_spread=False)
         shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
         for title in header:

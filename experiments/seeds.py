@@ -2,7 +2,7 @@
 
 import numpy as np
 
-USES = ("data", "weights", "dropout", "exploration", "estimator")
+USES = ("data", "weights", "dropout", "exploration", "estimator", "jacobian")
 
 
 def seed_for(use: str, seed: int) -> int:

@@ -105,12 +105,20 @@ COLUMNS = (
     Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.2f}"),
     Column("residual", ("residuals", "joint", "map_relative", 1), significant),
 )
+# of implicit estimators only
+VERDICTS = (Column("trusted %", ("verdicts", "mean_trusted"), percent, spread=True),)
+
+
+def columns_of(records: Sequence[Record]) -> tuple[Column, ...]:
+    """Return the columns that these records have values for."""
+    return COLUMNS + VERDICTS if any(record.get("verdicts") for record in records) else COLUMNS
 
 
 def table(
-    records: Sequence[Record], columns: Sequence[Column] = COLUMNS, always_spread: bool = True
+    records: Sequence[Record], columns: Sequence[Column] | None = None, always_spread: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     """Return the header and one row per estimator."""
+    columns = columns_of(records) if columns is None else columns
     groups = by_estimator(records)
     rows = [[name, *(column.text(group, always_spread) for column in columns)] for name, group in groups.items()]
     return ["estimator", *(column.title for column in columns)], rows

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.seeds import seed_for
 from loopgrad.experiments.tasks.base import Batch, Task
-from loopgrad.gradients import Estimator, tree
+from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.models import supervision
 from loopgrad.models.halting import Halting
 from loopgrad.models.losses import right_tokens, softmax_cross_entropy, stablemax_cross_entropy, token_loss
@@ -37,6 +37,8 @@ class Trainer:
         grad_clip: Largest norm of the gradient; 0 for no clipping.
         autocast: "bf16" runs forward passes under autocast; "off" does not.
         cross_entropy: Loss of a token.
+        jacobian_weight: Of the Jacobian penalty of the last cycle at the state where it ends, added to the loss; 0 for
+            none.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
@@ -59,6 +61,7 @@ class Trainer:
     grad_clip: float = 1.0
     autocast: Literal["off", "bf16"] = "off"
     cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
+    jacobian_weight: float = 0.0
     eval_every: int = 50
     eval_batch_size: int = 512
     checkpoint_every: int = 100
@@ -73,7 +76,7 @@ class Trainer:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip"):
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip", "jacobian_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0")
 
@@ -167,13 +170,17 @@ def _step(
         result = supervision.segment(
             run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
         )
+        penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
     saved = counter.held() if counter else saved
     assert saved is not None
     run.optimizer.zero_grad(set_to_none=True)
-    result.loss.backward()
+    (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
+    if penalty is not None:
+        result.metrics["jacobian_penalty"] = penalty.detach()
     norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
+    entry |= {f"implicit_{name}": value for name, value in result.output.stats.numbers().items()}
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
     if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
@@ -185,6 +192,13 @@ def _step(
     run.average.update_parameters(run.model)
     run.carry = result.carry
     return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
+
+
+def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
+    """Return the Jacobian penalty at the states that the segment ended in."""
+    probe = torch.Generator(device=run.carry.segment.device).manual_seed(seed_for("jacobian", seed) + run.step)
+    x = run.model.encode(result.carry.batch.inputs, result.carry.batch.puzzle_ids)
+    return jacobian_penalty(run.model.cell, result.carry.state, x, run.model.num_steps, probe)
 
 
 def _first_non_finite(run: Run, result: supervision.Segment) -> str:

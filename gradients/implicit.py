@@ -220,27 +220,28 @@ def _solved(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor 
     others = [alias(tensor, needed) for tensor, needed in zip(saved, wanted[width:], strict=False)]
     leaves, start = saved[len(others) : len(others) + width], saved[len(others) + width :]
     b, z = rows.join(cotangents), rows.join(leaves)
-    finite = b.isfinite().all(dim=1) & z.isfinite().all(dim=1)
+    largest = _largest(b)
+    finite = (largest < torch.inf) & (_largest(z) < torch.inf)
     cycle, runs = (cell, leaves, others, ctx.cycle_conditions, ctx.cycle, rows), 1
     f = Linearised(*cycle)
-    finite &= f.image.isfinite().all(dim=1)
+    finite &= _largest(f.image) < torch.inf
     forward = relative((f.image - z).norm(dim=1), f.image.norm(dim=1))
     gated = how.on_unconverged in ("fallback", "raise")
     solved = finite & (forward <= how.forward_rtol) if gated else finite
     all_finite, any_solved = torch.stack([finite.all(), solved.any()]).tolist()
     if not all_finite:
         f, runs = Linearised(*cycle, keep=finite), 2
-    b = torch.where(finite.unsqueeze(1), b, torch.zeros_like(b))
+        b, largest = torch.where(finite.unsqueeze(1), b, 0.0), torch.where(finite, largest, 0.0)
     # a power of two, so that the scale of the loss changes nothing but the scale of the gradient
-    scale = torch.ldexp(torch.ones_like(forward), b.abs().amax(dim=1).frexp().exponent).unsqueeze(1)
+    scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
     unit = b / scale
     norm = unit.norm(dim=1)
     w, left, products = torch.zeros_like(unit), norm, 0
     if any_solved:
-        w, left = _linear(f, torch.where(solved.unsqueeze(1), unit, torch.zeros_like(unit)), how)
+        w, left = _linear(f, torch.where(solved.unsqueeze(1), unit, 0.0), how)
         products = f.vjps
     backward, amplification = relative(left, norm), relative(w.norm(dim=1), norm)
-    backward = torch.where(solved, backward, torch.zeros_like(backward))
+    backward = torch.where(solved, backward, 0.0)
     estimate = torch.maximum(amplification * forward, backward)
     passed = finite & (forward <= how.forward_rtol) & (estimate <= how.max_gradient_error)
     falls_back = finite & ~passed & (norm > 0) if how.on_unconverged == "fallback" else torch.zeros_like(finite)
@@ -250,13 +251,13 @@ def _solved(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor 
     of_state: list[Tensor | None] = [None] * width  # at a fixed point z_0 changes nothing
     found: list[Tensor | None] = [None] * len(others)
     if any_solved:
-        found = f.gradients(torch.where(used.unsqueeze(1), w * scale, torch.zeros_like(w)))
+        found = f.gradients(torch.where(used.unsqueeze(1), w * scale, 0.0))
     evaluations, vjps = runs * len(ctx.cycle), f.vjps * len(ctx.cycle)
     if any_back:
         del f, w
         keep = None if all_finite else finite
         start = [alias(leaf, ctx.first == 0 and needed) for leaf, needed in zip(start, wanted, strict=False)]
-        seeds = torch.where(falls_back.unsqueeze(1), b, torch.zeros_like(b))
+        seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
         cost, of_state, fallen = _fallen_back(ctx, start, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
@@ -269,6 +270,11 @@ def _solved(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor 
     if not all_passed and how.on_unconverged == "warn":
         warnings.warn(f"ImplicitGradient: {unconverged(verdict)}", stacklevel=2)
     return of_state + found
+
+
+def _largest(matrix: Tensor) -> Tensor:
+    """Return the largest absolute value of each row; nan where there is one."""
+    return torch.linalg.vector_norm(matrix, torch.inf, dim=1)
 
 
 def _linear(f: Linearised, b: Tensor, how: ImplicitGradient) -> tuple[Tensor, Tensor]:

@@ -16,27 +16,28 @@ def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int
         equations", SIAM J. Numer. Anal. 20(2), 1983.
     """
     w, r, vjps = torch.zeros_like(b), b, 0
-    epsilon = torch.finfo(b.dtype).eps
-    floor = epsilon * b.norm(dim=1, keepdim=True)
-    directions, images = b.new_empty(len(b), 0, b.shape[1]), b.new_empty(len(b), 0, b.shape[1])
+    directions = images = b.new_empty(len(b), 0, b.shape[1])  # (rows, room, features), the first `vjps` in use
     while vjps < max_vjps:
-        p = torch.where(r.norm(dim=1, keepdim=True) > floor, r, torch.zeros_like(r))
-        q = p - pull(p)
-        vjps += 1
-        q = torch.where(q.isfinite().all(dim=1, keepdim=True), q, torch.zeros_like(q))
-        least = 100 * epsilon * q.norm(dim=1, keepdim=True)  # below, nothing but rounding is left of q
-        for _ in range(2):  # once more: one pass leaves what rounding has spoilt
-            along = torch.bmm(images, q.unsqueeze(2))
-            q = q - (images * along).sum(dim=1)
-            p = p - (directions * along).sum(dim=1)
+        p, q = r, r - pull(r)
+        least = 100 * torch.finfo(b.dtype).eps * q.norm(dim=1, keepdim=True)
+        if vjps:
+            known, before = (kept[:, : max(4, vjps)] for kept in (images, directions))  # small products are slow on CPU
+            p, q = p.unsqueeze(1), q.unsqueeze(1)
+            along = q @ known.mT
+            q = torch.baddbmm(q, along, known, alpha=-1)
+            again = q @ known.mT  # one pass leaves what rounding has spoilt
+            q = torch.baddbmm(q, again, known, alpha=-1).squeeze(1)
+            p = torch.baddbmm(p, along + again, before, alpha=-1).squeeze(1)
         norm = q.norm(dim=1, keepdim=True)
-        sound = norm > least
-        scale = torch.where(sound, 1 / torch.where(sound, norm, torch.ones_like(norm)), torch.zeros_like(norm))
-        p, q = p * scale, q * scale
+        sound = (norm > least) & (norm < torch.inf)  # else nothing but rounding is left of q, or the row is lost
+        p, q = torch.where(sound, p / norm, 0.0), torch.where(sound, q / norm, 0.0)
         step = (r * q).sum(dim=1, keepdim=True)
-        w, r = w + step * p, r - step * q
-        directions = torch.cat([directions, p.unsqueeze(1)], dim=1)
-        images = torch.cat([images, q.unsqueeze(1)], dim=1)
+        w, r = torch.addcmul(w, step, p), torch.addcmul(r, step, q, value=-1)
+        if vjps == images.shape[1]:
+            room = b.new_zeros(len(b), max(4, min(vjps, max_vjps - vjps)), b.shape[1])
+            directions, images = torch.cat([directions, room], dim=1), torch.cat([images, room], dim=1)
+        directions[:, vjps], images[:, vjps] = p, q
+        vjps += 1
         if check_every and vjps % check_every == 0 and vjps < max_vjps and bool((r.norm(dim=1) <= tolerance).all()):
             break
     return LinearSolution(w, r.norm(dim=1), vjps)
@@ -54,15 +55,14 @@ def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: i
     while True:
         v = basis[:, -1]
         q = v - pull(v)
-        q = torch.where(q.isfinite().all(dim=1, keepdim=True), q, torch.zeros_like(q))
         column = torch.zeros_like(basis[:, :, 0])
         for _ in range(2):
             along = torch.bmm(basis, q.unsqueeze(2))
             q = q - (basis * along).sum(dim=1)
             column = column + along.squeeze(2)
         size = q.norm(dim=1, keepdim=True)
-        sound = size > 4 * torch.finfo(b.dtype).eps * column.norm(dim=1, keepdim=True)
-        size = torch.where(sound, size, torch.zeros_like(size))
+        sound = (size > 4 * torch.finfo(b.dtype).eps * column.norm(dim=1, keepdim=True)) & (size < torch.inf)
+        size, column = torch.where(sound, size, 0.0), torch.where(size < torch.inf, column, 0.0)
         columns.append(torch.cat([column, size], dim=1))
         vjps = len(columns)
         last = vjps == max_vjps
@@ -70,7 +70,7 @@ def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: i
             y, residual = _smallest(columns, norm)
             if last or bool((residual <= tolerance).all()):
                 return LinearSolution((basis * y.unsqueeze(2)).sum(dim=1), residual, vjps)
-        q = torch.where(sound, q / torch.where(sound, size, torch.ones_like(size)), torch.zeros_like(q))
+        q = torch.where(sound, q / size, 0.0)
         basis = torch.cat([basis, q.unsqueeze(1)], dim=1)
 
 
