@@ -12,7 +12,7 @@ from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import composed
 from loopgrad.experiments.seeds import USES, seed_for
 from loopgrad.experiments.trainer import NonFinite, begin, evaluate, train
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, TruncatedBPTT
 from loopgrad.models import QHalt, QLearning, supervision
 
 
@@ -239,3 +239,28 @@ def test_rows_halt_together_under_a_fixed_number_of_segments():
 def test_values_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):
         replace(trainer(), **{name: value})
+
+
+def test_an_implicit_estimator_logs_its_verdicts_and_untrusted_steps_are_the_fallbacks():
+    it = trainer()
+    entries, runs = {}, {}
+    for name, estimator in {"implicit": ImplicitGradient(), "fallback": TruncatedBPTT(num_cycles=1)}.items():
+        runs[name] = begin(it, TASK, model(), 0)
+        entries[name] = list(train(runs[name], it, TASK, estimator, 0))
+    assert all(entry["implicit_trusted"] == 0 for entry in entries["implicit"])
+    assert [e["loss"] for e in entries["implicit"]] == pytest.approx([e["loss"] for e in entries["fallback"]], rel=1e-6)
+    assert {"implicit_forward_residual_median", "implicit_cycle_vjps"} <= entries["implicit"][0].keys()
+    assert not any(name.startswith("implicit_") for name in entries["fallback"][0])
+
+
+def test_a_jacobian_weight_makes_the_cycle_contract_and_moves_neither_data_nor_noise():
+    penalties, losses = {}, {}
+    for weight in (1e-9, 3.0):
+        it = trainer(train_steps=30, jacobian_weight=weight)
+        log = list(train(begin(it, TASK, model(), 0), it, TASK, BPTT(), 0))
+        penalties[weight] = [entry["jacobian_penalty"] for entry in log]
+        losses[weight] = log[0]["loss"]
+    assert penalties[3.0][0] == penalties[1e-9][0] and losses[3.0] == losses[1e-9]
+    assert sum(penalties[3.0][-5:]) < 0.8 * sum(penalties[1e-9][-5:])
+    it = trainer()
+    assert "jacobian_penalty" not in next(train(begin(it, TASK, model(), 0), it, TASK, BPTT(), 0))
