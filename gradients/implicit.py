@@ -262,6 +262,8 @@ def _solved(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor 
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
     ctx.stats.add(evaluations, vjps, verdict)
+    if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
+        found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":
         raise RuntimeError(
             f"ImplicitGradient: {unconverged(verdict)}. Run more updates, allow more with forward_rtol, "

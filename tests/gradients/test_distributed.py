@@ -8,10 +8,25 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, ReversibleBPTT, TruncatedBPTT
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    ImplicitGradient,
+    PhantomGradient,
+    ReversibleBPTT,
+    TruncatedBPTT,
+)
 from loopgrad.models import Damped
 
-ESTIMATORS = [BPTT(), CheckpointedBPTT(), TruncatedBPTT(num_steps=2), ReversibleBPTT()]
+ESTIMATORS = [
+    BPTT(),
+    CheckpointedBPTT(),
+    TruncatedBPTT(num_steps=2),
+    ReversibleBPTT(),
+    ImplicitGradient(rtol=0, max_vjps=8, on_unconverged="ignore"),
+    ImplicitGradient(forward_rtol=0, max_gradient_error=0),
+    PhantomGradient(num_steps=2),
+]
 NUM_STEPS = 7
 
 
