@@ -1,6 +1,5 @@
 """Implicit differentiation of a fixed point, with a gate for the samples that have not reached one."""
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,9 +8,9 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry, release
-from loopgrad.gradients.gate import ImplicitStats, Verdict, relative, unconverged
-from loopgrad.gradients.linearised import Linearised, masked_inputs
+from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.gate import ImplicitStats
+from loopgrad.gradients.implicit_backward import implicit_gradients
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.rows import Rows
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
@@ -198,7 +197,7 @@ class _Recursion(torch.autograd.Function):
             raise RuntimeError(
                 "ImplicitGradient cannot be differentiated twice (backward got create_graph=True): use BPTT()"
             )
-        return (None,) * 6 + tuple(_solved(ctx, cotangents, ctx.needs_input_grad[6:]))
+        return (None,) * 6 + tuple(implicit_gradients(ctx, cotangents, ctx.needs_input_grad[6:]))
 
 
 def _searched(
@@ -211,127 +210,3 @@ def _searched(
     found = how.forward(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
     stats.add(found.evaluations * len(cycle), 0, None)
     return rows.split(found.state)
-
-
-def _solved(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor | None]:
-    """Return the gradients of all tensors: implicit where that can be trusted, the fallback's elsewhere."""
-    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
-    saved = ctx.saved_tensors
-    others = [alias(tensor, needed) for tensor, needed in zip(saved, wanted[width:], strict=False)]
-    leaves, start = saved[len(others) : len(others) + width], saved[len(others) + width :]
-    b, z = rows.join(cotangents), rows.join(leaves)
-    largest = _largest(b)
-    finite = (largest < torch.inf) & (_largest(z) < torch.inf)
-    cycle, runs = (cell, leaves, others, ctx.cycle_conditions, ctx.cycle, rows), 1
-    f = Linearised(*cycle)
-    finite &= _largest(f.image) < torch.inf
-    forward = relative((f.image - z).norm(dim=1), f.image.norm(dim=1))
-    gated = how.on_unconverged in ("fallback", "raise")
-    solved = finite & (forward <= how.forward_rtol) if gated else finite
-    all_finite, any_solved = torch.stack([finite.all(), solved.any()]).tolist()
-    if not all_finite:
-        f, runs = Linearised(*cycle, keep=finite), 2
-        b, largest = torch.where(finite.unsqueeze(1), b, 0.0), torch.where(finite, largest, 0.0)
-    # a power of two, so that the scale of the loss changes nothing but the scale of the gradient
-    scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
-    unit = b / scale
-    norm = unit.norm(dim=1)
-    w, left, products = torch.zeros_like(unit), norm, 0
-    if any_solved:
-        w, left = _linear(f, torch.where(solved.unsqueeze(1), unit, 0.0), how)
-        products = f.vjps
-    backward, amplification = relative(left, norm), relative(w.norm(dim=1), norm)
-    backward = torch.where(solved, backward, 0.0)
-    estimate = torch.maximum(amplification * forward, backward)
-    passed = finite & (forward <= how.forward_rtol) & (estimate <= how.max_gradient_error)
-    falls_back = finite & ~passed & (norm > 0) if how.on_unconverged == "fallback" else torch.zeros_like(finite)
-    all_passed, any_back = torch.stack([passed.all(), falls_back.any()]).tolist()
-    verdict = Verdict(forward, backward, amplification, estimate, solved, passed, finite, products, any_back)
-    used = passed if gated else finite
-    of_state: list[Tensor | None] = [None] * width  # at a fixed point z_0 changes nothing
-    found: list[Tensor | None] = [None] * len(others)
-    if any_solved:
-        found = f.gradients(torch.where(used.unsqueeze(1), w * scale, 0.0))
-    evaluations, vjps = runs * len(ctx.cycle), f.vjps * len(ctx.cycle)
-    if any_back:
-        del f, w
-        keep = None if all_finite else finite
-        start = [alias(leaf, ctx.first == 0 and needed) for leaf, needed in zip(start, wanted, strict=False)]
-        seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
-        cost, of_state, fallen = _fallen_back(ctx, start, others, seeds, keep)
-        evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
-        found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
-    ctx.stats.add(evaluations, vjps, verdict)
-    if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
-        found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
-    if not all_passed and how.on_unconverged == "raise":
-        raise RuntimeError(
-            f"ImplicitGradient: {unconverged(verdict)}. Run more updates, allow more with forward_rtol, "
-            "max_gradient_error or max_vjps, or take on_unconverged='fallback'"
-        )
-    if not all_passed and how.on_unconverged == "warn":
-        warnings.warn(f"ImplicitGradient: {unconverged(verdict)}", stacklevel=2)
-    return of_state + found
-
-
-def _largest(matrix: Tensor) -> Tensor:
-    """Return the largest absolute value of each row; nan where there is one."""
-    return torch.linalg.vector_norm(matrix, torch.inf, dim=1)
-
-
-def _linear(f: Linearised, b: Tensor, how: ImplicitGradient) -> tuple[Tensor, Tensor]:
-    """Solve (1 - J^T) w = b; return w and the norms of what is left."""
-    solver = LINEAR[how.solver] if isinstance(how.solver, str) else how.solver
-    tolerance, first, rest = how.rtol * b.norm(dim=1), torch.zeros_like(b), b
-    known = how._last.get("w") if how.warm_start else None
-    if known is not None and known.shape == b.shape and known.device == b.device and how.max_vjps > 1:
-        guess = known.to(b.dtype) * b.norm(dim=1, keepdim=True)
-        left = b - (guess - f.pull(guess))
-        better = (left.norm(dim=1) < b.norm(dim=1)).unsqueeze(1)
-        first, rest = torch.where(better, guess, first), torch.where(better, left, b)
-    budget = how.max_vjps - f.vjps
-    found = solver(f.pull, rest, tolerance, budget, how.check_every)
-    w = first + found.solution
-    if how.warm_start:
-        how._last["w"] = w / b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
-    return w, found.residual
-
-
-class _From(nn.Module):
-    """A cell whose first update is number `start`."""
-
-    def __init__(self, cell: nn.Module, start: int):
-        super().__init__()
-        self.cell, self.start, self.period = cell, start, period_of(cell)
-
-    def forward(self, state: Any, inputs: Any, step: int) -> Any:
-        return self.cell(state, inputs, self.start + step)
-
-
-def _fallen_back(
-    ctx: Any, start: list[Tensor], others: list[Tensor], b: Tensor, keep: Tensor | None
-) -> tuple[Stats, list[Tensor | None], list[Tensor | None]]:
-    """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
-    cell, how, rows = ctx.cell, ctx.how, ctx.rows
-
-    def run(module: nn.Module, inputs: Any) -> Rollout:
-        return how.fallback(_From(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
-
-    with ctx.start_conditions.restored(cell.cell) as buffers:
-        entries, viewed = cell.entries(others), [entry(leaf) for leaf in start]
-        if keep is not None:
-            entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
-        rollout = cell.call(run, entries, buffers)
-    pairs = zip(tree.flatten(rollout.state)[0], rows.split(b), strict=True)
-    pairs = [(leaf, cotangent) for leaf, cotangent in pairs if leaf.requires_grad]
-    sources = [tensor for tensor in (*start, *others) if tensor.requires_grad]
-    if not pairs or not sources:
-        return rollout.stats, [None] * len(start), [None] * len(others)
-    outputs, seeds = zip(*pairs, strict=True)
-    nodes = check_nothing_hidden(outputs, sources)
-    found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
-    gradients = [next(found) if tensor.requires_grad else None for tensor in (*start, *others)]
-    stats = rollout.stats
-    del rollout, pairs, outputs
-    release(nodes)
-    return stats, gradients[: len(start)], gradients[len(start) :]
