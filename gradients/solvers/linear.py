@@ -7,6 +7,43 @@ from loopgrad.gradients.solvers.fixed_point import Anderson, Iteration
 from loopgrad.gradients.solvers.protocol import FixedPointSolver, LinearSolution, LinearSolver, Map
 
 
+class _Basis:
+    """Vectors of each row, in blocks of a few: growing copies nothing, and small products are slow on CPU."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []  # (rows, room, features), zeros where there is no vector yet
+        self._count = 0
+
+    def append(self, vector: Tensor) -> None:
+        if self._count == sum(block.shape[1] for block in self._blocks):
+            room = 8 if self._blocks else 4
+            self._blocks.append(vector.new_zeros(len(vector), room, vector.shape[1]))
+        place = self._count - sum(block.shape[1] for block in self._blocks[:-1])
+        self._blocks[-1][:, place] = vector
+        self._count += 1
+
+    def along(self, vector: Tensor) -> Tensor:
+        """Return the products with all vectors, (rows, 1, room)."""
+        parts = [vector.unsqueeze(1) @ block.mT for block in self._blocks]
+        return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+    def minus(self, vector: Tensor, factors: Tensor) -> Tensor:
+        """Return vector - sum_i factors_i vector_i, for factors (rows, 1, count or more)."""
+        rest, start = vector.unsqueeze(1), 0
+        for block in self._blocks:
+            part = factors[:, :, start : start + block.shape[1]]
+            rest = torch.baddbmm(rest, part, block[:, : part.shape[2]], alpha=-1)
+            start += block.shape[1]
+        return rest.squeeze(1)
+
+    def orthogonal(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the part of a vector that is orthogonal to all others, and its products with them."""
+        along = self.along(vector)
+        rest = self.minus(vector, along)
+        again = self.along(rest)  # one pass leaves what rounding has spoilt
+        return self.minus(rest, again), along + again
+
+
 def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
     """Generalised conjugate residuals: the least residual of all polynomial methods, and it is at hand at each step.
 
@@ -15,32 +52,25 @@ def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int
     Reference: S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
         equations", SIAM J. Numer. Anal. 20(2), 1983.
     """
-    w, r, vjps = torch.zeros_like(b), b, 0
-    directions = images = b.new_empty(len(b), 0, b.shape[1])  # (rows, room, features), the first `vjps` in use
-    while vjps < max_vjps:
+    w, r = torch.zeros_like(b), b
+    directions, images = _Basis(), _Basis()
+    for vjps in range(1, max_vjps + 1):
         p, q = r, r - pull(r)
         least = 100 * torch.finfo(b.dtype).eps * q.norm(dim=1, keepdim=True)
-        if vjps:
-            known, before = (kept[:, : max(4, vjps)] for kept in (images, directions))  # small products are slow on CPU
-            p, q = p.unsqueeze(1), q.unsqueeze(1)
-            along = q @ known.mT
-            q = torch.baddbmm(q, along, known, alpha=-1)
-            again = q @ known.mT  # one pass leaves what rounding has spoilt
-            q = torch.baddbmm(q, again, known, alpha=-1).squeeze(1)
-            p = torch.baddbmm(p, along + again, before, alpha=-1).squeeze(1)
+        if vjps > 1:
+            q, along = images.orthogonal(q)
+            p = directions.minus(p, along)
         norm = q.norm(dim=1, keepdim=True)
         sound = (norm > least) & (norm < torch.inf)  # else nothing but rounding is left of q, or the row is lost
         p, q = torch.where(sound, p / norm, 0.0), torch.where(sound, q / norm, 0.0)
         step = (r * q).sum(dim=1, keepdim=True)
         w, r = torch.addcmul(w, step, p), torch.addcmul(r, step, q, value=-1)
-        if vjps == images.shape[1]:
-            room = b.new_zeros(len(b), max(4, min(vjps, max_vjps - vjps)), b.shape[1])
-            directions, images = torch.cat([directions, room], dim=1), torch.cat([images, room], dim=1)
-        directions[:, vjps], images[:, vjps] = p, q
-        vjps += 1
-        if check_every and vjps % check_every == 0 and vjps < max_vjps and bool((r.norm(dim=1) <= tolerance).all()):
-            break
-    return LinearSolution(w, r.norm(dim=1), vjps)
+        looks = check_every and vjps % check_every == 0
+        if vjps == max_vjps or (looks and bool((r.norm(dim=1) <= tolerance).all())):
+            return LinearSolution(w, r.norm(dim=1), vjps)
+        directions.append(p)
+        images.append(q)
+    raise ValueError(f"max_vjps={max_vjps} must be at least 1")
 
 
 def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
@@ -50,28 +80,23 @@ def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: i
         systems", SIAM J. Sci. Stat. Comput. 7(3), 1986.
     """
     norm = b.norm(dim=1)
-    basis = (b / torch.where(norm > 0, norm, torch.ones_like(norm)).unsqueeze(1)).unsqueeze(1)
-    columns: list[Tensor] = []
-    while True:
-        v = basis[:, -1]
-        q = v - pull(v)
-        column = torch.zeros_like(basis[:, :, 0])
-        for _ in range(2):
-            along = torch.bmm(basis, q.unsqueeze(2))
-            q = q - (basis * along).sum(dim=1)
-            column = column + along.squeeze(2)
+    v = b / torch.where(norm > 0, norm, 1.0).unsqueeze(1)
+    basis, columns = _Basis(), []
+    for vjps in range(1, max_vjps + 1):
+        basis.append(v)
+        q, along = basis.orthogonal(v - pull(v))
+        column = along[:, 0, :vjps]
         size = q.norm(dim=1, keepdim=True)
-        sound = (size > 4 * torch.finfo(b.dtype).eps * column.norm(dim=1, keepdim=True)) & (size < torch.inf)
-        size, column = torch.where(sound, size, 0.0), torch.where(size < torch.inf, column, 0.0)
+        finite = size < torch.inf
+        sound = (size > 4 * torch.finfo(b.dtype).eps * column.norm(dim=1, keepdim=True)) & finite
+        size, column = torch.where(sound, size, 0.0), torch.where(finite, column, 0.0)
         columns.append(torch.cat([column, size], dim=1))
-        vjps = len(columns)
-        last = vjps == max_vjps
-        if last or (check_every and vjps % check_every == 0):
+        v = torch.where(sound, q / size, 0.0)
+        if vjps == max_vjps or (check_every and vjps % check_every == 0):
             y, residual = _smallest(columns, norm)
-            if last or bool((residual <= tolerance).all()):
-                return LinearSolution((basis * y.unsqueeze(2)).sum(dim=1), residual, vjps)
-        q = torch.where(sound, q / size, 0.0)
-        basis = torch.cat([basis, q.unsqueeze(1)], dim=1)
+            if vjps == max_vjps or bool((residual <= tolerance).all()):
+                return LinearSolution(-basis.minus(torch.zeros_like(b), y.unsqueeze(1)), residual, vjps)
+    raise ValueError(f"max_vjps={max_vjps} must be at least 1")
 
 
 def _smallest(columns: list[Tensor], norm: Tensor) -> tuple[Tensor, Tensor]:
