@@ -27,12 +27,11 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     others = [alias(tensor, needed) for tensor, needed in zip(saved, wanted[width:], strict=False)]
     leaves, start = saved[len(others) : len(others) + width], saved[len(others) + width :]
     b, z = rows.join(cotangents), rows.join(leaves)
-    largest = _largest(b)
-    finite = (largest < torch.inf) & (_largest(z) < torch.inf)
     cycle, runs = (cell, leaves, others, ctx.cycle_conditions, ctx.cycle, rows), 1
     f = Linearised(*cycle)
-    finite &= _largest(f.image) < torch.inf
-    forward = relative((f.image - z).norm(dim=1), f.image.norm(dim=1))
+    moved, size, largest = (f.image - z).norm(dim=1), f.image.norm(dim=1), b.abs().amax(dim=1)
+    finite = (moved + size + largest) < torch.inf  # nan is not
+    forward = relative(moved, size)
     gated = how.on_unconverged in ("fallback", "raise")
     solved = finite & (forward <= how.forward_rtol) if gated else finite
     all_finite, any_solved = torch.stack([finite.all(), solved.any()]).tolist()
@@ -54,7 +53,7 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     falls_back = finite & ~passed & (norm > 0) if how.on_unconverged == "fallback" else torch.zeros_like(finite)
     all_passed, any_back = torch.stack([passed.all(), falls_back.any()]).tolist()
     verdict = Verdict(forward, backward, amplification, estimate, solved, passed, finite, products, any_back)
-    used = passed if gated else finite & (_largest(w) < torch.inf)
+    used = passed if gated else finite & (w.norm(dim=1) < torch.inf)
     of_state: list[Tensor | None] = [None] * width  # at a fixed point z_0 changes nothing
     found: list[Tensor | None] = [None] * len(others)
     if any_solved:
@@ -79,11 +78,6 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     if not all_passed and how.on_unconverged == "warn":
         warnings.warn(f"ImplicitGradient: {unconverged(verdict)}", stacklevel=2)
     return of_state + found
-
-
-def _largest(matrix: Tensor) -> Tensor:
-    """Return the largest absolute value of each row; nan where there is one."""
-    return torch.linalg.vector_norm(matrix, torch.inf, dim=1)
 
 
 def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:

@@ -41,6 +41,8 @@ class Rows:
     def join(self, leaves: Sequence[Tensor | None]) -> Tensor:
         """Return the matrix of leaves, where None stands for zeros."""
         count, parts = (self.batch if self.batch is not None else 1), []
+        if len(leaves) == 1 and leaves[0] is not None:
+            return leaves[0].to(self.dtype).reshape(count, -1)
         for leaf, (shape, _, device) in zip(leaves, self._like, strict=True):
             found = torch.zeros(shape, dtype=self.dtype, device=device) if leaf is None else leaf.to(self.dtype)
             parts.append(found.reshape(count, -1))
@@ -48,6 +50,9 @@ class Rows:
 
     def split(self, matrix: Tensor) -> list[Tensor]:
         """Return the leaves of a matrix, each in its own shape and dtype."""
+        if len(self._like) == 1:
+            shape, dtype, _ = self._like[0]
+            return [matrix.reshape(shape).to(dtype)]
         sizes = [shape.numel() // matrix.shape[0] if matrix.shape[0] else 0 for shape, _, _ in self._like]
         parts = zip(matrix.split(sizes, dim=1), self._like, strict=True)
         return [part.reshape(shape).to(dtype) for part, (shape, dtype, _) in parts]

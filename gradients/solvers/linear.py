@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from loopgrad.gradients.solvers.fixed_point import Anderson, Iteration
 from loopgrad.gradients.solvers.protocol import FixedPointSolver, LinearSolution, LinearSolver, Map
@@ -47,27 +48,31 @@ class _Basis:
 def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
     """Generalised conjugate residuals: the least residual of all polynomial methods, and it is at hand at each step.
 
-    Keeps two vectors per product; its residuals equal those of GMRES.
+    Keeps two vectors per product; its residuals equal those of GMRES. A row that meets a number that is not finite
+    gets w = 0.
 
     Reference: S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
         equations", SIAM J. Numer. Anal. 20(2), 1983.
     """
-    w, r = torch.zeros_like(b), b
+    w, r, spared = torch.zeros_like(b), b, 100 * torch.finfo(b.dtype).eps
     directions, images = _Basis(), _Basis()
     for vjps in range(1, max_vjps + 1):
         p, q = r, r - pull(r)
-        least = 100 * torch.finfo(b.dtype).eps * q.norm(dim=1, keepdim=True)
+        least = spared * vector_norm(q, dim=1, keepdim=True)
         if vjps > 1:
             q, along = images.orthogonal(q)
             p = directions.minus(p, along)
-        norm = q.norm(dim=1, keepdim=True)
-        sound = (norm > least) & (norm < torch.inf)  # else nothing but rounding is left of q, or the row is lost
-        p, q = torch.where(sound, p / norm, 0.0), torch.where(sound, q / norm, 0.0)
-        step = (r * q).sum(dim=1, keepdim=True)
+        norm = vector_norm(q, dim=1, keepdim=True)
+        scale = torch.where(norm > least, 1 / norm, 0.0)  # else nothing but rounding is left of q
+        p, q = p * scale, q * scale
+        step = torch.linalg.vecdot(r, q).unsqueeze(1)
         w, r = torch.addcmul(w, step, p), torch.addcmul(r, step, q, value=-1)
         looks = check_every and vjps % check_every == 0
-        if vjps == max_vjps or (looks and bool((r.norm(dim=1) <= tolerance).all())):
-            return LinearSolution(w, r.norm(dim=1), vjps)
+        if vjps == max_vjps or (looks and bool((vector_norm(r, dim=1) <= tolerance).all())):
+            residual = vector_norm(r, dim=1)
+            lost = ~(residual < torch.inf)
+            w = torch.where(lost.unsqueeze(1), 0.0, w)
+            return LinearSolution(w, torch.where(lost, vector_norm(b, dim=1), residual), vjps)
         directions.append(p)
         images.append(q)
     raise ValueError(f"max_vjps={max_vjps} must be at least 1")

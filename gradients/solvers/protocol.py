@@ -19,8 +19,8 @@ class LinearSolution(NamedTuple):
 class LinearSolver(Protocol):
     """Solves w - pull(w) = b for every row, starting from w = 0, so that the first product is that of b.
 
-    Rows do not see each other. A row that is zero stays zero; one that meets a number that is not finite, or on which
-    the method breaks down, keeps what it has.
+    Rows do not see each other. A row that is zero stays zero; one on which the method breaks down keeps what it has,
+    one that meets a number that is not finite keeps what it has or gets zero.
     """
 
     def __call__(
