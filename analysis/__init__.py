@@ -6,20 +6,28 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
 from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
+from loopgrad.analysis.state_map import StateMap
 from loopgrad.analysis.trajectory import Trace, record
 
 __all__ = [
     "Agreement",
     "Cost",
+    "Exponents",
+    "StateMap",
     "Trace",
     "against_bptt",
     "cast",
     "compare",
+    "eigenvalues",
     "evaluated_in",
     "gradients_of",
     "interleaved",
+    "lyapunov",
     "measure",
     "median_ratio",
+    "operator_norm",
     "record",
     "reference",
+    "spectral_radius",
 ]

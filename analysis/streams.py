@@ -88,3 +88,34 @@ class Scalars:
         for (key, time), row in zip(self._keys, rows, strict=True):
             found[key][time] = row
         return found
+
+
+class Ends:
+    """Compares the states at the ends of cycles with those of earlier cycles; keeps one state per lag."""
+
+    def __init__(self, scalars: Scalars, names: Sequence[str], lags: int, start: Sequence[torch.Tensor]):
+        self._scalars, self._names, self._lags = scalars, names, lags
+        self._states = [list(start)]  # the latest last
+        self._move: list[torch.Tensor] | None = None
+
+    def add(self, cycle: int, leaves: Sequence[torch.Tensor]) -> None:
+        """Compare the leaves at the end of a cycle, counted from 0."""
+        if not self._lags:
+            return
+        for lag, state in enumerate(reversed(self._states), 1):
+            for name, value in zip(self._names, distances(leaves, state, self._scalars.upcast), strict=True):
+                self._scalars.add((f"lag {lag}", name), cycle, value)
+        pairs, upcast = zip(leaves, self._states[-1], strict=True), self._scalars.upcast
+        move = [_flat(new, upcast) - _flat(old, upcast) for new, old in pairs]
+        if self._move is not None:
+            for name, now, before in zip(self._names, move, self._move, strict=True):
+                self._scalars.add(("turning", name), cycle, (now * before.conj()).real.sum(dim=1))
+        self._move, self._states = move, [*self._states, list(leaves)][-self._lags :]
+
+    def lengths(self, cycles: int) -> dict[str, int]:
+        """Return the kinds of scalars with their lengths, as `Scalars.arrays` wants them."""
+        return {f"lag {lag}": cycles for lag in range(1, self._lags + 1)} | {"turning": cycles}
+
+
+def _flat(leaf: torch.Tensor, upcast: torch.dtype) -> torch.Tensor:
+    return leaf.detach().to(torch.promote_types(leaf.dtype, upcast)).reshape(leaf.shape[0], -1)

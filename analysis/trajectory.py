@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.analysis.streams import Scalars, distances, state_leaves, stream_names
+from loopgrad.analysis.streams import Ends, Scalars, distances, state_leaves, stream_names
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
 
@@ -44,6 +44,11 @@ class Trace:
         map_relative: map / scale, (B,).
         joint: ||F(z) - z|| over all streams, the root of the sum of squares of `map`, (B,).
         joint_relative: joint over the root of the sum of squares of `scale`, (B,).
+        lags: L, how many cycles back states were compared; 0 if that was not asked for.
+        recurrence: ||z_cP - z_(c-p)P|| per stream for p = 1..L at the ends of cycles c = 1..C, (L, C, B);
+            nan for p > c.
+        turning: <d_c, d_(c-1)> per stream, d_c the move of cycle c, (C, B); nan for c = 1.
+        reevaluated: Whether F was evaluated in another dtype than that of the recursion.
     """
 
     streams: tuple[str, ...]
@@ -61,6 +66,10 @@ class Trace:
     map_relative: dict[str, Array]
     joint: Array
     joint_relative: Array
+    lags: int
+    recurrence: dict[str, Array]
+    turning: dict[str, Array]
+    reevaluated: bool
 
     def quantiles(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, dict[str, list[float | None]]]:
         """Return quantiles over the samples, ready for JSON.
@@ -101,6 +110,7 @@ def record(
     at: int | None = None,
     upcast: torch.dtype = torch.float32,
     reevaluate: torch.dtype | None = None,
+    lags: int = 0,
 ) -> Trace:
     """Run the recursion and record how far each update moves each stream of each sample.
 
@@ -123,6 +133,7 @@ def record(
         at: Take F(z) - z at z_at, 0 <= at <= T. Default T. For a last-cycle gradient it is T - period.
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
         reevaluate: Floating dtype in which F is evaluated at z_at; default the cell's own.
+        lags: Compare the ends of cycles up to so many cycles back, as `classify` needs; holds as many states.
 
     Returns:
         The trace.
@@ -143,12 +154,15 @@ def record(
     """
     at = num_steps if at is None else at
     _check_arguments(cell, num_steps, at, upcast)
+    if isinstance(lags, bool) or not isinstance(lags, int) or lags < 0:
+        raise ValueError(f"lags must be a number of cycles, an int of at least 0, got {lags!r}")
     state = _started(cell, state)
     names, period = stream_names(_visible(cell, state)), period_of(cell)
     batch = state_leaves(_visible(cell, state), names)[0].shape[0]
     scalars = Scalars(upcast)
     recent: dict[int, list[torch.Tensor]] = {0: state_leaves(_visible(cell, state), names)}
     _record_norms(scalars, names, recent[0], 0)
+    ends = Ends(scalars, names, lags, recent[0])
     origin, arrival = state if at == 0 else None, None
     with preserved_rng(), torch.enable_grad():
         for step in range(max(num_steps, at + period if reevaluate is None else 0)):
@@ -164,6 +178,8 @@ def record(
                     apart = distances(leaves, recent[step + 1 - period], upcast)
                     for name, value in zip(names, apart, strict=True):
                         scalars.add(("cycle", name), step, value)
+                if (step + 1) % period == 0:
+                    ends.add((step + 1) // period - 1, leaves)
             if step + 1 == at:
                 origin = state
             if step + 1 == at + period:
@@ -178,8 +194,9 @@ def record(
         scalars.add(("map", name), 0, value)
     map_dtype = {name: _short(leaf.dtype) for name, leaf in zip(names, arrival, strict=True)}
     dtype = {name: _short(leaf.dtype) for name, leaf in zip(names, recent[max(recent)], strict=True)}
-    found = scalars.arrays({"norm": num_steps + 1, "update": num_steps, "cycle": num_steps, "map": 1}, names, batch)
-    return _trace(found, names, num_steps, period, at, dtype, map_dtype)
+    lengths = {"norm": num_steps + 1, "update": num_steps, "cycle": num_steps, "map": 1}
+    found = scalars.arrays(lengths | ends.lengths(num_steps // period), names, batch)
+    return _trace(found, names, num_steps, period, at, dtype, map_dtype, lags, reevaluate is not None)
 
 
 def _record_norms(scalars: Scalars, names: Sequence[str], leaves: Sequence[torch.Tensor], time: int) -> None:
@@ -241,6 +258,8 @@ def _trace(
     at: int,
     dtype: dict[str, str],
     map_dtype: dict[str, str],
+    lags: int,
+    reevaluated: bool,
 ) -> Trace:
     norm = {name: found["norm", name] for name in names}
     update = {name: found["update", name] for name in names}
@@ -264,6 +283,10 @@ def _trace(
         map_relative={name: _over(residual[name], scale[name]) for name in names},
         joint=joint,
         joint_relative=_over(joint, joint_scale),
+        lags=lags,
+        recurrence={n: np.stack([found[f"lag {p}", n] for p in range(1, lags + 1)]) for n in names if lags},
+        turning={n: found["turning", n] for n in names if lags},
+        reevaluated=reevaluated,
     )
 
 

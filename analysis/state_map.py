@@ -1,0 +1,144 @@
+"""A recursion's cycle as a map of vectors, one per sample, with its products by the Jacobian and its transpose."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.rows import Rows
+
+
+class StateMap:
+    """f: (batch, n) -> (batch, n), the updates `steps` of a cell with its inputs bound; samples do not see each other.
+
+    The cell runs in evaluation mode, without gradients of its parameters, in `dtype`; attention takes its plain kernel,
+    the one that can be differentiated forward. The module is left as it was. A leaf of inputs whose first dimension is
+    the batch's is taken to hold one row per sample.
+
+    Args:
+        cell: Called as cell(state, inputs, step).
+        state: A state of the shape that the map works on; it becomes `point`.
+        inputs: What the cell reads.
+        steps: Updates that make up f; default the first cycle, 0 .. period - 1.
+        dtype: In which f is evaluated; None for the cell's own.
+
+    Attributes:
+        point: `state` as vectors, (batch, n).
+
+    Raises:
+        ValueError: The leaves of state have no common first dimension.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import StateMap, spectral_radius
+        >>> from loopgrad.gradients import Stationary
+        >>> f = StateMap(Stationary(lambda z, x: 0.5 * z.flip(-1)), torch.zeros(1, 2), None)
+        >>> round(spectral_radius(f, f.point).item(), 6)
+        0.5
+    """
+
+    def __init__(
+        self,
+        cell: nn.Module,
+        state: Any,
+        inputs: Any,
+        steps: range | None = None,
+        dtype: torch.dtype | None = torch.float64,
+    ):
+        self._cell, self._dtype = cell, dtype
+        self._steps = range(period_of(cell)) if steps is None else steps
+        state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
+        self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
+        leaves, self._unflatten = tree.flatten(state)
+        self._rows = Rows(leaves, per_sample=True)
+        self.point = self._rows.join(leaves)
+
+    def sample(self, index: int) -> "StateMap":
+        """Return the map of one sample, on batches of one."""
+        batch = self.point.shape[0]
+
+        def rows(leaf: Tensor) -> Tensor:
+            return leaf[index : index + 1] if leaf.dim() and leaf.shape[0] == batch else leaf
+
+        state, inputs = tree.map_tensors(rows, self.state(self.point)), tree.map_tensors(rows, self._inputs)
+        return StateMap(self._cell, state, inputs, self._steps, self._dtype)
+
+    def state(self, z: Tensor) -> Any:
+        """Return vectors as a state."""
+        return self._unflatten(self._rows.split(z))
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return f(z)."""
+        with torch.no_grad(), self._conditions():
+            return self._evaluate(z)
+
+    def push(self, z: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return f(z) and J v for each v, by forward differentiation: one evaluation per v."""
+        images, products = z, []
+        with torch.no_grad(), self._conditions(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", ".*torch.jit.script.*", DeprecationWarning
+            )  # torch 2.13's own, at first use
+            if not vectors:
+                return self._evaluate(z), []
+            for v in vectors:
+                with forward_ad.dual_level():
+                    dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(z, v.to(z.dtype))))
+                    images = dual.primal
+                    products.append(torch.zeros_like(z) if dual.tangent is None else dual.tangent)
+        return images.clone(), [product.clone() for product in products]
+
+    @contextmanager
+    def linearised(self, z: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield v -> J^T v at z: one evaluation in all, one backward pass per v."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad(), self._conditions():
+            image = self._evaluate(z)
+
+        def pull(v: Tensor) -> Tensor:
+            if not image.requires_grad:
+                return torch.zeros_like(z)
+            (found,) = torch.autograd.grad(image, z, v.to(image.dtype), retain_graph=True, allow_unused=True)
+            return torch.zeros_like(z) if found is None else found
+
+        yield pull
+
+    def jacobians(self, z: Tensor) -> Tensor:
+        """Return the dense Jacobians, (batch, n, n): n backward passes."""
+        with self.linearised(z) as pull:
+            rows = [pull(unit.expand_as(z)) for unit in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)]
+        return torch.stack(rows, dim=1)
+
+    def _evaluate(self, z: Tensor) -> Tensor:
+        state = self.state(z)
+        for step in self._steps:
+            state = self._cell(state, self._inputs, step)
+        return self._rows.join(tree.flatten(state)[0])
+
+    @contextmanager
+    def _conditions(self) -> Iterator[None]:
+        flags = [(module, module.training) for module in self._cell.modules()]
+        wanted = [(parameter, parameter.requires_grad) for parameter in self._cell.parameters()]
+        try:
+            self._cell.eval()
+            for parameter, _ in wanted:
+                parameter.requires_grad_(False)
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                torch.autocast(self.point.device.type, enabled=False),
+                evaluated_in(self._cell, self._dtype) if self._dtype is not None else nullcontext(),
+            ):
+                yield
+        finally:
+            for module, flag in flags:
+                module.training = flag
+            for parameter, flag in wanted:
+                parameter.requires_grad_(flag)
