@@ -5,6 +5,7 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
+from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.state_map import StateMap
@@ -15,9 +16,12 @@ __all__ = [
     "Cost",
     "Exponents",
     "StateMap",
+    "Thresholds",
     "Trace",
+    "Verdicts",
     "against_bptt",
     "cast",
+    "classify",
     "compare",
     "eigenvalues",
     "evaluated_in",
@@ -30,4 +34,5 @@ __all__ = [
     "record",
     "reference",
     "spectral_radius",
+    "sweep",
 ]
