@@ -6,6 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
 from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
+from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, multistart
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.state_map import StateMap
@@ -15,6 +16,8 @@ __all__ = [
     "Agreement",
     "Cost",
     "Exponents",
+    "FixedPoints",
+    "Starts",
     "StateMap",
     "Thresholds",
     "Trace",
@@ -25,11 +28,13 @@ __all__ = [
     "compare",
     "eigenvalues",
     "evaluated_in",
+    "fixed_points",
     "gradients_of",
     "interleaved",
     "lyapunov",
     "measure",
     "median_ratio",
+    "multistart",
     "operator_norm",
     "record",
     "reference",
