@@ -7,6 +7,7 @@ from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradie
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
 from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
 from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, multistart
+from loopgrad.analysis.intervals import Share, bootstrap, shares, wilson
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.state_map import StateMap
@@ -17,12 +18,14 @@ __all__ = [
     "Cost",
     "Exponents",
     "FixedPoints",
+    "Share",
     "Starts",
     "StateMap",
     "Thresholds",
     "Trace",
     "Verdicts",
     "against_bptt",
+    "bootstrap",
     "cast",
     "classify",
     "compare",
@@ -38,6 +41,8 @@ __all__ = [
     "operator_norm",
     "record",
     "reference",
+    "shares",
     "spectral_radius",
     "sweep",
+    "wilson",
 ]

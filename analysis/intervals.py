@@ -1,0 +1,111 @@
+"""How sure a share of samples is: Wilson's interval of a count, and a bootstrap over puzzles of anything else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import binomtest
+
+from loopgrad.analysis.dynamics import LABELS, Verdicts
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Share:
+    """One row of a summary.
+
+    Attributes:
+        group: Value of `by` that the samples have in common, such as "True"; "all" without.
+        label: Verdict.
+        count: Samples of the group with this label.
+        total: Samples of the group.
+        low: Lower end of the 95 % interval of the share, by Wilson's score.
+        high: Upper end.
+    """
+
+    group: str
+    label: str
+    count: int
+    total: int
+    low: float
+    high: float
+
+    def text(self) -> str:
+        """Return "0 of 512 converged [0.0-0.7 %]"."""
+        return f"{self.count} of {self.total} {self.label} [{100 * self.low:.1f}-{100 * self.high:.1f} %]"
+
+
+def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
+    """Return the share of each label with its 95 % interval, for all samples or apart by group.
+
+    Args:
+        verdicts: Of one stream.
+        by: (B,) values such as whether each sample was solved.
+
+    Not recommended when: samples are not independent, such as augmentations of one puzzle: see `bootstrap`.
+
+    Reference: E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+
+    Raises:
+        ValueError: by has another length than there are samples.
+
+    Example:
+        >>> from loopgrad.analysis.intervals import wilson
+        >>> [round(end, 3) for end in wilson(64, 64)]
+        [0.943, 1.0]
+    """
+    groups = np.full(verdicts.label.size, "all") if by is None else np.asarray(by)
+    if groups.shape != verdicts.label.shape:
+        raise ValueError(f"by has shape {groups.shape}, and there are {verdicts.label.size} samples")
+    found = []
+    for group in np.unique(groups):
+        chosen = verdicts.label[groups == group]
+        for label in LABELS:
+            if count := int((chosen == label).sum()):
+                found.append(Share(str(group), label, count, chosen.size, *wilson(count, chosen.size)))
+    return found
+
+
+def wilson(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share, which is sound at 0 and at all of them too."""
+    interval = binomtest(count, total).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap(
+    values: Array,
+    statistic: Callable[[Array], float],
+    clusters: Array | None = None,
+    draws: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile interval of a statistic over samples, drawn anew cluster by cluster.
+
+    Args:
+        values: (B,) values, one per sample.
+        statistic: Of an array of values, such as np.median.
+        clusters: (B,) names of what is independent, such as the puzzle behind each augmentation; None for each sample.
+        draws: Number of draws.
+        confidence: Of the interval.
+        seed: Of the draws.
+
+    Reference: B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+
+    Raises:
+        ValueError: There are no values, or clusters has another length.
+    """
+    values = np.asarray(values)
+    names = np.arange(values.size) if clusters is None else np.asarray(clusters)
+    if not values.size or names.shape != values.shape:
+        raise ValueError(
+            f"values has shape {values.shape} and clusters {names.shape}: one of each per sample, at least one"
+        )
+    unique, index = np.unique(names, return_inverse=True)
+    members = [values[index == i] for i in range(unique.size)]
+    generator = np.random.default_rng(seed)
+    picks = generator.integers(unique.size, size=(draws, unique.size))
+    found = [statistic(np.concatenate([members[i] for i in pick])) for pick in picks]
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
