@@ -19,6 +19,7 @@ from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import NonFinite, Run, Trainer, begin, train
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
+from loopgrad.gradients.gate import Unconverged
 from loopgrad.models.recursive import RecursiveModel
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -78,7 +79,7 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         Interrupted: After a signal, or when ended; the checkpoint holds the last whole step.
         NonFinite: See `train`; the checkpoint holds the step before.
         ConfigError: The folder holds a run of another configuration, or a checkpoint that cannot be read; or the
-            estimator's memory_budget is too small for the model.
+            estimator's memory_budget is too small for the model, or an implicit gradient was to raise and did.
     """
     torch.set_num_threads(plan.trainer.num_threads)
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
@@ -115,8 +116,8 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
         except NonFinite as error:
             checkpoint.save(stored, run, plan.fingerprint)
             raise NonFinite(f"{plan.name}, {error}") from None
-        except BudgetTooSmall as error:
-            raise ConfigError(f"{plan.name}: {error}") from None
+        except (BudgetTooSmall, Unconverged) as error:
+            raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None
 
 
 def trained_model(plan: Plan) -> RecursiveModel:

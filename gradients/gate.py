@@ -76,6 +76,10 @@ class ImplicitStats(Stats):
         return {} if self.verdict is None else self.verdict.numbers()
 
 
+class Unconverged(RuntimeError):
+    """on_unconverged="raise", and a sample has no implicit gradient that can be trusted."""
+
+
 def relative(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return the quotient of norms, 0 for 0 / 0."""
     return torch.where(numerator == 0, torch.zeros_like(numerator), numerator / denominator)
@@ -85,13 +89,18 @@ def unconverged(verdict: Verdict) -> str:
     """Say how many samples are not trusted, and why."""
     found: dict[str, Any] = verdict.numbers()
     count, share = verdict.trusted.numel(), 1 - found["trusted"]
-    return (
+    text = (
         f"{share:.0%} of {count} samples have no implicit gradient that can be trusted: relative forward residual "
         f"{found['forward_residual_median']:.2g} (median), {found['forward_residual_max']:.2g} (largest); "
-        f"estimated relative error of the gradient {found['estimate_median']:.2g} (median), "
-        f"{found['estimate_max']:.2g} (largest) among the {found['solved']:.0%} that were solved; "
-        f"{1 - found['finite']:.0%} not finite"
     )
+    if found["solved"]:
+        text += (
+            f"estimated relative error of the gradient {found['estimate_median']:.2g} (median), "
+            f"{found['estimate_max']:.2g} (largest) among the {found['solved']:.0%} that were solved"
+        )
+    else:
+        text += "none was solved"
+    return text if found["finite"] == 1 else f"{text}; {1 - found['finite']:.0%} not finite"
 
 
 def _quantile(values: Tensor, among: Tensor, q: float) -> Tensor:

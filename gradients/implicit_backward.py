@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
 from loopgrad.gradients.explicit import alias, check_nothing_hidden, entry, release
-from loopgrad.gradients.gate import Verdict, relative, unconverged
+from loopgrad.gradients.gate import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs
 from loopgrad.gradients.solvers import LINEAR
 
@@ -71,7 +71,7 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":
-        raise RuntimeError(
+        raise Unconverged(
             f"ImplicitGradient: {unconverged(verdict)}. Run more updates, allow more with forward_rtol, "
             "max_gradient_error or max_vjps, or take on_unconverged='fallback'"
         )

@@ -247,3 +247,9 @@ def test_a_budget_that_is_too_small_ends_in_one_line_with_the_one_that_fits(loop
     )
     assert result.code == 2 and "Traceback" not in result.err and result.err.count("\n") == 1
     assert 'memory_budget="' in result.err
+
+
+def test_an_implicit_gradient_that_was_to_raise_ends_in_one_line_with_its_residuals(loopgrad, tiny):
+    result = loopgrad("train", *tiny, "estimator=implicit", "estimator.implicit.on_unconverged=raise")
+    assert result.code == 2 and "Traceback" not in result.err and result.err.count("\n") == 1
+    assert "100% of 8 samples" in result.err and "step 1:" in result.err and "none was solved" in result.err
