@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from loopgrad.analysis.dynamics import LABELS, Verdicts
 
@@ -69,6 +68,8 @@ def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
 
 def wilson(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share, which is sound at 0 and at all of them too."""
+    from scipy.stats import binomtest  # here: loading scipy changes the filters of warnings
+
     interval = binomtest(count, total).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 

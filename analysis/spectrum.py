@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigs, svds
 from torch import Tensor
 
 from loopgrad.analysis.state_map import StateMap
@@ -130,30 +129,36 @@ def lyapunov(
 def _largest_singular(f: StateMap, point: Tensor, tol: float) -> float:
     with f.linearised(point) as pull:
         operator = _operator(point, lambda v: f.push(point, v)[1][0], pull)
-        found = _found(svds, operator, k=1, tol=tol, return_singular_vectors=False)
+        found = _found("svds", operator, k=1, tol=tol, return_singular_vectors=False)
     return float(torch.linalg.matrix_norm(f.jacobians(point), 2)[0]) if found is None else float(found[0])
 
 
 def _arnoldi(f: StateMap, point: Tensor, k: int, tol: float) -> np.ndarray:
     with f.linearised(point) as pull:
         room = min(point.shape[1], max(2 * k + 1, 80))
-        found = _found(eigs, _operator(point, pull), k=k, which="LM", tol=tol, ncv=room, return_eigenvectors=False)
+        found = _found("eigs", _operator(point, pull), k=k, which="LM", tol=tol, ncv=room, return_eigenvectors=False)
     if found is None:
         found = torch.linalg.eigvals(f.jacobians(point))[0].cpu().numpy()
     return found[np.argsort(-np.abs(found))[:k]]
 
 
-def _found(method: Any, operator: Any, **options: Any) -> np.ndarray | None:
+def _found(method: str, operator: Any, **options: Any) -> np.ndarray | None:
     """Return what ARPACK finds; None where the products of few vectors span all that there is (a multiple of 1)."""
+    from scipy.sparse import linalg  # here: loading scipy changes the filters of warnings
+
     try:
-        return method(operator, v0=np.random.default_rng(0).standard_normal(operator.shape[0]), **options)
-    except ArpackNoConvergence:
+        return getattr(linalg, method)(
+            operator, v0=np.random.default_rng(0).standard_normal(operator.shape[0]), **options
+        )
+    except linalg.ArpackNoConvergence:
         raise
-    except ArpackError:
+    except linalg.ArpackError:
         return None
 
 
 def _operator(point: Tensor, product: Any, transposed: Any = None) -> Any:
+    from scipy.sparse.linalg import LinearOperator
+
     def of_numpy(fn: Any) -> Any:
         def apply(v: np.ndarray) -> np.ndarray:
             row = torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64).reshape(1, -1)).to(point)

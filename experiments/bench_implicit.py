@@ -50,6 +50,7 @@ class Implicit:
         hidden_size: Features.
         batch_size: Samples.
         targets: Relative gradient errors.
+        per_decade: Tolerances of the solvers that are tried per decade, down to 1e-5.
         repeats: Timed rounds.
         num_threads: Of torch.
     """
@@ -57,6 +58,7 @@ class Implicit:
     hidden_size: int = 128
     batch_size: int = 64
     targets: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
+    per_decade: int = 4
     repeats: int = 7
     num_threads: int = 1
 
@@ -89,7 +91,7 @@ class Implicit:
 
     def _candidates(self) -> Iterator[tuple[str, list[Estimator]]]:
         """Yield solvers with estimators from loose to tight."""
-        tolerances = [10 ** (-k / 4) for k in range(1, 21)]
+        tolerances = [10 ** (-k / self.per_decade) for k in range(1, 5 * self.per_decade + 1)]
         for solver in OURS:
             limit = 400 if solver in ("neumann", "anderson") else 100
             base = {"solver": solver, "max_vjps": limit, "check_every": 1, "on_unconverged": "ignore"}
