@@ -29,8 +29,9 @@ class ImplicitGradient(Estimator):
 
     That is the gradient only where z = f(z). Each sample is therefore judged: it is trusted if its relative forward
     residual |f(z) - z| / |f(z)| is at most forward_rtol and the estimated relative error of its gradient,
-    max(|w|/|b| * forward residual, |b - (1 - J^T) w| / |b|), at most max_gradient_error. The estimate was within
-    0.3 to 6 of the truth on the cells it was tried on; it is no bound. All other samples get the fallback's gradient.
+    max(|w|/|b| * forward residual, |b - (1 - J^T) w| / |b|), at most max_gradient_error. All other samples get the
+    fallback's gradient. Over 224 samples of three cells the estimate was 0.17 to 9.4 times the error of the sample's
+    gradient, 0.38 to 4.1 times for 90 % (docs/log.md); it is no bound.
 
     Args:
         solver: "gcr", "gmres", "bicgstab", "neumann", "anderson", or any `LinearSolver`.

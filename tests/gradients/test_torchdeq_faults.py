@@ -128,8 +128,15 @@ def test_13_the_residual_of_a_damped_search_is_that_of_the_map(cell):
     torch.testing.assert_close(found.residual, (image - found.state).norm(dim=1))
 
 
-def test_14_nothing_needs_cuda():
-    assert ImplicitGradient().forward == "unroll"  # every test of this file runs on the CPU
+@pytest.mark.parametrize("forward", ["unroll", Iteration(0.5), Anderson(), Broyden()])
+def test_14_nothing_needs_cuda(cell, forward, monkeypatch):
+    def refused(*_, **__):
+        raise AssertionError("something asked for CUDA")
+
+    for owner in (torch.Tensor, nn.Module):
+        monkeypatch.setattr(owner, "cuda", refused)
+    monkeypatch.setattr(torch.cuda, "is_available", refused)
+    assert gradient(ImplicitGradient(forward=forward), cell).norm() > 0
 
 
 @dataclass
