@@ -48,8 +48,29 @@ class _Search:
         return FixedPoint(self.best, self.residual, self.found_at, self.converged, self.evaluations)
 
 
+class _Method:
+    """Base of the searches: subclasses say where to evaluate next."""
+
+    def __call__(
+        self,
+        fn: Map,
+        start: Tensor,
+        max_evaluations: int,
+        rtol: float = 0.0,
+        atol: Tensor | float = 0.0,
+        check_every: int | None = 4,
+    ) -> FixedPoint:
+        """Search; see `FixedPointSolver`."""
+        search = _Search(fn, start, max_evaluations, rtol, atol, check_every)
+        self._run(search, start)
+        return search.result()
+
+    def _run(self, search: _Search, z: Tensor) -> None:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Iteration:
+class Iteration(_Method):
     """z <- z + damping (fn(z) - z): plain iteration at damping 1.
 
     Converges where every eigenvalue of 1 - damping (1 - J) lies inside the unit circle. Two vectors of memory.
@@ -75,25 +96,15 @@ class Iteration:
         if not 0 < self.damping <= 1:
             raise ValueError(f"Iteration(damping={self.damping}) must be in (0, 1]: 1 is plain iteration")
 
-    def __call__(
-        self,
-        fn: Map,
-        start: Tensor,
-        max_evaluations: int,
-        rtol: float = 0.0,
-        atol: Tensor | float = 0.0,
-        check_every: int | None = 4,
-    ) -> FixedPoint:
-        """Search; see `FixedPointSolver`."""
-        search, z, over = _Search(fn, start, max_evaluations, rtol, atol, check_every), start, False
+    def _run(self, search: _Search, z: Tensor) -> None:
+        over = False
         while not over:
             step, over = search.evaluate(z)
             z = z + self.damping * step
-        return search.result()
 
 
 @dataclass(frozen=True)
-class Anderson:
+class Anderson(_Method):
     """Anderson acceleration: the combination of the last points whose steps cancel best, by least squares per row.
 
     z <- sum_i a_i (z_i + damping step_i), with sum_i a_i = 1 and |sum_i a_i step_i| least. The regularisation is
@@ -127,22 +138,12 @@ class Anderson:
         if self.depth < 2 or not 0 < self.damping <= 1 or self.regularisation < 0:
             raise ValueError(f"{self} needs depth of at least 2, damping in (0, 1] and a regularisation of at least 0")
 
-    def __call__(
-        self,
-        fn: Map,
-        start: Tensor,
-        max_evaluations: int,
-        rtol: float = 0.0,
-        atol: Tensor | float = 0.0,
-        check_every: int | None = 4,
-    ) -> FixedPoint:
-        """Search; see `FixedPointSolver`."""
-        search, z = _Search(fn, start, max_evaluations, rtol, atol, check_every), start
+    def _run(self, search: _Search, z: Tensor) -> None:
         points, steps = [], []
         while True:
             step, over = search.evaluate(z)
             if over:
-                return search.result()
+                return
             points, steps = [*points[1 - self.depth :], z], [*steps[1 - self.depth :], step]
             if len(points) == 1:
                 z = z + self.damping * step
@@ -155,7 +156,7 @@ class Anderson:
 
 
 @dataclass(frozen=True)
-class Broyden:
+class Broyden(_Method):
     """Broyden's good method: a rank-one correction per step of an approximate inverse Jacobian of fn(z) - z.
 
     Args:
@@ -182,17 +183,7 @@ class Broyden:
         if self.depth < 1:
             raise ValueError(f"Broyden(depth={self.depth}) must be at least 1")
 
-    def __call__(
-        self,
-        fn: Map,
-        start: Tensor,
-        max_evaluations: int,
-        rtol: float = 0.0,
-        atol: Tensor | float = 0.0,
-        check_every: int | None = 4,
-    ) -> FixedPoint:
-        """Search; see `FixedPointSolver`."""
-        search, z = _Search(fn, start, max_evaluations, rtol, atol, check_every), start
+    def _run(self, search: _Search, z: Tensor) -> None:
         step, over = search.evaluate(z)
         left: list[Tensor] = []  # the inverse of -(fn - 1)' is 1 + sum_i left_i right_i^T
         right: list[Tensor] = []
@@ -210,7 +201,6 @@ class Broyden:
             left.append(torch.where(sound, (move - along) / torch.where(sound, scale, torch.ones_like(scale)), 0))
             right.append(back)
             step = after
-        return search.result()
 
 
 def _correction(left: list[Tensor], right: list[Tensor], vector: Tensor) -> Tensor:

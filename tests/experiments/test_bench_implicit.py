@@ -19,7 +19,7 @@ def test_the_reference_is_the_gradient_of_a_long_recursion():
     torch.testing.assert_close(found, problem.exact, rtol=1e-6, atol=1e-8)
 
 
-def test_rows_hold_what_they_say(monkeypatch):
+def test_rows_hold_what_they_say():
     rows = Implicit(hidden_size=12, batch_size=4, targets=(1e-2,), per_decade=1, repeats=1).rows()
     assert [row["solver"] for row in rows[: len(rows) // 2]] == [
         *(f"ours, {name}" for name in OURS),
