@@ -75,7 +75,7 @@ class TorchDEQ(Estimator):
                 state = cell(state, inputs, step)
             return Rollout(state, Stats(num_steps, num_steps))
         try:
-            from torchdeq import get_deq
+            from torchdeq import get_deq  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ImportError("TorchDEQ needs torchdeq: pip install 'loopgrad[peers]'") from error
         deq = get_deq(
