@@ -1,4 +1,4 @@
-"""One training run in a folder of its own (train.jsonl, checkpoint.pt, weights.safetensors); it goes on from there."""
+"""One training run in a folder of its own (train.jsonl, checkpoint.pt, weights*.safetensors); it goes on from there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,8 +92,7 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         for entry in kept[-1:]:
             report(plan.name, entry)
         _train(plan, run, report, lambda: stop.requested or ended())
-        weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
-        records.replace_bytes(plan.folder / "weights.safetensors", safetensors_bytes(weights))
+        _keep_weights(run, plan.folder / "weights.safetensors")
     if stop.requested:  # it came with the last step, and must not be lost on the run after this one
         raise Interrupted(plan.name, run.step)
 
@@ -108,7 +107,9 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
                 lines.flush()
                 show(entry)
                 report(plan.name, entry)
-                last, stop = run.step == plan.trainer.train_steps, stopped()
+                last, stop, every = run.step == plan.trainer.train_steps, stopped(), plan.trainer.weights_every
+                if every and run.step % every == 0:
+                    _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:
                     checkpoint.save(stored, run, plan.fingerprint)
                 if stop and not last:
@@ -118,6 +119,11 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
             raise NonFinite(f"{plan.name}, {error}") from None
         except (BudgetTooSmall, Unconverged) as error:
             raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None
+
+
+def _keep_weights(run: Run, path: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
+    records.replace_bytes(path, safetensors_bytes(weights))
 
 
 def trained_model(plan: Plan) -> RecursiveModel:

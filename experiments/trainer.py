@@ -42,6 +42,7 @@ class Trainer:
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
+        weights_every: Steps between weights that are kept for analysis; 0 for those of the last step alone.
         device: "auto" for CUDA where there is one, else a torch device.
         num_threads: Threads of a CPU run. One makes results independent of the machine's number of cores.
 
@@ -65,6 +66,7 @@ class Trainer:
     eval_every: int = 50
     eval_batch_size: int = 512
     checkpoint_every: int = 100
+    weights_every: int = 0
     device: str = "auto"
     num_threads: int = 1
 
@@ -76,7 +78,7 @@ class Trainer:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip", "jacobian_weight"):
+        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip", "jacobian_weight", "weights_every"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0")
 

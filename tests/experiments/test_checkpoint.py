@@ -118,6 +118,15 @@ def test_a_run_leaves_its_log_its_checkpoint_and_the_averaged_weights(tmp_path):
         assert torch.equal(tensor, stored[f"module.{name}"])
 
 
+def test_weights_of_earlier_steps_are_kept_if_asked_for_and_are_those_of_a_shorter_run(tmp_path):
+    execute(plan(tmp_path / "whole", weights_every=2, train_steps=5), lambda *_: None)
+    execute(plan(tmp_path / "short", train_steps=4), lambda *_: None)
+    kept = sorted(path.name for path in (tmp_path / "whole").glob("weights*"))
+    assert kept == ["weights-000002.safetensors", "weights-000004.safetensors", "weights.safetensors"]
+    whole, short = (tmp_path / name for name in ("whole/weights-000004", "short/weights"))
+    assert whole.with_suffix(".safetensors").read_bytes() == short.with_suffix(".safetensors").read_bytes()
+
+
 def test_a_run_that_is_told_to_end_stores_its_step_and_goes_on(tmp_path):
     execute(plan(tmp_path / "whole"), lambda *_: None)
     steps = []
