@@ -5,22 +5,29 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
+from loopgrad.analysis.descent import Descent, Step, descent
 from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
 from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, multistart
+from loopgrad.analysis.gaps import Gap, gaps
 from loopgrad.analysis.intervals import Share, bootstrap, shares, wilson
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
+from loopgrad.analysis.spread import Spread, minibatch_variance, spread
 from loopgrad.analysis.state_map import StateMap
 from loopgrad.analysis.trajectory import Trace, record
 
 __all__ = [
     "Agreement",
     "Cost",
+    "Descent",
     "Exponents",
     "FixedPoints",
+    "Gap",
     "Share",
+    "Spread",
     "Starts",
     "StateMap",
+    "Step",
     "Thresholds",
     "Trace",
     "Verdicts",
@@ -29,20 +36,24 @@ __all__ = [
     "cast",
     "classify",
     "compare",
+    "descent",
     "eigenvalues",
     "evaluated_in",
     "fixed_points",
+    "gaps",
     "gradients_of",
     "interleaved",
     "lyapunov",
     "measure",
     "median_ratio",
+    "minibatch_variance",
     "multistart",
     "operator_norm",
     "record",
     "reference",
     "shares",
     "spectral_radius",
+    "spread",
     "sweep",
     "wilson",
 ]

@@ -62,7 +62,7 @@ def compare(gradient: Gradients, reference: Gradients, groups: Callable[[str], s
         >>> list(result.groups)
         ['head']
     """
-    _check_names(gradient, reference)
+    check_names(gradient, reference)
     group_of = groups or (lambda name: name.partition(".")[0])
     sums: dict[str, _Sums] = {}
     total = _Sums()
@@ -88,10 +88,16 @@ def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -
     Raises:
         ValueError: The loss is not a scalar that requires grad, or no parameter of the module does.
     """
+    with preserved_rng():
+        return drawn_gradients(loss, module)
+
+
+def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
+    """As `gradients_of`, but the random number generators move on, so that the next call is another draw."""
     wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not wanted:
         raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
-    with preserved_rng(), torch.enable_grad():
+    with torch.enable_grad():
         value = _scalar(loss(module))
         found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
     return dict(zip(wanted, found, strict=True))
@@ -214,9 +220,9 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
             f"the gradients of {name!r} differ in shape: {tuple(gradient.shape)} and {tuple(reference.shape)} in "
             "the reference; both must be of the same module"
         )
-    present = _vector(gradient) if gradient is not None else _vector(reference)
+    present = vector(gradient) if gradient is not None else vector(reference)
     g = present if gradient is not None else torch.zeros_like(present)
-    exact = _vector(reference) if reference is not None else torch.zeros_like(present)
+    exact = vector(reference) if reference is not None else torch.zeros_like(present)
     difference = g - exact
     return _Sums(
         torch.dot(g, g).item(),
@@ -226,7 +232,8 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
     )
 
 
-def _vector(tensor: torch.Tensor | None) -> torch.Tensor:
+def vector(tensor: torch.Tensor | None) -> torch.Tensor:
+    """Return the entries as a float64 vector on the CPU; a complex entry as its two parts."""
     assert tensor is not None
     dense = tensor.detach().to_dense().cpu()
     if dense.is_complex():
@@ -240,7 +247,8 @@ def _quotient(size: float, scale: float) -> float:
     return size / scale
 
 
-def _check_names(gradient: Gradients, reference: Gradients) -> None:
+def check_names(gradient: Gradients, reference: Gradients) -> None:
+    """Raise ValueError if the two do not name the same parameters."""
     if not reference and not gradient:
         raise ValueError("gradient and reference are empty: there is nothing to compare")
     missing, extra = sorted(reference.keys() - gradient.keys()), sorted(gradient.keys() - reference.keys())

@@ -1,0 +1,254 @@
+"""How far gradients are from BPTT, by group of samples, beside the residual and the spectral radius at those samples.
+
+A residual that goes to zero validates the implicit gradient and not the one-step gradient, which needs a small Jacobian
+as well; and a gap over a whole batch hides that solved and unsolved samples differ. So the three stand side by side.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loopgrad.analysis.agreement import Agreement, Gradients, compare, gradients_of, reference, vector
+from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.streams import state_leaves, stream_names
+from loopgrad.gradients import BPTT, Estimator
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One estimator's gradient g of the loss of one group of samples, beside float64 BPTT g* of the same loss.
+
+    Attributes:
+        estimator: Its name.
+        samples: Name of the group of samples.
+        count: Samples of the group.
+        at: Updates before the point z_at where the gradient is taken, see `taken_at`.
+        cosine: <g, g*> / (||g|| ||g*||).
+        relative_error: ||g - g*|| / ||g*||.
+        norm_ratio: ||g|| / ||g*||.
+        best_scale: a* = <g, g*> / ||g||^2, the factor that brings g nearest to g*; nan where g is zero.
+        sign_agreement: Share of the entries with g* not zero in which g has the sign of g*; nan if there are none.
+        parameters: Agreement within each group of parameters, by name.
+        signs: Sign agreement within each group of parameters.
+        residual: ||F(z) - z|| of the joint cycle map F at z_at, relative as in `Trace.joint_relative`, evaluated in
+            float64, one per sample of the group.
+        radius: Spectral radius of dF/dz at z_at, one per sample of the group; nan where not asked for, inf where z_at
+            or its image is not finite.
+    """
+
+    estimator: str
+    samples: str
+    count: int
+    at: int
+    cosine: float
+    relative_error: float
+    norm_ratio: float
+    best_scale: float
+    sign_agreement: float
+    parameters: dict[str, Agreement]
+    signs: dict[str, float]
+    residual: Array
+    radius: Array
+
+    def table(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> list[dict[str, Any]]:
+        """Return rows ready for JSON or a data frame: all parameters first, then each group of parameters.
+
+        Args:
+            levels: Of the quantiles of residual and radius over samples, in columns such as "residual_q50".
+
+        Returns:
+            One dict per row, the same columns in each; None where a number is not finite or was not asked for.
+        """
+        known = self.radius[~np.isnan(self.radius)]
+        beside = {f"residual_q{100 * q:g}": _quantile(self.residual, q) for q in levels}
+        beside |= {f"radius_q{100 * q:g}": _quantile(known, q) for q in levels}
+        whole = Agreement(self.cosine, self.relative_error, self.norm_ratio)
+        rows = [("all", whole, self.sign_agreement)]
+        rows += [(name, part, self.signs[name]) for name, part in self.parameters.items()]
+        return [
+            {
+                "estimator": self.estimator,
+                "samples": self.samples,
+                "count": self.count,
+                "at": self.at,
+                "parameters": name,
+                "cosine": _finite(agreement.cosine),
+                "relative_error": _finite(agreement.relative_error),
+                "norm_ratio": _finite(agreement.norm_ratio),
+                "best_scale": _finite(best_scale(agreement)),
+                "sign_agreement": _finite(signs),
+                **beside,
+                "radius_count": int(known.size),
+            }
+            for name, agreement, signs in rows
+        ]
+
+
+def gaps(
+    estimators: Mapping[str, Estimator],
+    loss: Callable[[nn.Module, Estimator, Tensor], Tensor],
+    module: nn.Module,
+    cell: nn.Module,
+    state: Any,
+    inputs: Any,
+    num_steps: int,
+    *,
+    samples: Mapping[str, Any] | None = None,
+    groups: Callable[[str], str] | None = None,
+    radius_samples: int = 8,
+) -> list[Gap]:
+    """Compare the gradient of each estimator with float64 BPTT for each group of samples, beside residual and radius.
+
+    The loss of a group is a loss of its samples alone, with a gradient and a reference of its own. For a gap per sample
+    give one group per sample: samples={str(i): [i] for i in range(batch)}. The module, its gradients and buffers and
+    the random number generators are left as they were.
+
+    Cost: one forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
+        is once for all estimators but the truncated, twice the updates of the whole batch; and for each of its samples
+        with a radius as many vector-Jacobian products of a cycle as the state has features, up to 96, or tens to
+        hundreds above.
+    Not recommended when: an estimator is random; this takes a single draw, see `spread`. When the cell mixes samples:
+        residual and radius are then those of the whole batch, the gradients those of the group alone.
+
+    Args:
+        estimators: Name -> estimator.
+        loss: loss(module, estimator, rows) -> scalar loss of the samples `rows`, an int64 index tensor on the device
+            of the state. It casts the batch and the carry to the dtype of the module's parameters.
+        module: Whose named parameters are differentiated.
+        cell: The module's cell, called as cell(state, inputs, step).
+        state: z_0 of the whole batch, a tree of tensors (batch, ...).
+        inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
+        num_steps: Number of updates T that the loss runs.
+        samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
+        groups: Of parameters, as in `compare`.
+        radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
+
+    Returns:
+        One gap per group of samples and estimator, groups outermost.
+
+    Raises:
+        ValueError: A group is empty, has another length than the batch, or repeats or exceeds it; radius_samples is
+            negative, or above zero for a coupled cell; no estimators; and as `record` and `reference`.
+        TypeError: A group is neither bools nor indices; and as `record` and `reference`.
+
+    Reference: S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
+        al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis.gaps import gaps
+        >>> from loopgrad.gradients import Stationary, TruncatedBPTT
+        >>> w, x = torch.nn.Linear(1, 1).double(), torch.ones(1, 1).double()
+        >>> cell = Stationary(lambda z, x: 0.5 * z + w(x), parameters=w)
+        >>> loss = lambda module, estimator, rows: estimator(cell, 0 * x[rows], x[rows], 20).state.sum()
+        >>> round(gaps({"": TruncatedBPTT(1)}, loss, w, cell, 0 * x, x, 20)[0].norm_ratio, 3)  # residual 1e-6
+        0.5
+    """
+    if not estimators:
+        raise ValueError("estimators is empty: give a name -> estimator")
+    if isinstance(radius_samples, bool) or not isinstance(radius_samples, int) or radius_samples < 0:
+        raise ValueError(f"radius_samples must be an int of at least 0, got {radius_samples!r}")
+    if radius_samples and hasattr(cell, "couple"):
+        raise ValueError(
+            "radius_samples must be 0 for a coupled cell, whose map of two copies has other eigenvalues: "
+            "give cell=the cell inside, or radius_samples=0"
+        )
+    first = state_leaves(state, stream_names(state))[0]
+    rows = rows_of(samples, first.shape[0], first.device)
+    chosen = {name: evenly(index, radius_samples) for name, index in rows.items()}
+    wanted = torch.cat(list(chosen.values())).unique()
+    where = {name: taken_at(estimator, cell, num_steps) for name, estimator in estimators.items()}
+    points = {at: residual_and_radius(cell, state, inputs, num_steps, at, wanted) for at in set(where.values())}
+    found = []
+    for group, index in rows.items():
+        with preserved_buffers(module, cell):
+            exact = reference(lambda own, index=index: loss(own, BPTT(), index), module)
+        here = index.cpu().numpy()
+        for name, estimator in estimators.items():
+            with preserved_buffers(module, cell):
+                gradient = gradients_of(lambda own, e=estimator, index=index: loss(own, e, index), module)
+            residual, radius = points[where[name]]
+            asked = np.isin(here, chosen[group].cpu().numpy())
+            beside = (residual[here], np.where(asked, radius[here], math.nan))
+            found.append(_gap(name, group, where[name], gradient, exact, groups, *beside))
+    return found
+
+
+def best_scale(agreement: Agreement) -> float:
+    """Return a* = <g, g*> / ||g||^2, which is the cosine over the norm ratio; nan where g is zero."""
+    return agreement.cosine / agreement.norm_ratio if agreement.norm_ratio > 0 else math.nan
+
+
+def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[str] | None = None) -> float:
+    """Return the share of the entries with g* not zero in which g has the sign of g*.
+
+    A None counts as zero, and a zero of g has not the sign.
+
+    Args:
+        gradient: g, parameter name -> tensor or None.
+        reference: g*, with the same names and shapes.
+        names: Parameters to look at; default all of the reference.
+
+    Returns:
+        In [0, 1]; nan if every entry of g* is zero.
+    """
+    same = total = 0
+    for name in reference if names is None else names:
+        g, exact = gradient[name], reference[name]
+        if exact is None:
+            continue
+        sign = vector(exact).sign()
+        total += int((sign != 0).sum())
+        same += 0 if g is None else int(((vector(g).sign() == sign) & (sign != 0)).sum())
+    return same / total if total else math.nan
+
+
+def _gap(
+    name: str,
+    group: str,
+    at: int,
+    gradient: Gradients,
+    exact: Gradients,
+    groups: Callable[[str], str] | None,
+    residual: Array,
+    radius: Array,
+) -> Gap:
+    members: dict[str, list[str]] = {}
+    for parameter in exact:
+        key = groups(parameter) if groups else parameter.partition(".")[0]
+        members.setdefault(key, []).append(parameter)
+    whole = compare(gradient, exact, groups)
+    return Gap(
+        estimator=name,
+        samples=group,
+        count=residual.size,
+        at=at,
+        cosine=whole.cosine,
+        relative_error=whole.relative_error,
+        norm_ratio=whole.norm_ratio,
+        best_scale=best_scale(whole),
+        sign_agreement=sign_agreement(gradient, exact),
+        parameters=whole.groups,
+        signs={key: sign_agreement(gradient, exact, names) for key, names in members.items()},
+        residual=residual,
+        radius=radius,
+    )
+
+
+def _quantile(values: Array, level: float) -> float | None:
+    if not values.size:
+        return None
+    with np.errstate(invalid="ignore"):
+        return _finite(float(np.quantile(np.where(np.isnan(values), math.inf, values), level)))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

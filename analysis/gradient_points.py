@@ -1,0 +1,113 @@
+"""The points where gradients are taken: at which update they lie, and residual and spectral radius of samples there."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.spectrum import spectral_radius
+from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.trajectory import record
+from loopgrad.gradients import Estimator, TruncatedBPTT, tree
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.recompute import run_without_graph
+
+Array = np.ndarray
+
+
+def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
+    """Return after how many updates the point z lies where an estimator takes its gradient.
+
+    T - k for a truncated one, which takes z_{T-k} as a constant; T for all others. An implicit gradient's fallback is
+    not looked at.
+    """
+    if not isinstance(estimator, TruncatedBPTT):
+        return num_steps
+    last = estimator.num_steps if estimator.num_steps is not None else (estimator.num_cycles or 1) * period_of(cell)
+    return max(0, num_steps - last)
+
+
+def residual_and_radius(
+    cell: nn.Module, state: Any, inputs: Any, num_steps: int, at: int, wanted: Tensor
+) -> tuple[Array, Array]:
+    """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
+
+    F is the cycle that starts at z_at, in float64. Its radius is taken in evaluation mode, of the samples `wanted`; it
+    is nan for the others, and inf where z_at or its image is not finite.
+
+    Args:
+        cell: Called as cell(state, inputs, step); its buffers are left as they were.
+        state: z_0, each leaf (batch, ...).
+        inputs: What it reads; a leaf with the batch's first dimension holds one row per sample.
+        num_steps: Updates over which the residual's scale is taken.
+        at: Updates before the point.
+        wanted: Indices of samples.
+    """
+    with preserved_buffers(cell):
+        trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
+    radius = np.full(trace.joint.shape, math.nan)
+    if not wanted.numel():
+        return trace.joint_relative, radius
+    with preserved_buffers(cell), preserved_rng():
+        point = run_without_graph(cell, state, inputs, range(at))
+    for row in wanted.tolist():
+        with preserved_buffers(cell):
+            radius[row] = _radius(cell, _row(point, row, radius.size), _row(inputs, row, radius.size), at)
+    return trace.joint_relative, radius
+
+
+def rows_of(samples: Mapping[str, Any] | None, batch: int, device: torch.device) -> dict[str, Tensor]:
+    """Return each group of samples, given as a mask or as indices, as increasing indices; None is a group of all.
+
+    Raises:
+        ValueError: A group is empty, has another length than the batch, or repeats or exceeds it; or there is none.
+        TypeError: A group is neither bools nor integers.
+    """
+    if samples is None:
+        return {"all": torch.arange(batch, device=device)}
+    if not samples:
+        raise ValueError("samples is empty: give a name -> mask, or None for all samples")
+    return {name: _indices(f"samples[{name!r}]", chosen, batch, device) for name, chosen in samples.items()}
+
+
+def evenly(rows: Tensor, most: int) -> Tensor:
+    """Return at most so many of the rows, evenly spaced, first and last among them."""
+    count = min(rows.numel(), most)
+    return rows[torch.linspace(0, rows.numel() - 1, count, dtype=torch.float64).round().long().to(rows.device)]
+
+
+def _radius(cell: nn.Module, point: Any, inputs: Any, at: int) -> float:
+    f = StateMap(cell, point, inputs, range(at, at + period_of(cell)))
+    if not bool(torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()):
+        return math.inf
+    return float(spectral_radius(f, f.point)[0])
+
+
+def _row(values: Any, row: int, batch: int) -> Any:
+    def of(leaf: Tensor) -> Tensor:
+        return leaf[row : row + 1] if leaf.dim() and leaf.shape[0] == batch else leaf
+
+    return tree.map_tensors(of, values)
+
+
+def _indices(name: str, chosen: Any, batch: int, device: torch.device) -> Tensor:
+    rows = torch.as_tensor(chosen, device=device)
+    if rows.dim() != 1 or rows.is_floating_point() and rows.numel() or rows.is_complex():
+        raise TypeError(
+            f"{name} has shape {tuple(rows.shape)} and dtype {rows.dtype}: give a mask ({batch},) of bools, or indices"
+        )
+    if rows.dtype == torch.bool:
+        if rows.numel() != batch:
+            raise ValueError(f"{name} is a mask of {rows.numel()} samples, and the state has {batch}")
+        rows = rows.nonzero()[:, 0]
+    if not rows.numel():
+        raise ValueError(f"{name} holds no sample, so its loss has no gradient: leave it out")
+    rows = rows.long().sort().values
+    if rows.unique().numel() < rows.numel() or int(rows[0]) < 0 or int(rows[-1]) >= batch:
+        raise ValueError(f"{name} must be different indices in 0 .. {batch - 1}, got {rows.tolist()}")
+    return rows
