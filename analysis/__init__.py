@@ -11,6 +11,7 @@ from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, mu
 from loopgrad.analysis.gaps import Gap, gaps
 from loopgrad.analysis.intervals import Share, bootstrap, shares, wilson
 from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.analysis.rounding import rounding
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.spread import Spread, minibatch_variance, spread
 from loopgrad.analysis.state_map import StateMap
@@ -51,6 +52,7 @@ __all__ = [
     "operator_norm",
     "record",
     "reference",
+    "rounding",
     "shares",
     "spectral_radius",
     "spread",

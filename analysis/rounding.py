@@ -1,0 +1,58 @@
+"""What rounding does to one cycle of a recursion: the floor under which a residual says nothing."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.recompute import run_without_graph
+
+
+def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
+    """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
+
+    ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
+    `classify`: below it, a residual is noise. Autocast applies to the first cycle, as it does in training.
+
+    Cost: one cycle, and one in float64.
+    Not recommended when: z is the initial state, which is no typical one.
+
+    Args:
+        cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.
+        state: z, each leaf (batch, ...).
+        inputs: What the cell reads.
+
+    Returns:
+        (batch,) float64, dimensionless.
+
+    Raises:
+        TypeError: The cell does not compute in the dtype of its state, so that float64 changes nothing.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import rounding
+        >>> from loopgrad.gradients import Stationary
+        >>> cell = Stationary(lambda z, x: torch.tanh(z))
+        >>> bool(0 < rounding(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
+        True
+    """
+    steps = range(period_of(cell))
+    with preserved_rng():
+        native = tree.tensors(run_without_graph(cell, state, inputs, steps))
+    device = native[0].device.type
+    with preserved_rng(), evaluated_in(cell, torch.float64), torch.autocast(device, enabled=False):
+        wide, x = cast(state, torch.float64), cast(inputs, torch.float64)
+        exact = tree.tensors(run_without_graph(cell, wide, x, steps))
+    if any(leaf.dtype not in (torch.float64, torch.complex128) for leaf in exact):
+        raise TypeError(f"the cell returned {exact[0].dtype} for a float64 state: let it follow the dtype of its state")
+    apart = sum(_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True))
+    size = sum(map(_squares, exact))
+    return torch.where(apart == 0, 0.0, (apart / size).sqrt()).cpu().numpy()
+
+
+def _squares(leaf: torch.Tensor) -> torch.Tensor:
+    return leaf.abs().flatten(1).square().sum(dim=1)
