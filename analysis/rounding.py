@@ -49,8 +49,8 @@ def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
         exact = tree.tensors(run_without_graph(cell, wide, x, steps))
     if any(leaf.dtype not in (torch.float64, torch.complex128) for leaf in exact):
         raise TypeError(f"the cell returned {exact[0].dtype} for a float64 state: let it follow the dtype of its state")
-    apart = sum(_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True))
-    size = sum(map(_squares, exact))
+    apart = torch.stack([_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True)]).sum(dim=0)
+    size = torch.stack([_squares(leaf) for leaf in exact]).sum(dim=0)
     return torch.where(apart == 0, 0.0, (apart / size).sqrt()).cpu().numpy()
 
 

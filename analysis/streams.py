@@ -9,6 +9,9 @@ import torch
 
 from loopgrad.gradients import tree
 
+ROWS = 64  # of a block
+Place = tuple[torch.dtype, torch.device]
+Slot = tuple[Place, int]
 _PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
@@ -20,11 +23,16 @@ def stream_names(state: Any) -> tuple[str, ...]:
     """
     paths = [path for path, _ in tree.leaves_with_names(state, "")]
     names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
+    check_names(names)
+    return names
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise ValueError where there is no stream, two have one name, or one is called "joint"."""
     if not names:
         raise ValueError("state has no tensors: there is nothing to record")
     if len(set(names)) < len(names) or "joint" in names:
-        raise ValueError(f"the streams of state must have names of their own, other than 'joint', got {names}")
-    return names
+        raise ValueError(f"the streams of state must have names of their own, other than 'joint', got {tuple(names)}")
 
 
 def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
@@ -39,6 +47,12 @@ def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
         raise ValueError(
             f"the cell must return a state of the structure it was given, {names}: got {len(leaves)} leaves"
         )
+    check_leaves(leaves, names)
+    return leaves
+
+
+def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
+    """Raise TypeError where a leaf is not a floating tensor, ValueError where it has another batch size."""
     for name, leaf in zip(names, leaves, strict=True):
         if not isinstance(leaf, torch.Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
             what = leaf.dtype if isinstance(leaf, torch.Tensor) else type(leaf).__name__
@@ -47,64 +61,130 @@ def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
             raise ValueError(
                 f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape {tuple(leaf.shape)}"
             )
-    return leaves
 
 
 def distances(
-    leaves: Sequence[torch.Tensor], others: Sequence[torch.Tensor] | None, upcast: torch.dtype
+    leaves: Sequence[torch.Tensor], others: Sequence[torch.Tensor], upcast: torch.dtype
 ) -> list[torch.Tensor]:
-    """Return ||leaf - other|| of each sample and stream, (batch,), in `upcast` or wider; norms if no others."""
-    found = []
-    for index, leaf in enumerate(leaves):
+    """Return ||leaf - other|| of each stream and sample, (batch,), in `upcast` or wider."""
+    return [Distance(upcast)(leaf, other) for leaf, other in zip(leaves, others, strict=True)]
+
+
+class Distance:
+    """Norms of differences, in memory that is kept: beside a running model, new memory costs more than the arithmetic.
+
+    Args:
+        upcast: Narrowest dtype in which differences and norms are computed.
+    """
+
+    def __init__(self, upcast: torch.dtype):
+        self._upcast = upcast
+        self._memory: dict[Any, torch.Tensor] = {}
+
+    def __call__(self, leaf: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+        """Return ||leaf - other|| of each sample, (batch,); the norm of `leaf` if `other` is None."""
         leaf = leaf.detach()
-        wide = leaf.to(torch.promote_types(leaf.dtype, upcast))
-        if others is not None:
-            other = others[index].detach()
-            wide = wide - other.to(torch.promote_types(other.dtype, upcast))
-        found.append(torch.linalg.vector_norm(wide.reshape(wide.shape[0], -1), dim=1))
-    return found
+        dtype = torch.promote_types(leaf.dtype, self._upcast)
+        wide = leaf
+        if other is not None:
+            other = other.detach()
+            dtype = torch.promote_types(other.dtype, dtype)
+            wide = self._kept(leaf, dtype)
+            # out= computes in the dtype of the operands: narrower ones are widened first
+            torch.sub(leaf if leaf.dtype == dtype else wide.copy_(leaf), other, out=wide)
+        elif leaf.dtype != dtype:
+            wide = self._kept(leaf, dtype).copy_(leaf)
+        return torch.linalg.vector_norm(wide.reshape(wide.shape[0], -1), dim=1)
+
+    def _kept(self, leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        key = leaf.shape, dtype, leaf.device
+        if key not in self._memory:
+            with torch.inference_mode(False):  # such memory could not be written to outside
+                self._memory[key] = torch.empty(leaf.shape, dtype=dtype, device=leaf.device)
+        return self._memory[key]
+
+
+def equal_rows(leaf: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return which samples have the same values in both, (batch,) bool on the device; nan is the same as nan."""
+    leaf, other = leaf.detach(), other.detach()
+    same = (leaf == other) | ((leaf != leaf) & (other != other))
+    return same.reshape(same.shape[0], -1).all(dim=1)
+
+
+def short(dtype: torch.dtype) -> str:
+    """Return the name of a dtype, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Return how many times a tensor was written in place; 0 under inference mode, where torch does not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Scalars:
-    """Collects one (batch,) tensor per kind, stream and time, and transfers all of them at once."""
+    """Collects one (batch,) tensor per kind, stream and time, and transfers all of them at once.
+
+    They are copied into blocks: small tensors that stay would break up the memory that a running model gives back.
+    """
 
     def __init__(self, upcast: torch.dtype):
         self.upcast = upcast
-        self._keys: list[tuple[tuple[str, str], int]] = []
-        self._values: list[torch.Tensor] = []
+        self._keys: list[tuple[tuple[str, str], int, Slot]] = []
+        self._blocks: dict[Place, list[torch.Tensor]] = {}
+        self._used: dict[Place, int] = {}
 
-    def add(self, key: tuple[str, str], time: int, value: torch.Tensor) -> None:
-        """Keep `value`, (batch,), of a (kind, stream) at a time; no synchronisation."""
-        self._keys.append((key, time))
-        self._values.append(value)
+    def add(self, key: tuple[str, str], time: int, value: torch.Tensor) -> "Slot":
+        """Keep `value`, (batch,), of a (kind, stream) at a time; no synchronisation. Return where it is kept."""
+        place = torch.promote_types(value.dtype, torch.float32), value.device
+        row = self._used.get(place, 0)
+        self._used[place] = row + 1
+        if row % ROWS == 0:
+            with torch.inference_mode(False):  # such memory could not be written to outside
+                block = torch.empty(ROWS, value.shape[0], dtype=place[0], device=place[1])
+                self._blocks.setdefault(place, []).append(block)
+        self._blocks[place][-1][row % ROWS].copy_(value)
+        slot = place, row
+        self._keys.append((key, time, slot))
+        return slot
+
+    def again(self, key: tuple[str, str], time: int, slot: "Slot") -> None:
+        """Keep for a (kind, stream) at a time what is kept already."""
+        self._keys.append((key, time, slot))
 
     def arrays(self, lengths: Mapping[str, int], names: Sequence[str], batch: int) -> dict[tuple[str, str], np.ndarray]:
         """Return (time, batch) float64 arrays by (kind, stream), nan where nothing was added."""
         found = {(kind, name): np.full((length, batch), np.nan) for kind, length in lengths.items() for name in names}
-        dtype = torch.float32
-        for value in self._values:
-            dtype = torch.promote_types(dtype, value.dtype)
-        rows = torch.stack([value.to(dtype) for value in self._values]).cpu().numpy().astype(np.float64)
-        for (key, time), row in zip(self._keys, rows, strict=True):
-            found[key][time] = row
+        rows = {
+            place: torch.cat(blocks)[: self._used[place]].cpu().numpy().astype(np.float64)
+            for place, blocks in self._blocks.items()
+        }
+        for key, time, (place, row) in self._keys:
+            found[key][time] = rows[place][row]
         return found
 
 
 class Ends:
     """Compares the states at the ends of cycles with those of earlier cycles; keeps one state per lag."""
 
-    def __init__(self, scalars: Scalars, names: Sequence[str], lags: int, start: Sequence[torch.Tensor]):
-        self._scalars, self._names, self._lags = scalars, names, lags
-        self._states = [list(start)]  # the latest last
+    def __init__(self, scalars: Scalars, names: Sequence[str], lags: int, distance: Distance):
+        self._scalars, self._names, self._lags, self._distance = scalars, names, lags, distance
+        self._states: list[list[torch.Tensor]] = []  # the latest last
         self._move: list[torch.Tensor] | None = None
+
+    def start(self, leaves: Sequence[torch.Tensor], anew: bool) -> None:
+        """Go on from these leaves, which take the place of the latest state, or with `anew` of all."""
+        if anew:
+            self._states, self._move = [], None
+        if self._lags:
+            self._states[-1:] = [list(leaves)]
 
     def add(self, cycle: int, leaves: Sequence[torch.Tensor]) -> None:
         """Compare the leaves at the end of a cycle, counted from 0."""
         if not self._lags:
             return
         for lag, state in enumerate(reversed(self._states), 1):
-            for name, value in zip(self._names, distances(leaves, state, self._scalars.upcast), strict=True):
-                self._scalars.add((f"lag {lag}", name), cycle, value)
+            for name, leaf, other in zip(self._names, leaves, state, strict=True):
+                self._scalars.add((f"lag {lag}", name), cycle, self._distance(leaf, other))
         pairs, upcast = zip(leaves, self._states[-1], strict=True), self._scalars.upcast
         move = [_flat(new, upcast) - _flat(old, upcast) for new, old in pairs]
         if self._move is not None:

@@ -1,4 +1,4 @@
-"""The console script: loopgrad compare | train | bench | report | cite, with Hydra overrides.
+"""The console script: loopgrad compare | train | analyse | bench | report | cite, with Hydra overrides.
 
 loopgrad COMMAND --help lists the groups and keys of a command.
 """
@@ -25,13 +25,15 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
 
   compare   train one model under several gradient estimators; table, figures, records
   train     train one model under one estimator, with checkpoints to go on from
+  analyse   follow the recursion of trained weights: does it converge, for whom, and what are gradients worth there
   bench     measure estimators beside other libraries: loopgrad bench [NAME]
   report    render table and figures anew from the records in output_dir
   cite      print the BibTeX of what a configuration uses
 
-Configuration groups: task, model, estimator, trainer, experiment. For example:
+Configuration groups: task, model, estimator, trainer, analysis, experiment. For example:
   loopgrad compare experiment=smoke output_dir=results/smoke
   loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
+  loopgrad analyse checkpoint=results/compare
 loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does."""
 
 
@@ -111,6 +113,12 @@ def _train(config: DictConfig, names: Names, console: Console) -> None:
     train.main(config, names, console)
 
 
+def _analyse(config: DictConfig, names: Names, console: Console) -> None:
+    from loopgrad.experiments import analyse
+
+    analyse.main(config, names, console)
+
+
 def _report(config: DictConfig, names: Names, console: Console) -> None:
     from loopgrad.experiments import report
 
@@ -129,4 +137,11 @@ def _cite(config: DictConfig, names: Names, console: Console) -> None:
     cite.main(config, names, console)
 
 
-COMMANDS = {"compare": _compare, "train": _train, "bench": _bench, "report": _report, "cite": _cite}
+COMMANDS = {
+    "compare": _compare,
+    "train": _train,
+    "analyse": _analyse,
+    "bench": _bench,
+    "report": _report,
+    "cite": _cite,
+}

@@ -19,6 +19,9 @@ from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
 from loopgrad.models import Coupling
 
+TRAINING = frozenset({"task", "model", "estimator", "trainer"})
+ANALYSIS = frozenset({"checkpoint", "analysis", "estimator"})
+
 
 @dataclass(frozen=True)
 class Names:
@@ -48,15 +51,7 @@ def parts(config: DictConfig) -> Parts:
     task = build(config.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task['_target_']} is not a Task")
-    estimators = {}
-    for name, node in (config.estimator or {}).items():
-        if not isinstance(node, DictConfig):
-            raise ConfigError(f"estimator.{name}={node}: give a class, estimator.{name}._target_=...")
-        estimators[str(name)] = build(node, f"estimator.{name}")
-        if not isinstance(estimators[str(name)], Estimator):
-            raise ConfigError(f"estimator.{name}: {node['_target_']} is not an Estimator")
-    if not estimators:
-        raise ConfigError("estimator: name at least one, such as estimator=bptt")
+    estimators = estimators_of(config)
     trainer = build(config.trainer, "trainer")
     try:
         trainer.torch_device()
@@ -73,6 +68,24 @@ def parts(config: DictConfig) -> Parts:
         if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
             raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
     return Parts(task, plain(config.model), estimators, trainer)
+
+
+def estimators_of(config: DictConfig) -> dict[str, Estimator]:
+    """Build the estimators of a configuration, by name.
+
+    Raises:
+        ConfigError: There is none, or one is not an estimator.
+    """
+    estimators = {}
+    for name, node in (config.estimator or {}).items():
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"estimator.{name}={node}: give a class, estimator.{name}._target_=...")
+        estimators[str(name)] = build(node, f"estimator.{name}")
+        if not isinstance(estimators[str(name)], Estimator):
+            raise ConfigError(f"estimator.{name}: {node['_target_']} is not an Estimator")
+    if not estimators:
+        raise ConfigError("estimator: name at least one, such as estimator=bptt")
+    return estimators
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -105,21 +118,27 @@ def plans(config: DictConfig, built: Parts, seeds: list[int], folder: Path) -> l
     return result
 
 
-def claim(folder: Path, config: DictConfig, restart: bool) -> bool:
+def claim(folder: Path, config: DictConfig, restart: bool, kind: frozenset[str] = TRAINING) -> bool:
     """Make `folder` the place of this configuration's results; return whether they are complete already.
+
+    Args:
+        folder: The place.
+        config: Configuration.
+        restart: Whether earlier results of this kind of command are removed.
+        kind: Keys by which the configuration of such a command is known.
 
     Raises:
         ConfigError: It holds results of another configuration, or something that is no result.
     """
     stored = folder / "config.json"
-    known = _stored_configuration(stored)
+    known = _stored_configuration(stored, kind)
     described = {
         key: value
         for key, value in plain(config).items()
         if key not in ("output_dir", "restart", "workers", "tensorboard")
     }
     if restart and known is not None:
-        for name in ("runs", "records.jsonl", "report.md", "config.json"):
+        for name in ("runs", "weights", "records.jsonl", "report.md", "config.json"):
             _remove(folder / name)
         known = None
     elif known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -139,13 +158,13 @@ def claim(folder: Path, config: DictConfig, restart: bool) -> bool:
     return False
 
 
-def _stored_configuration(path: Path) -> dict[str, Any] | None:
+def _stored_configuration(path: Path, kind: frozenset[str]) -> dict[str, Any] | None:
     """Return the configuration that `claim` wrote, None if there is none or the file is somebody else's."""
     try:
         (found,) = records.read(path)
     except ValueError:
         return None
-    return found if {"task", "model", "estimator", "trainer"} <= found.keys() else None
+    return found if kind <= found.keys() else None
 
 
 def _remove(path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from loopgrad.experiments import figures, records, summary
+from loopgrad.experiments import analysis_report, figures, records, summary
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.plans import Names, output_folder
 
@@ -42,8 +42,10 @@ FIELDS = {
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
-    """Render the report of the records in output_dir."""
-    render(output_folder(config), console)
+    """Render the report of the records in output_dir, of a comparison or of an analysis."""
+    folder = output_folder(config)
+    analysis = (folder / "weights").is_dir()
+    (analysis_report.render if analysis else render)(folder, console)
 
 
 def render(folder: Path, console: Console) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 from repository import FOLDERS, PYPROJECT, ROOT, sources
 
-PACKAGES = ["loopgrad.gradients", "loopgrad.models", "loopgrad.analysis", "loopgrad.experiments.tasks"]
+PACKAGES = [
+    "loopgrad.gradients",
+    "loopgrad.models",
+    "loopgrad.analysis",
+    "loopgrad.analysis.plots",
+    "loopgrad.experiments.tasks",
+]
 LONGEST = 400
 
 

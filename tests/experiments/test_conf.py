@@ -5,6 +5,7 @@ from importlib.resources import files
 import pytest
 
 from loopgrad.experiments.build import build, check
+from loopgrad.experiments.examine import Examination
 from loopgrad.experiments.overrides import composed, target_of
 from loopgrad.experiments.plans import Parts, parts
 from loopgrad.experiments.runs import build_model
@@ -14,7 +15,7 @@ from loopgrad.gradients import Estimator
 from loopgrad.models.recursive import RecursiveModel
 
 CONF = files("loopgrad.experiments.conf")
-GROUPS = ("task", "model", "estimator", "trainer", "experiment", "bench")
+GROUPS = ("task", "model", "estimator", "trainer", "experiment", "bench", "analysis")
 
 
 def choices(group: str) -> list[str]:
@@ -64,6 +65,13 @@ def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
     trainer = build(node, "trainer")
     assert isinstance(trainer, Trainer)
     assert set(node) - {"_target_"} == set(Trainer.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", choices("analysis"))
+def test_every_analysis_builds_and_leaves_no_default_unsaid(name):
+    node = composed("analyse", [f"analysis={name}"]).analysis
+    assert isinstance(build(node, "analysis"), Examination)
+    assert set(node) - {"_target_"} == set(Examination.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("name", choices("bench"))

@@ -1,0 +1,198 @@
+"""The course of a run: each update is measured when it is made, and at the end the rows are cut into episodes.
+
+An episode is what one sample went through from its initial state on; under adaptive halting a batch holds several.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, equal_rows, version
+
+Array = np.ndarray
+Span = tuple[int, int, int, int]  # number of updates, updates made before, number of the start, row
+
+
+class Episodes(NamedTuple):
+    """Episodes of one length: their rows in the batch, the updates made before each, and what was measured.
+
+    `found` is by (kind, stream), its arrays (time, episodes).
+    """
+
+    num_steps: int
+    row: Array
+    begin: Array
+    found: dict[tuple[str, str], Array]
+
+
+class Course:
+    """Measures each update on the device; holds period + 1 states, and one per lag.
+
+    Args:
+        names: Of the streams.
+        period: Updates in a cycle.
+        lags: Number of earlier ends of cycles that each is compared with.
+        upcast: Narrowest dtype of differences and norms.
+
+    Attributes:
+        num_steps: Updates so far.
+    """
+
+    def __init__(self, names: Sequence[str], period: int, lags: int, upcast: torch.dtype):
+        self.names, self.period, self.lags = tuple(names), period, lags
+        self.scalars, self.num_steps = Scalars(upcast), 0
+        self._distance = Distance(upcast)
+        self._ends, self._cycles = Ends(self.scalars, self.names, lags, self._distance), 0
+        self._starts: list[_Start] = []
+        self._recent: deque[_Held] = deque(maxlen=period + 1)
+        self._norms: list[Slot] = []
+        self._apart: dict[str, tuple[torch.Tensor, torch.Tensor, Slot]] = {}
+        self._into_cycle = 0
+
+    @property
+    def leaves(self) -> list[torch.Tensor]:
+        """The latest state; none before the first start."""
+        return self._recent[-1].leaves if self._recent else []
+
+    def start(self, leaves: Sequence[torch.Tensor]) -> None:
+        """Go on from these leaves: a row that they hold in the same values goes on, another begins an episode."""
+        held, anew = _Held.of(leaves), not self._starts or self._into_cycle != 0
+        number = len(self._starts)
+        if not anew:
+            if all(map(_same_memory, held.leaves, self.leaves)) and not self._recent[-1].written():
+                return
+            self._check_held(self._recent[-1])
+            for name, leaf, before in zip(self.names, held.leaves, self.leaves, strict=True):
+                self.scalars.add(("goes on", name), number, equal_rows(leaf, before))
+            self._recent.pop()
+        else:
+            self._recent.clear()
+        self._into_cycle = 0
+        self._starts.append(_Start(self.num_steps, self._cycles, anew))
+        self._recent.append(held)
+        self._apart.clear()
+        self._ends.start(held.leaves, anew)
+        self._norms = [
+            self.scalars.add(("start", name), number, self._distance(leaf, None))
+            for name, leaf in zip(self.names, held.leaves, strict=True)
+        ]
+
+    def update(self, leaves: Sequence[torch.Tensor | None]) -> None:
+        """Measure an update to these leaves; None for one that it handed on."""
+        before, time = self._recent[-1], self.num_steps
+        self._check_held(before)
+        held = _Held.of([old if new is None else new for new, old in zip(leaves, before.leaves, strict=True)])
+        self._recent.append(held)
+        self.num_steps, self._into_cycle = time + 1, (self._into_cycle + 1) % self.period
+        earlier = self._recent[0] if len(self._recent) > self.period else None
+        if earlier is not None:
+            self._check_held(earlier)
+        for i, (name, leaf) in enumerate(zip(self.names, held.leaves, strict=True)):
+            moved = None
+            if leaves[i] is None:
+                self.scalars.again(("norm", name), time, self._norms[i])
+            else:
+                moved = self.scalars.add(("update", name), time, self._distance(leaf, before.leaves[i]))
+                self._norms[i] = self.scalars.add(("norm", name), time, self._distance(leaf, None))
+            if earlier is not None:
+                self._measure_cycle(name, time, leaf, earlier.leaves[i], moved)
+        if self._into_cycle == 0:
+            self._ends.add(self._cycles, held.leaves)
+            self._cycles += 1
+
+    def episodes(self) -> list[Episodes]:
+        """Transfer what was measured and return the episodes by length, the longest first, in order of beginning."""
+        batch = self.leaves[0].shape[0]
+        count = len(self._starts)
+        lengths = {"norm": self.num_steps, "update": self.num_steps, "cycle": self.num_steps}
+        lengths |= {"start": count, "goes on": count} | self._ends.lengths(self._cycles)
+        found = self.scalars.arrays(lengths, self.names, batch)
+        goes_on = np.logical_and.reduce([found.pop(("goes on", name)) == 1 for name in self.names])
+        spans: list[Span] = []
+        for row in range(batch):
+            begun = np.flatnonzero(~goes_on[:, row])
+            edges = [*(self._starts[k].num_steps for k in begun), self.num_steps]
+            spans += [(edges[i + 1] - edges[i], edges[i], int(k), row) for i, k in enumerate(begun)]
+        kept = sorted({span[0] for span in spans if span[0] or not self.num_steps}, reverse=True)
+        return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept or [0]]
+
+    def _cut(
+        self, found: dict[tuple[str, str], Array], length: int, spans: list[tuple[int, int, int, int]]
+    ) -> Episodes:
+        _, begin, number, row = np.array(spans, dtype=int).reshape(-1, 4).T
+        updates = begin + np.arange(length)[:, None]
+        cycles = (
+            np.array([self._starts[k].cycles for k in number], dtype=int) + np.arange(length // self.period)[:, None]
+        )
+        cut: dict[tuple[str, str], Array] = {}
+        for (kind, name), values in found.items():
+            if kind == "start":
+                continue
+            if kind == "norm":
+                cut[kind, name] = np.concatenate([found["start", name][number, row][None], values[updates, row]])
+                continue
+            part = cut[kind, name] = values[updates if kind in ("update", "cycle") else cycles, row]
+            # compared with a state before the episode
+            unknown = {"update": 0, "cycle": self.period - 1, "turning": 1}
+            part[: unknown[kind] if kind in unknown else int(kind.removeprefix("lag ")) - 1] = np.nan
+        return Episodes(length, row, begin, cut)
+
+    def _measure_cycle(
+        self, name: str, time: int, leaf: torch.Tensor, earlier: torch.Tensor, moved: Slot | None
+    ) -> None:
+        if self.period == 1 and moved is not None:
+            return self.scalars.again(("cycle", name), time, moved)
+        # a stream that waits for the others is as far from where it waited a cycle before as it was
+        known = self._apart.get(name)
+        if known is not None and known[0] is leaf and known[1] is earlier:
+            return self.scalars.again(("cycle", name), time, known[2])
+        slot = self.scalars.add(("cycle", name), time, self._distance(leaf, earlier))
+        self._apart[name] = leaf, earlier, slot
+
+    def _check_held(self, held: "_Held") -> None:
+        if held.written():
+            raise ValueError(
+                f"a state was changed in place after it was recorded, by update {self.num_steps} of "
+                f"{list(self.names)} or between: write z + f(z) instead of z.add_(f(z)), or record copies"
+            )
+
+
+class _Start(NamedTuple):
+    num_steps: int
+    cycles: int
+    anew: bool
+
+
+class _Held(NamedTuple):
+    """Leaves without their graph, and how often each had been written in place."""
+
+    leaves: list[torch.Tensor]
+    versions: list[int]
+
+    @classmethod
+    def of(cls, leaves: Sequence[torch.Tensor]) -> "_Held":
+        leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
+        return cls(leaves, [version(leaf) for leaf in leaves])
+
+    def written(self) -> bool:
+        return [version(leaf) for leaf in self.leaves] != self.versions
+
+
+def _same_memory(leaf: torch.Tensor, other: torch.Tensor) -> bool:
+    same = leaf.dtype == other.dtype and leaf.shape == other.shape and leaf.stride() == other.stride()
+    return same and leaf.device == other.device and leaf.data_ptr() == other.data_ptr()
+
+
+def check_lags(lags: Any) -> None:
+    """Raise ValueError where lags is not a number of cycles."""
+    if isinstance(lags, bool) or not isinstance(lags, int) or lags < 0:
+        raise ValueError(f"lags must be a number of cycles, an int of at least 0, got {lags!r}")
+
+
+def check_upcast(upcast: Any) -> None:
+    """Raise TypeError where upcast is narrower than float32."""
+    if upcast not in (torch.float32, torch.float64):
+        raise TypeError(f"upcast must be torch.float32 or torch.float64, got {upcast}: narrower sums lose residuals")

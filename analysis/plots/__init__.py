@@ -1,0 +1,30 @@
+"""Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
+
+from loopgrad.analysis.plots.costs import Trade, memory, pareto
+from loopgrad.analysis.plots.maps import heatmap, token_map
+from loopgrad.analysis.plots.orbits import recurrence, trajectories
+from loopgrad.analysis.plots.residuals import residuals
+from loopgrad.analysis.plots.spectra import eigenvalue_cloud
+from loopgrad.analysis.plots.style import Drawn, save
+from loopgrad.analysis.plots.training import Progress, over_training
+from loopgrad.analysis.plots.validity import Point, validity
+from loopgrad.analysis.plots.verdicts import verdict_bars
+
+__all__ = [
+    "Drawn",
+    "Point",
+    "Progress",
+    "Trade",
+    "eigenvalue_cloud",
+    "heatmap",
+    "memory",
+    "over_training",
+    "pareto",
+    "recurrence",
+    "residuals",
+    "save",
+    "token_map",
+    "trajectories",
+    "validity",
+    "verdict_bars",
+]

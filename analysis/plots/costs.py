@@ -1,0 +1,164 @@
+"""What a gradient costs: memory over the number of updates beside its prediction, and accuracy over memory."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from loopgrad.analysis.plots.style import (
+    COLOURS,
+    COLUMN,
+    GREY,
+    MARKERS,
+    STYLES,
+    Drawn,
+    Row,
+    drawing,
+    legend_below,
+    lifted,
+    number,
+    panels,
+)
+
+Bytes = Mapping[str, Mapping[int, float]]
+
+
+def memory(measured: Bytes, predicted: Bytes) -> Drawn:
+    """Draw memory over the number of updates, measured as markers and predicted as thin lines.
+
+    Args:
+        measured: Estimator -> updates -> bytes.
+        predicted: The same, by formula; may lack estimators and have other numbers of updates.
+
+    Returns:
+        The figure, and a row per marker or vertex of a line. A zero is drawn at a tenth of the least positive value.
+
+    Not recommended when: measured mixes saved bytes and peaks: they differ by a constant, say which in the caption.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: Nothing was measured, or a number of updates or bytes is negative.
+
+    Example:
+        >>> from loopgrad.analysis.plots import memory
+        >>> drawn = memory({"bptt": {4: 2**22, 16: 2**24}}, {"bptt": {4: 2**22, 64: 2**26}})
+        >>> [(row["kind"], row["updates"], row["mib"]) for row in drawn.table]
+        [('measured', 4, 4.0), ('measured', 16, 16.0), ('predicted', 4, 4.0), ('predicted', 64, 64.0)]
+    """
+    if not any(measured.values()):
+        raise ValueError("measured is empty: name -> {updates: bytes}")
+    table: list[Row] = []
+    for kind, given in (("measured", measured), ("predicted", predicted)):
+        for name, values in given.items():
+            for updates, size in sorted(values.items()):
+                if updates < 1 or size < 0:
+                    raise ValueError(f"{kind}[{name!r}] has {size} bytes at {updates} updates")
+                row: Row = {"estimator": name, "kind": kind, "updates": int(updates), "bytes": number(size)}
+                table.append({**row, "mib": number(size / 2**20)})
+    shown = lifted([row["mib"] for row in table])
+    names = list(dict.fromkeys([*measured, *predicted]))
+    with drawing():
+        figure, axes = panels(COLUMN, 2.8)
+        axis = axes[0, 0]
+        for i, name in enumerate(names):
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            for kind in ("predicted", "measured"):
+                mine = [j for j, row in enumerate(table) if (row["estimator"], row["kind"]) == (name, kind)]
+                x, y = [table[j]["updates"] for j in mine], shown[mine]
+                if kind == "predicted":
+                    axis.plot(x, y, color=colour, ls=STYLES[i % len(STYLES)], lw=0.8)
+                else:
+                    axis.plot(x, y, marker, color=colour, mec="#333333", mew=0.4, label=name)
+        if any(predicted.values()):
+            axis.plot([], [], color=GREY, lw=0.8, label="predicted")
+        axis.set(xscale="log", yscale="log", xlabel="updates", ylabel="memory (MiB)")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        legend_below(figure)
+    return Drawn(figure, table)
+
+
+class Trade(NamedTuple):
+    """What one estimator takes and gives.
+
+    Attributes:
+        name: Of the estimator.
+        bytes: Memory.
+        accuracy: In percent.
+        low: Lower end of its interval or its least seed, in percent.
+        high: Upper end or greatest seed, in percent.
+    """
+
+    name: str
+    bytes: float
+    accuracy: float
+    low: float
+    high: float
+
+
+def pareto(rows: Sequence[Trade]) -> Drawn:
+    """Draw accuracy over memory, and the line of those that no other beats in both.
+
+    Args:
+        rows: An estimator each.
+
+    Returns:
+        The figure, and a row per estimator; "dominated" where another takes no more, gives no less, and is better in
+        one. No memory at all is drawn at a tenth of the least other.
+
+    Not recommended when: the intervals overlap: the line is of the means, and its order may be chance.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: rows is empty, an accuracy is not in [0, 100] between low and high, or bytes is negative.
+
+    Example:
+        >>> from loopgrad.analysis.plots import Trade, pareto
+        >>> drawn = pareto([Trade("a", 2**20, 50, 40, 60), Trade("b", 2**21, 30, 20, 40)])
+        >>> [row["dominated"] for row in drawn.table]
+        [False, True]
+    """
+    if not rows:
+        raise ValueError("rows is empty: there is nothing to draw")
+    for row in rows:
+        slack = 1e-9  # the mean of equal seeds may be off their value by rounding
+        ordered = -slack <= row.low <= row.accuracy + slack <= row.high + 2 * slack <= 100 + 3 * slack
+        if not ordered or not row.bytes >= 0:
+            raise ValueError(f"rows: 0 <= low <= accuracy <= high <= 100 in percent, and bytes at least 0; got {row}")
+    table: list[Row] = [
+        {
+            "estimator": row.name,
+            "bytes": number(row.bytes),
+            "mib": number(row.bytes / 2**20),
+            "accuracy": number(row.accuracy),
+            "low": number(row.low),
+            "high": number(row.high),
+            "dominated": any(_beats(other, row) for other in rows),
+        }
+        for row in rows
+    ]
+    x = lifted([row.bytes / 2**20 for row in rows])
+    y, low, high = (np.array([getattr(row, key) for row in rows]) for key in ("accuracy", "low", "high"))
+    with drawing():
+        figure, axes = panels(COLUMN, 2.8)
+        axis = axes[0, 0]
+        best = [i for i in np.argsort(x, kind="stable") if not table[i]["dominated"]]
+        axis.plot(x[best], y[best], color=GREY, lw=0.9, drawstyle="steps-post", label="not dominated", zorder=1)
+        for i, row in enumerate(rows):
+            error = [[max(0.0, y[i] - low[i])], [max(0.0, high[i] - y[i])]]
+            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            axis.errorbar(
+                x[i], y[i], error, fmt=marker, color=colour, mec="#333333", mew=0.4, ms=5, capsize=2, label=row.name
+            )
+        axis.set(xscale="log", xlabel="memory (MiB)", ylabel="accuracy (%)")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
+        legend_below(figure)
+    return Drawn(figure, table)
+
+
+def _beats(other: Trade, row: Trade) -> bool:
+    no_worse = other.bytes <= row.bytes and other.accuracy >= row.accuracy
+    return no_worse and (other.bytes < row.bytes or other.accuracy > row.accuracy)

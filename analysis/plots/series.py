@@ -1,0 +1,52 @@
+"""The relative residuals of a trace as figures show them: one stream or all jointly, per update or per cycle."""
+
+import numpy as np
+
+from loopgrad.analysis.dynamics import FLOORS
+from loopgrad.analysis.trajectory import Trace
+
+Array = np.ndarray
+KINDS = {"cycle": "relative residual per cycle", "update": "relative residual per update"}
+
+
+def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
+    """Return relative residuals, (T, B), row t that of the state after t + 1 updates.
+
+    Args:
+        trace: Of `record`.
+        stream: Its name, or "joint" for the root of the sum of squares over streams.
+        kind: "cycle", a stream compared with itself a cycle before, or "update".
+
+    Returns:
+        Array with nan where a stream was not updated, where there is no cycle before, where the state is nan,
+            and all along where the sample diverged so far that it has no scale.
+
+    Raises:
+        ValueError: The stream or the kind is unknown, or the trace holds no update or no sample.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is not one of {list(KINDS)}")
+    if stream not in (*trace.streams, "joint"):
+        raise ValueError(f"stream {stream!r} is not one of {[*trace.streams, 'joint']}")
+    if not trace.num_steps or not trace.scale[trace.streams[0]].size:
+        raise ValueError("trace holds no update of any sample")
+    moves = trace.cycle if kind == "cycle" else trace.update
+    if stream != "joint":
+        return _over(moves[stream], trace.scale[stream])
+    # a stream that an update hands on has not moved
+    still = [np.isnan(moves[s]) & ~np.isnan(trace.norm[s][1:]) & (kind == "update") for s in trace.streams]
+    parts = [np.where(rests, 0.0, moves[s]) for s, rests in zip(trace.streams, still, strict=True)]
+    scale = np.hypot.reduce([trace.scale[s] for s in trace.streams])
+    return _over(np.hypot.reduce(parts), scale)
+
+
+def floor_of(trace: Trace, stream: str) -> float:
+    """Return what rounding leaves of a relative residual, by the widest floor of the stream's dtypes; 0 if unknown."""
+    streams = trace.streams if stream == "joint" else (stream,)
+    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams)
+
+
+def _over(moves: Array, scale: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where((scale == 0) & (moves == 0), 0.0, moves / scale)
+    return np.where(np.isfinite(scale), ratio, np.nan)  # a move over infinity is no zero

@@ -1,0 +1,130 @@
+"""The linear picture: eigenvalues of the cycle map beside the unit circle, and Lyapunov exponents beside zero."""
+
+from typing import Any
+
+import numpy as np
+
+from loopgrad.analysis.plots.style import (
+    COLOURS,
+    COLUMN,
+    PAGE,
+    SOLVED,
+    UNSOLVED,
+    Drawn,
+    Row,
+    drawing,
+    legend_below,
+    number,
+    panels,
+)
+
+Array = np.ndarray
+Groups = dict[str, tuple[Array, str, str, str]]
+
+
+def eigenvalue_cloud(
+    eigenvalues: Array,
+    solved: Array | None = None,
+    exponents: Array | None = None,
+    at_fixed_point: Array | None = None,
+) -> Drawn:
+    """Draw the leading eigenvalues of the Jacobian of the map in the complex plane, with the unit circle.
+
+    Args:
+        eigenvalues: (B, k) complex, of each sample where its run ended.
+        solved: (B,) whether each sample was solved, to draw the two apart.
+        exponents: (B,) largest Lyapunov exponents in nats per cycle, for a histogram beside it.
+        at_fixed_point: (F, k) complex, at fixed points that were found.
+
+    Returns:
+        The figure, and a row per eigenvalue and per bar; what is not finite is not drawn.
+
+    Not recommended when: the map is far from normal: eigenvalues inside the circle then allow long growth. See
+        `operator_norm`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: eigenvalues is empty or not (B, k), or another array does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> from loopgrad.analysis.plots import eigenvalue_cloud
+        >>> drawn = eigenvalue_cloud(np.array([[0.5 + 0.5j, 0.5 - 0.5j]]), solved=np.array([True]))
+        >>> [(row["group"], row["imag"]) for row in drawn.table]
+        [('solved n=1', 0.5), ('solved n=1', -0.5)]
+    """
+    eigenvalues = np.asarray(eigenvalues, dtype=complex)
+    if eigenvalues.ndim != 2 or not eigenvalues.size:
+        raise ValueError(f"eigenvalues must be (B, k) and not empty, got shape {eigenvalues.shape}")
+    groups = _groups(solved, len(eigenvalues))
+    table: list[Row] = []
+    with drawing():
+        figure, axes = panels(COLUMN if exponents is None else PAGE, 3.2, 1, 1 if exponents is None else 2)
+        plane = axes[0, 0]
+        plane.axhline(0, color="#DDDDDD", lw=0.6, zorder=0)
+        plane.axvline(0, color="#DDDDDD", lw=0.6, zorder=0)
+        turn = np.linspace(0, 2 * np.pi, 361)
+        plane.plot(np.cos(turn), np.sin(turn), color="#333333", lw=0.8, zorder=1, label="unit circle")
+        for name, (chosen, colour, marker, _) in groups.items():
+            values = eigenvalues[chosen]
+            style = {"s": 9, "color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0, "zorder": 2}
+            plane.scatter(np.real(values).ravel(), np.imag(values).ravel(), label=name, **style)
+            table += _rows("eigenvalue", name, np.flatnonzero(chosen), values)
+        if at_fixed_point is not None:
+            found = np.asarray(at_fixed_point, dtype=complex)
+            if found.ndim != 2:
+                raise ValueError(f"at_fixed_point must be (F, k), got shape {found.shape}")
+            name = f"at fixed points n={len(found)}"
+            style = {"s": 14, "color": "black", "marker": "+", "lw": 0.8, "label": name}
+            plane.scatter(np.real(found).ravel(), np.imag(found).ravel(), **style)
+            table += _rows("fixed point", name, np.arange(len(found)), found)
+        plane.set(xlabel="real part", ylabel="imaginary part", aspect="equal")
+        if exponents is not None:
+            table += _histogram(axes[0, 1], np.asarray(exponents, dtype=float), groups, len(eigenvalues))
+        legend_below(figure)
+    return Drawn(figure, table)
+
+
+def _groups(solved: Array | None, batch: int) -> Groups:
+    """Return name -> samples, colour, marker and hatch."""
+    if solved is None:
+        return {f"samples n={batch}": (np.ones(batch, dtype=bool), COLOURS[0], "o", "")}
+    solved = np.asarray(solved, dtype=bool)
+    if solved.shape != (batch,):
+        raise ValueError(f"solved has shape {solved.shape}, and eigenvalues has {batch} samples")
+    groups: Groups = {
+        f"solved n={solved.sum()}": (solved, SOLVED, "o", ""),
+        f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED, "^", "////"),
+    }
+    return {name: group for name, group in groups.items() if group[0].any()}
+
+
+def _rows(mark: str, group: str, samples: Array, values: Array) -> list[Row]:
+    return [
+        {"mark": mark, "group": group, "sample": int(i), "rank": k, "real": number(v.real), "imag": number(v.imag)}
+        for i, row in zip(samples, values, strict=True)
+        for k, v in enumerate(row)
+    ]
+
+
+def _histogram(axis: Any, exponents: Array, groups: Groups, batch: int) -> list[Row]:
+    if exponents.shape != (batch,):
+        raise ValueError(f"exponents has shape {exponents.shape}, and eigenvalues has {batch} samples")
+    finite = exponents[np.isfinite(exponents)]
+    edges = np.histogram_bin_edges(finite, bins=min(24, max(6, finite.size // 4)))
+    axis.axvline(0, color="#333333", lw=0.8, zorder=3)
+    rows: list[Row] = []
+    for name, (chosen, colour, _, hatch) in groups.items():
+        counts, _ = np.histogram(exponents[chosen & np.isfinite(exponents)], edges)
+        axis.stairs(counts, edges, fill=True, fc=(*_rgb(colour), 0.35), ec=colour, hatch=hatch, lw=1.0)
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+            rows.append({"mark": "bar", "group": name, "low": float(low), "high": float(high), "count": int(count)})
+    axis.set(xlabel="largest Lyapunov exponent (nats per cycle)", ylabel="samples")
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    return rows
+
+
+def _rgb(colour: str) -> tuple[float, float, float]:
+    from matplotlib.colors import to_rgb
+
+    return to_rgb(colour)

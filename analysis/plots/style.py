@@ -1,0 +1,201 @@
+"""What all figures share: the look of print, colours that differ in grey too, and files that come out byte by byte.
+
+The palette is that of M. Okabe and K. Ito, "Color universal design", 2008.
+"""
+
+import io
+import json
+import math
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from loopgrad.analysis.dynamics import LABELS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = np.ndarray
+Row = dict[str, Any]
+
+COLUMN, PAGE = 3.4, 7.0  # widths in inches
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+STYLES = ("-", (0, (5, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
+MARKERS = "osD^vP*X"
+GREY = "#999999"
+SOLVED, UNSOLVED = COLOURS[0], COLOURS[3]
+
+LOOK: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.title_fontsize": 7,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "loopgrad",  # the same figure gives the same bytes
+}
+
+
+class Drawn(NamedTuple):
+    """A figure and the numbers behind every mark of it.
+
+    Attributes:
+        figure: Of matplotlib; it belongs to no window and needs no closing.
+        table: Rows ready for JSON: floats, ints, bools, strings, and None for what is not finite.
+    """
+
+    figure: "Figure"
+    table: list[Row]
+
+
+class Look(NamedTuple):
+    """How a verdict is drawn in all figures."""
+
+    colour: str
+    hatch: str
+    line: Any
+    marker: str
+
+
+_VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)
+_VERDICT_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "||||", "++++", "", "----", "")
+
+
+def look(label: str) -> Look:
+    """Return how a verdict is drawn.
+
+    Raises:
+        ValueError: It is none of LABELS.
+    """
+    if label not in LABELS:
+        raise ValueError(f"{label!r} is not a verdict; they are {', '.join(LABELS)}")
+    i = LABELS.index(label)
+    colours = [*(COLOURS[j] for j in _VERDICT_COLOURS), GREY, "#DDDDDD"]
+    return Look(colours[i], _VERDICT_HATCHES[i], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw in the look of this package, whatever the user's settings, and leave these as they were.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("figures are drawn by matplotlib: pip install 'loopgrad[plots]'") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(LOOK)
+        yield
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
+    """Return a figure and its axes, an array (rows, columns); options are those of `Figure.subplots`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def legend_below(figure: "Figure", title: str | None = None) -> None:
+    """Put one legend of all panels below them, each label once, in as many columns as fit."""
+    found: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if not found:
+        return
+    fit = int(figure.get_figwidth() / (0.5 + 0.055 * max(map(len, found))))
+    rows = math.ceil(len(found) / max(1, fit))
+    columns = math.ceil(len(found) / rows)
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns, title=title)
+
+
+def number(value: Any) -> float | None:
+    """Return a float for JSON, None where it is missing or not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def lifted(values: Any, least: float | None = None) -> Array:
+    """Return values with zeros where a logarithmic axis can show them.
+
+    Args:
+        values: Non-negative numbers; None becomes nan.
+        least: Where zeros go; default a tenth of the least positive value.
+    """
+    values = np.asarray(values, dtype=float)
+    if least is None:
+        above = values[np.isfinite(values) & (values > 0)]
+        least = float(above.min()) / 10 if above.size else 1e-16
+    return np.where(values == 0, least, values)
+
+
+def save(
+    drawn: Drawn, path_without_suffix: str | os.PathLike[str], formats: Sequence[str] = ("svg", "png")
+) -> list[Path]:
+    """Write a figure in some formats, and its table as JSON, each file replaced atomically.
+
+    Everything is rendered before the first file is touched. The same figure gives the same bytes under one version of
+    matplotlib: no dates, no random names.
+
+    Args:
+        drawn: What a function of this package returned.
+        path_without_suffix: Where to; ".svg", ".png" and ".json" are added.
+        formats: Of matplotlib, such as "svg", "png", "pdf".
+
+    Returns:
+        The paths, those of the figures first.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: matplotlib does not know a format.
+
+    Example:
+        >>> import tempfile
+        >>> from loopgrad.analysis.plots import Trade, pareto, save
+        >>> drawn = pareto([Trade("bptt", 2**30, 80, 70, 90)])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [path.name for path in save(drawn, f"{folder}/figure")]
+        ['figure.svg', 'figure.png', 'figure.json']
+    """
+    rendered = {}
+    with drawing():
+        for name in formats:
+            # what would hold the time of day
+            dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(name)
+            buffer = io.BytesIO()
+            # of a copy: the layout of one rendering would be where that of the next starts from
+            copy = pickle.loads(pickle.dumps(drawn.figure))
+            copy.savefig(buffer, format=name, dpi=300, metadata=dated)
+            rendered[name] = buffer.getvalue()
+    rendered["json"] = (json.dumps(drawn.table, indent=1, allow_nan=False) + "\n").encode()
+    return [_replace(Path(f"{os.fspath(path_without_suffix)}.{name}"), data) for name, data in rendered.items()]
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path

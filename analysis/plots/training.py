@@ -1,0 +1,100 @@
+"""How residual and spectral radius change while a model is trained, per estimator."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from loopgrad.analysis.plots.style import (
+    COLOURS,
+    COLUMN,
+    GREY,
+    MARKERS,
+    STYLES,
+    Drawn,
+    Row,
+    drawing,
+    legend_below,
+    lifted,
+    number,
+    panels,
+)
+
+
+class Progress(NamedTuple):
+    """What one seed measured at one step.
+
+    Attributes:
+        estimator: Its name.
+        step: Optimiser steps so far.
+        residual: Relative residual, such as the median over samples.
+        radius: Spectral radius; None if it was not measured.
+    """
+
+    estimator: str
+    step: int
+    residual: float | None
+    radius: float | None = None
+
+
+def over_training(rows: Sequence[Progress]) -> Drawn:
+    """Draw relative residual and spectral radius over optimiser steps: mean, least and greatest of the seeds.
+
+    Args:
+        rows: One per estimator, step and seed; what is None or not finite is left out.
+
+    Returns:
+        The figure, and a row per estimator, step and quantity. The lower panel is left out if no radius is known. A
+        zero of the residual is drawn at a tenth of the least positive value.
+
+    Not recommended when: seeds were measured at different steps: the mean then jumps with who is in it.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: rows is empty.
+
+    Example:
+        >>> from loopgrad.analysis.plots import Progress, over_training
+        >>> drawn = over_training([Progress("bptt", 10, 0.2, None), Progress("bptt", 10, 0.4, None)])
+        >>> (row,) = drawn.table
+        >>> round(row["mean"], 12), row["low"], row["high"], row["seeds"]
+        (0.3, 0.2, 0.4, 2)
+    """
+    if not rows:
+        raise ValueError("rows is empty: there is nothing to draw")
+    table = [*_rows(rows, "residual"), *_rows(rows, "radius")]
+    quantities = ["residual", "radius"] if any(row["quantity"] == "radius" for row in table) else ["residual"]
+    names = list(dict.fromkeys(row.estimator for row in rows))
+    with drawing():
+        figure, axes = panels(COLUMN, 0.6 + 1.7 * len(quantities), len(quantities), 1, sharex=True)
+        for axis, quantity in zip(axes[:, 0], quantities, strict=True):
+            mine = [row for row in table if row["quantity"] == quantity]
+            marks = np.array([[row[key] for row in mine] for key in ("low", "mean", "high")], dtype=float)
+            marks = lifted(marks) if quantity == "residual" else marks
+            for i, name in enumerate(names):
+                chosen = [j for j, row in enumerate(mine) if row["estimator"] == name]
+                x, (low, mean, high) = [mine[j]["step"] for j in chosen], marks[:, chosen]
+                colour, line = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+                axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                axis.plot(x, mean, color=colour, ls=line, marker=MARKERS[i % len(MARKERS)], ms=3, label=name)
+        axes[0, 0].set(yscale="log", ylabel="relative residual")
+        if len(quantities) == 2:
+            axes[1, 0].set_ylabel("spectral radius of J")
+            axes[1, 0].axhline(1.0, color=GREY, lw=0.8, ls=(0, (1, 2)))
+        axes[-1, 0].set_xlabel("optimiser steps")
+        legend_below(figure)
+    return Drawn(figure, table)
+
+
+def _rows(rows: Sequence[Progress], quantity: str) -> list[Row]:
+    found: dict[tuple[str, int], list[float]] = {}
+    for row in rows:
+        if (value := number(getattr(row, quantity))) is not None:
+            found.setdefault((row.estimator, int(row.step)), []).append(value)
+    names = list(dict.fromkeys(row.estimator for row in rows))
+    table: list[Row] = []
+    for name, step in sorted(found, key=lambda key: (names.index(key[0]), key[1])):
+        values = found[name, step]
+        table.append({"estimator": name, "step": step, "quantity": quantity, "seeds": len(values)})
+        table[-1] |= {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+    return table

@@ -1,0 +1,185 @@
+"""Recording any model as it runs: residuals and norms of its streams, through hooks or from a loop of one's own.
+
+Beside the scalars, which stay on the device until the end, only the states of the last cycle are held.
+"""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from loopgrad.analysis.course import Course, check_lags, check_upcast
+from loopgrad.analysis.sites import CellSite, Site
+from loopgrad.analysis.streams import check_leaves, check_names, short
+from loopgrad.analysis.trace import Trace, trace_of
+
+
+class Recorder:
+    """Records how far each update moves each stream of each sample, while a model runs that knows nothing of it.
+
+    Unlike `record` it runs nothing itself: attach it to a model, or push the states of your own loop. Residuals and
+    norms are those of `record`; F(z) - z is taken one cycle before the end, at = T - period, where the run itself has
+    computed F. Where a row of the batch takes a new sample, an episode ends, and nothing is compared across.
+
+    Cost: per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
+        synchronisation. Holds period + 1 states and `lags` more; each end of a cycle is compared with `lags` states.
+    Not recommended when: F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
+        runs the cycles for that. A model compiled as a whole may skip its hooks: analyse the eager one.
+
+    Args:
+        period: Updates in a cycle, for `push`; `attach` takes it from the model. None for 1.
+        lags: Compare the ends of cycles up to so many cycles back, as `classify` needs.
+        upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
+
+    Raises:
+        TypeError: upcast is narrower than float32.
+        ValueError: period or lags is out of range.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis.recorder import Recorder
+        >>> recorder, z = Recorder(), torch.ones(1, 4)
+        >>> for _ in range(4):
+        ...     recorder.push(z=z)  # the first is the initial state
+        ...     z = z / 2
+        >>> recorder.trace().update["z"][:, 0].tolist()
+        [1.0, 0.5, 0.25]
+    """
+
+    def __init__(self, *, period: int | None = None, lags: int = 0, upcast: torch.dtype = torch.float32):
+        check_lags(lags)
+        check_upcast(upcast)
+        if period is not None and (isinstance(period, bool) or not isinstance(period, int) or period < 1):
+            raise ValueError(f"period must be the number of updates in a cycle, an int of at least 1, got {period!r}")
+        self._period, self._lags, self._upcast = period, lags, upcast
+        self._course: Course | None = None
+        self._given: dict[str, weakref.ref[torch.Tensor]] = {}
+
+    @contextmanager
+    def attach(self, model: nn.Module, site: Site | None = None) -> Iterator["Recorder"]:
+        """Record the calls of `model` inside the block; its hooks are gone afterwards, also after an error.
+
+        Args:
+            model: Any model, in the mode and under the contexts (no_grad, autocast) that you want to see it in.
+            site: Where its streams are read: `CellSite()`, the default, for a model that has a cell(state, inputs,
+                step), `OfficialSite()` for the official TRM and HRM classes, or `ModuleSite({"name": "stream"})`.
+
+        Raises:
+            TypeError: The model is not a module, or a stream is not a floating tensor.
+            ValueError: The site does not fit the model, its period or streams are not those recorded before, or the
+                batch changes its size.
+            RuntimeError: What the site reads was never called, as in a compiled model.
+
+        Example:
+            >>> import torch
+            >>> from loopgrad.analysis.recorder import Recorder
+            >>> from loopgrad.gradients import BPTT, Stationary
+            >>> cell, recorder = Stationary(lambda z, x: z / 2), Recorder()
+            >>> with recorder.attach(cell):
+            ...     rollout = BPTT()(cell, torch.ones(1, 4), None, num_steps=3)
+            >>> recorder.trace().update["state"][:, 0].tolist()
+            [1.0, 0.5, 0.25]
+        """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}: push the states of a loop")
+        site = CellSite() if site is None else site
+        period = site.cycle(model)
+        if self._period not in (None, period):
+            raise ValueError(f"this recorder's period is {self._period}, the model's is {period}: use another recorder")
+        self._period = period
+        with site.reading(model, self):
+            yield self
+
+    def start(self, /, **streams: torch.Tensor) -> None:
+        """Give the state that the next update starts from, where it may be another than the last one pushed.
+
+        Rows in which all streams have the values they were left in go on; each other row begins an episode. If the
+        update before did not end a cycle, every row does.
+
+        Args:
+            streams: All streams, each a floating tensor (batch, ...).
+
+        Raises:
+            TypeError: A stream is not a floating tensor.
+            ValueError: A stream is missing or unknown, its shape differs from before, or a state was changed in place.
+        """
+        if self._course is None:
+            names = tuple(streams)
+            check_names(names)
+            check_leaves(list(streams.values()), names)
+            self._period = self._period or 1
+            self._course = Course(names, self._period, self._lags, self._upcast)
+        self._check(self._course, streams)
+        missing = [name for name in self._course.names if name not in streams]
+        if missing:
+            raise ValueError(f"start needs every stream, {missing} is missing")
+        self._course.start([streams[name] for name in self._course.names])
+        self._given = {name: weakref.ref(tensor) for name, tensor in streams.items()}
+
+    def push(self, /, **streams: torch.Tensor) -> None:
+        """Give the state after an update; the first push is the initial state.
+
+        Args:
+            streams: Each a floating tensor (batch, ...). One that is left out, or is the very tensor of before, was
+                not touched by the update.
+
+        Raises:
+            TypeError: A stream is not a floating tensor.
+            ValueError: A stream is unknown, its shape differs from before, or a state was changed in place.
+        """
+        if self._course is None:
+            return self.start(**streams)
+        self._check(self._course, streams)
+        touched = {name: z for name, z in streams.items() if self._given[name]() is not z}
+        self._course.update([touched.get(name) for name in self._course.names])
+        self._given |= {name: weakref.ref(tensor) for name, tensor in touched.items()}
+
+    def traces(self) -> list[Trace]:
+        """Return a trace for each length of episodes, the longest first; the samples of a trace are episodes.
+
+        `Trace.row` and `Trace.begin` say which row of the batch each was, and after how many updates it began.
+
+        Raises:
+            ValueError: Nothing was recorded.
+        """
+        course = self._course
+        if course is None:
+            raise ValueError("nothing was recorded: attach the recorder to a model and call it, or push states")
+        dtype = {name: short(leaf.dtype) for name, leaf in zip(course.names, course.leaves, strict=True)}
+        found = []
+        for episodes in course.episodes():
+            whole = episodes.num_steps >= course.period
+            unknown = torch.full(episodes.row.shape, torch.nan, dtype=torch.float64).numpy()
+            residual = {name: episodes.found["cycle", name][-1] if whole else unknown for name in course.names}
+            at = max(0, episodes.num_steps - course.period)
+            found.append(trace_of(course, episodes, residual, at, dtype, dtype, reevaluated=False))
+        return found
+
+    def trace(self) -> Trace:
+        """Return the trace of a recording whose episodes all have one length, as where no row took a new sample.
+
+        F(z) - z is taken at = T - period, and nan if the run is shorter than a cycle.
+
+        Raises:
+            ValueError: Nothing was recorded, or the episodes differ in length.
+        """
+        found = self.traces()
+        if len(found) > 1:
+            lengths = ", ".join(f"{trace.row.size} of {trace.num_steps} updates" for trace in found)
+            raise ValueError(f"rows took new samples, and the episodes differ in length ({lengths}): use traces()")
+        return found[0]
+
+    def _check(self, course: Course, streams: dict[str, Any]) -> None:
+        unknown = [name for name in streams if name not in course.names]
+        if unknown:
+            raise ValueError(f"stream {unknown[0]!r} is not one of {course.names}, those of the first state")
+        check_leaves(list(streams.values()), tuple(streams))
+        for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
+            if name in streams and streams[name].shape != leaf.shape:
+                raise ValueError(
+                    f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
+                    "use one Recorder for each batch size"
+                )

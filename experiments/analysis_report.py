@@ -1,0 +1,222 @@
+"""The report of an analysis, rendered from records.jsonl alone: sentences, tables, figures, thresholds, command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from loopgrad.experiments import analysis_figures, records
+from loopgrad.experiments.analysis_words import caption, headline, sentence
+from loopgrad.experiments.conditions import Condition, conditions, outcomes, settled
+from loopgrad.experiments.findings import GROUPS, Record
+from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.summary import Spread, percent, significant
+
+FIELDS = {"name": (str,), "group": (str,), "depths": (list,), "samples": (int,), "command": (str,), "config": (dict,)}
+LEGEND = """\
+converged: the relative residual of a cycle is at most rtol (or the floor of rounding, if that is larger) and at most
+ten rtol are left to go by its rate; judged at the ends of cycles, of all streams jointly, and by the map re-evaluated
+in float64. Brackets: 95 % interval by Wilson's score, as if all samples were independent. Solved: the answer is right
+at that depth. Residual: ||F(z) - z|| over the scale of the states, F one cycle of all streams, median (5-95 %) over
+samples, mean over seeds. Training depth: the segments that training runs from the initial state; beyond it the
+recursion is extrapolated."""
+
+
+def render(folder: Path, console: Console) -> None:
+    """Write report.md and the common figures beside records.jsonl, and print the verdicts.
+
+    Raises:
+        ConfigError: There are no records, or they are not those of an analysis.
+    """
+    try:
+        found = records.read(folder / "records.jsonl", FIELDS)
+        every = conditions(found)
+        lines = _markdown(found, every)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of an analysis: {error}") from error
+    try:
+        drawn = analysis_figures.of_all(found, folder)
+    except ImportError as error:
+        console.print(f"No figures: {error}")
+        drawn = []
+    drawn += [path for record in found for path in record.get("figures", [])]
+    lines += ["", "## Figures", ""]
+    for path in drawn:
+        lines += [f"![{Path(path).stem}]({path})", "", caption(Path(path).stem), ""]
+    records.replace_text(folder / "report.md", "\n".join(lines) + "\n")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0))
+    for title in ("weights", "exact %", "converged", "of solved", "of unsolved", "deeper"):
+        table.add_column(title, no_wrap=title == "weights", justify="left" if title == "weights" else "right")
+    for condition in every:
+        shares = [settled(condition, 0, outcome=outcome) for outcome in GROUPS]
+        counts = [f"{it.count} of {it.total}" for it in (*shares, settled(condition, 1))]
+        table.add_row(condition.name, _exact(condition, 0), *counts)
+    console.print(table)
+    if len(every) == 1:
+        for stream in _streams(every[0]):
+            console.print(sentence(every[0], stream))
+    else:
+        console.print(headline(every))
+    console.print(f"Report, figures and records are in {folder}")
+
+
+def _markdown(found: Sequence[Record], every: Sequence[Condition]) -> list[str]:
+    first = found[0]
+    lines = ["# Do the latent deltas converge?", "", headline(every), "", "## Verdicts", ""]
+    for depth in (0, 1):
+        lines += [*_verdicts(every, depth), ""]
+    lines += [LEGEND, "", "## By stream", ""]
+    for condition in every:
+        lines += [f"**{condition.name}**", ""] + [f"- {sentence(condition, s)}" for s in _streams(condition)] + [""]
+    lines += ["## Would other thresholds change the answer?", "", *_sweep(every), ""]
+    if any("gaps" in record for record in found):
+        lines += ["## Gradients beside residual and spectral radius", "", *_gaps(every), ""]
+    if any("spectrum" in record for record in found):
+        lines += ["## The map where the recursion ends", "", *_spectra(every), ""]
+    thresholds = ", ".join(f"{name} {value}" for name, value in first["depths"][0]["thresholds"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    lines += ["## How this was made", "", f"- command: `{first['command']}`"]
+    lines += [f"- commit: {first['commit']}; date: {first['date']}; device: {first['device']}"]
+    lines += [f"- versions: {versions}", f"- thresholds: {thresholds}"]
+    lines += [f"- {first['samples']} held-out samples of each of {len(found)} sets of weights"]
+    return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _verdicts(every: Sequence[Condition], depth: int) -> list[str]:
+    rows = []
+    for condition in every:
+        others = {}
+        for outcome, counts in outcomes(condition, depth).items():
+            left = {label: n for label, n in counts.items() if label != "converged"}
+            others[outcome] = ", ".join(f"{n} {label}" for label, n in left.items()) or "-"
+        cells = [settled(condition, depth, outcome=outcome).text() for outcome in ("solved", "unsolved")]
+        rows.append(
+            [
+                condition.name,
+                _exact(condition, depth),
+                cells[0],
+                others["solved"],
+                cells[1],
+                others["unsolved"],
+                band(condition, depth, "joint"),
+            ]
+        )
+    cycles = sorted({record["depths"][depth]["cycles"] for c in every for record in c.records})
+    name = "Training depth" if depth == 0 else "Extrapolated"
+    header = ["weights", "exact %", "converged of solved", "other solved", "converged of unsolved", "other unsolved"]
+    return [f"{name}, {' or '.join(map(str, cycles))} cycles.", "", *_table([*header, "residual"], rows)]
+
+
+def band(condition: Condition, depth: int, stream: str, outcome: str = "all", kind: str = "reevaluated") -> str:
+    """Return a residual as "0.31 (0.12-0.55)", means over seeds of quantiles over samples."""
+    found = []
+    for record in condition.records:
+        it = record["depths"][depth]["streams"][stream]
+        values = (it[kind] or it["residual"]).get(outcome)
+        if values is not None:
+            found.append([np.inf if value is None else value for value in values])
+    if not found:
+        return "-"
+    low, middle, high = np.mean(found, axis=0)
+    return f"{middle:.2g} ({low:.2g}-{high:.2g})"
+
+
+def _exact(condition: Condition, depth: int) -> str:
+    shares = [sum(record["depths"][depth]["solved"]) / record["samples"] for record in condition.records]
+    return Spread.of(shares).text(percent)
+
+
+def _streams(condition: Condition) -> list[str]:
+    return list(condition.records[0]["depths"][0]["streams"])
+
+
+def _sweep(every: Sequence[Condition]) -> list[str]:
+    rows = []
+    for condition in every:
+        for depth, name in enumerate(("training depth", "extrapolated")):
+            streams = [record["depths"][depth]["streams"]["joint"]["sweep"] for record in condition.records]
+            total = sum(record["samples"] for record in condition.records)
+            shares = [
+                f"{100 * sum(it[factor].get('converged', 0) for it in streams) / total:.1f}" for factor in streams[0]
+            ]
+            rows.append([condition.name, name, *shares])
+    factors = list(every[0].records[0]["depths"][0]["streams"]["joint"]["sweep"])
+    header = ["weights", "depth", *(f"all thresholds x {factor}" for factor in factors)]
+    return ["Converged, in % of all samples, all streams jointly.", "", *_table(header, rows)]
+
+
+def _gaps(every: Sequence[Condition]) -> list[str]:
+    rows = []
+    for condition in every:
+        found: dict[tuple[str, str], list[Record]] = {}
+        for record in condition.records:
+            for gap in record.get("gaps", []):
+                found.setdefault((gap["samples"], gap["estimator"]), []).append(gap)
+        for (samples, estimator), group in found.items():
+            keys = ("cosine", "relative_error", "norm_ratio", "residual_q50", "radius_q50")
+            cells = [Spread.of([gap[key] for gap in group]).text(significant) for key in keys]
+            rows.append([condition.name, samples, str(sum(gap["count"] for gap in group)), estimator, *cells])
+    header = ["weights", "samples", "n", "gradient", "cosine", "rel. error", "norm ratio", "residual", "radius"]
+    text = (
+        "Gradients of the last segment of the training depth beside float64 BPTT of that segment; mean (least-greatest)"
+    )
+    return [
+        f"{text} over seeds. Residual and radius: medians at the point where the gradient is taken.",
+        "",
+        *_table(header, rows),
+    ]
+
+
+def _spectra(every: Sequence[Condition]) -> list[str]:
+    rows = []
+    for condition in every:
+        cells = []
+        for wanted in (True, False):
+            found = [_where(record, "spectrum", "radius", wanted) for record in condition.records]
+            cells.append(_span([value for values in found for value in values]))
+        exponents = [v for r in condition.records for w in (True, False) for v in _where(r, "exponents", "mean", w)]
+        searches = [record["search"] for record in condition.records if "search" in record]
+        hits = [hit for it in searches for hit in it["found"]]
+        ends = [count == 1 for it in searches for count in it["clusters"]]
+        rows.append(
+            [
+                condition.name,
+                *cells,
+                _span(exponents),
+                f"{sum(hits)} of {len(hits)}" if hits else "-",
+                f"{sum(ends)} of {len(ends)}" if ends else "-",
+            ]
+        )
+    header = [
+        "weights",
+        "radius, solved",
+        "radius, unsolved",
+        "exponent",
+        "fixed point near",
+        "one end from all starts",
+    ]
+    text = (
+        "Spectral radius of a cycle's Jacobian at training depth; largest Lyapunov exponent (nats per cycle) of "
+        "samples that do not settle; samples near whose end a fixed point was found; samples whose four starts "
+        "(learned, zero, random, another's end) led to one end. Median (least-greatest) over samples."
+    )
+    return [text, "", *_table(header, rows)]
+
+
+def _where(record: Record, part: str, key: str, solved: bool) -> list[float]:
+    found = record.get(part)
+    return [v for v, s in zip(found[key], found["solved"], strict=True) if s == solved] if found else []
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{np.median(values):.2g} ({min(values):.2g}-{max(values):.2g})"

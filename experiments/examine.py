@@ -1,0 +1,302 @@
+"""What is measured on one set of trained weights: where the recursion goes, and what that means for its gradients.
+
+Nothing here is trained; the weights are frozen, the samples held out, and every estimator sees the same ones.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loopgrad.analysis import (
+    StateMap,
+    Thresholds,
+    Trace,
+    Verdicts,
+    cast,
+    classify,
+    eigenvalues,
+    fixed_points,
+    gaps,
+    lyapunov,
+    multistart,
+    record,
+    rounding,
+)
+from loopgrad.experiments.findings import Record, at_depth, beside, of_search
+from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.tasks.base import Batch, Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.weights import Weights
+from loopgrad.gradients import Estimator
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.models.losses import right_tokens, token_loss
+from loopgrad.models.recursive import RecursiveModel, State
+
+LEAST = 4  # samples that make a group
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How trained weights are examined.
+
+    Args:
+        samples: Held-out samples.
+        segments: Segments from the initial state that count as the training depth; None for as many as training ran.
+        extrapolate: The recursion is followed to so many times the training depth as well.
+        lags: Cycles back that states are compared, so the longest period that is seen.
+        rtol: Relative residual of a cycle that counts as having arrived.
+        spectrum_samples: Samples, solved and unsolved alike, whose leading eigenvalues are found; 0 for none.
+        exponent_samples: Samples that do not settle whose Lyapunov exponent is found; 0 for none.
+        exponent_cycles: Cycles over which it is averaged.
+        gradient_samples: Samples, solved and unsolved alike, whose gradients are compared with BPTT; 0 for none.
+        radius_samples: Of those, samples with a spectral radius where each gradient is taken.
+        search_samples: Samples near whose end a fixed point is searched, and which are started anew; 0 for none.
+        device: "auto" for CUDA where there is one, else a torch device.
+        num_threads: Threads of a CPU run.
+        seed: Of random starts.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    samples: int = 256
+    segments: int | None = None
+    extrapolate: int = 4
+    lags: int = 16
+    rtol: float = 1e-3
+    spectrum_samples: int = 8
+    exponent_samples: int = 8
+    exponent_cycles: int = 32
+    gradient_samples: int = 48
+    radius_samples: int = 4
+    search_samples: int = 4
+    device: str = "auto"
+    num_threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        least = {"samples": 1, "segments": 1, "extrapolate": 1, "lags": 2, "exponent_cycles": 10, "num_threads": 1}
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < least.get(name, 0):
+                raise ValueError(f"{name}={value} must be at least {least.get(name, 0)}")
+        if not 0 < self.rtol < 1:
+            raise ValueError(f"rtol={self.rtol} must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Frozen weights with the samples on which they are examined, all on one device."""
+
+    weights: Weights
+    task: Task
+    trainer: Trainer
+    model: RecursiveModel
+    batch: Batch
+    state: State
+    x: Tensor
+
+    @property
+    def cell(self) -> nn.Module:
+        """The recursion."""
+        return self.model.cell
+
+    @property
+    def plain(self) -> bool:
+        """Whether its state is that of the map; a coupled cell carries more, and has another Jacobian."""
+        return not hasattr(self.cell, "couple")
+
+    def run(self, state: State, num_steps: int) -> State:
+        """Return the state after some updates."""
+        with self.trainer.precision(self.x.device):
+            return run_without_graph(self.cell, state, self.x, range(num_steps))
+
+    def solved(self, state: State) -> np.ndarray:
+        """Return whether the answer read off a state is right, (batch,) bool."""
+        with torch.no_grad(), self.trainer.precision(self.x.device):
+            predicted = self.model.readout(state)[0].argmax(-1)
+        return self.task.is_solved(self.batch.inputs.cpu(), predicted.cpu()).numpy()
+
+    def loss(self, state: State, module: nn.Module, estimator: Estimator, rows: Tensor) -> Tensor:
+        """Return the training loss of one segment that starts at `state`, of some samples."""
+        batch = self.batch[rows]
+        start = cast({name: z[rows] for name, z in state.items()}, next(module.parameters()).dtype)
+        output = module(start, batch.inputs, batch.puzzle_ids, estimator)
+        solved = right_tokens(output.logits, batch.labels)[1]
+        of_q = self.trainer.halting.q_loss(output.q_halt, output.q_continue, solved, None)
+        return token_loss(output.logits, batch.labels, self.trainer.loss_of_token()) + of_q
+
+
+class Depth(NamedTuple):
+    """The recursion followed to one depth."""
+
+    name: str
+    trace: Trace
+    end: State
+    solved: np.ndarray
+    floor: float
+    verdicts: dict[str, Verdicts]
+
+
+class Seen(NamedTuple):
+    """A record, and what its figures are drawn from."""
+
+    record: Record
+    depths: tuple[Depth, Depth]
+    eigenvalues: np.ndarray
+    of_solved: np.ndarray
+
+
+def meet(weights: Weights, settings: Examination) -> Subject:
+    """Load weights and samples.
+
+    Raises:
+        ConfigError: The weights do not fit the model or the task.
+    """
+    task, trainer = weights.make_task(), weights.make_trainer()
+    device = Trainer(trainer.halting, device=settings.device).torch_device()
+    model = weights.load(task).to(device)
+    batch = task.test_set()[: settings.samples].to(device)
+    try:
+        with torch.no_grad():
+            x = model.encode(batch.inputs, batch.puzzle_ids)
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"{weights.path}: the model cannot read this task: {error}") from error
+    return Subject(weights, task, trainer, model, batch, model.initial_state(*batch.inputs.shape), x)
+
+
+def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Estimator]) -> Seen:
+    """Measure all that the report shows of one set of weights.
+
+    Raises:
+        ValueError: The gradient of an estimator cannot be taken on this model.
+    """
+    segments = settings.segments or subject.trainer.halting.max_segments
+    updates = segments * subject.model.num_steps
+    trained = follow(subject, settings, "training", updates)
+    deeper = follow(subject, settings, "extrapolated", updates * settings.extrapolate)
+    cycles = [depth.trace.num_steps // depth.trace.period for depth in (trained, deeper)]
+    found: Record = {
+        "name": subject.weights.name,
+        **{key: getattr(subject.weights, key) for key in ("group", "estimator", "seed", "step")},
+        "samples": len(subject.batch),
+        "segments": segments,
+        "cycles_per_segment": subject.model.num_steps // period_of(subject.cell),
+        "period": trained.trace.period,
+        "dtype": trained.trace.dtype,
+        "depths": [
+            at_depth(depth.name, c, depth.trace, depth.solved, depth.floor, depth.verdicts)
+            for depth, c in zip((trained, deeper), cycles, strict=True)
+        ],
+    }
+    values, chosen = np.zeros((0, 1), dtype=complex), _each(trained.solved, settings.spectrum_samples)
+    if subject.plain and chosen.size:
+        values = eigenvalues(*_map_at(subject, trained.end, chosen), k=4)
+        found["spectrum"] = {
+            "solved": trained.solved[chosen].tolist(),
+            "radius": np.abs(values[:, 0]).tolist(),
+            "leading": [[value.real, value.imag] for value in values[:, 0]],
+        }
+    if subject.plain and settings.exponent_samples:
+        found["exponents"] = _exponents(subject, deeper, settings)
+    if settings.gradient_samples and estimators:
+        found["gaps"] = _gaps(subject, trained, updates, settings, estimators)
+    if subject.plain and settings.search_samples:
+        found["search"] = _search(subject, deeper, settings)
+    return Seen(found, (trained, deeper), values, trained.solved[chosen])
+
+
+def follow(subject: Subject, settings: Examination, name: str, updates: int) -> Depth:
+    """Record the recursion from the initial state, and judge it."""
+    wide = torch.float64 if subject.plain else None
+    with subject.trainer.precision(subject.x.device):
+        trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
+    end = subject.run(subject.state, updates)
+    floor = None
+    if subject.plain:
+        with subject.trainer.precision(subject.x.device):
+            floor = 2 * float(np.median(rounding(subject.cell, end, subject.x)))
+    verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
+    return Depth(name, trace, end, subject.solved(end), verdicts["joint"].floor, verdicts)
+
+
+def _each(solved: np.ndarray, count: int) -> np.ndarray:
+    """Return indices of up to `count` samples, half of them solved where there are enough of both."""
+    right, wrong = np.flatnonzero(solved), np.flatnonzero(~solved)
+    half = min(right.size, max(count // 2, count - wrong.size))
+    return np.sort(np.concatenate([right[:half], wrong[: count - half]]))
+
+
+def _map_at(subject: Subject, state: State, rows: np.ndarray) -> tuple[StateMap, Tensor]:
+    index = torch.from_numpy(rows).to(subject.x.device)
+    f = StateMap(subject.cell, {name: z[index] for name, z in state.items()}, subject.x[index])
+    return f, f.point
+
+
+def _exponents(subject: Subject, depth: Depth, settings: Examination) -> Record:
+    """Return the largest Lyapunov exponents of samples that are bounded and do not settle."""
+    restless = np.flatnonzero(np.isin(depth.verdicts["joint"].label, ["orbit", "cycle"]))
+    chosen = restless[_each(depth.solved[restless], settings.exponent_samples)]
+    if not chosen.size:
+        return {"solved": [], "mean": [], "error": []}
+    found = lyapunov(*_map_at(subject, depth.end, chosen), settings.exponent_cycles, transient=8, blocks=8)
+    return {
+        "solved": depth.solved[chosen].tolist(),
+        "mean": found.mean[:, 0].tolist(),
+        "error": found.error[:, 0].tolist(),
+    }
+
+
+def _gaps(
+    subject: Subject, depth: Depth, updates: int, settings: Examination, estimators: Mapping[str, Estimator]
+) -> list[Record]:
+    """Compare gradients in the last segment of training depth."""
+    length = subject.model.num_steps
+    start = subject.run(subject.state, updates - length)
+    chosen = _each(depth.solved, settings.gradient_samples)
+    groups = {"all": chosen}
+    for name, mask in (("solved", depth.solved), ("unsolved", ~depth.solved)):
+        if mask[chosen].sum() >= LEAST and not mask[chosen].all():
+            groups[name] = chosen[mask[chosen]]
+    found = gaps(
+        estimators,
+        lambda module, estimator, rows: subject.loss(start, module, estimator, rows),
+        subject.model,
+        subject.cell,
+        start,
+        subject.x,
+        length,
+        samples={name: torch.from_numpy(rows) for name, rows in groups.items()},
+        radius_samples=settings.radius_samples if subject.plain else 0,
+    )
+    return [beside(gap) for gap in found]
+
+
+def _search(subject: Subject, depth: Depth, settings: Examination) -> Record:
+    """Search fixed points near the ends, and compare the ends of other starts."""
+    chosen = _each(depth.solved, settings.search_samples)
+    f, end = _map_at(subject, depth.end, chosen)
+    size = end.norm(dim=1, keepdim=True)
+    learned = _map_at(subject, subject.state, chosen)[1]
+    noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64).to(end)
+    starts = torch.stack(
+        [learned, torch.zeros_like(end), noise / noise.norm(dim=1, keepdim=True) * size, end.roll(1, 0)]
+    )
+    cycles = depth.trace.num_steps // depth.trace.period
+    ends = multistart(f, starts, cycles)
+    right = [subject_solved(subject, f.state(z), chosen) for z in ends.end]
+    points = fixed_points(f, end, max_steps=20, max_products=40)
+    return of_search(depth.solved[chosen], points, ends, np.stack(right))
+
+
+def subject_solved(subject: Subject, state: Any, rows: np.ndarray) -> np.ndarray:
+    """Return whether answers read off states of some samples are right."""
+    own = {name: z.to(next(subject.model.parameters()).dtype) for name, z in state.items()}
+    with torch.no_grad():
+        predicted = subject.model.readout(own)[0].argmax(-1).cpu()
+    return subject.task.is_solved(subject.batch.inputs.cpu()[torch.from_numpy(rows)], predicted).numpy()
