@@ -6,7 +6,8 @@
 Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
 """
 
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -28,6 +29,15 @@ class Bench(Protocol):
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure; return one dict per contestant, all with the same keys."""
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """A bench with a figure."""
+
+    def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
+        """Draw its rows into a folder."""
         ...
 
 
@@ -64,6 +74,11 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         "device": provenance.device_name(torch.zeros(()).device),
     }
     records.write(path, [record])
+    if isinstance(bench, Drawn):
+        try:
+            bench.figures(rows, path.parent)
+        except ImportError as error:
+            console.print(f"No figure: {error}")
     console.print(f"Record: {path}")
 
 
