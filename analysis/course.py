@@ -71,7 +71,7 @@ class Course:
         else:
             self._recent.clear()
         self._into_cycle = 0
-        self._starts.append(_Start(self.num_steps, self._cycles, anew))
+        self._starts.append(_Start(self.num_steps, self._cycles))
         self._recent.append(held)
         self._apart.clear()
         self._ends.start(held.leaves, anew)
@@ -119,14 +119,11 @@ class Course:
         kept = sorted({span[0] for span in spans if span[0] or not self.num_steps}, reverse=True)
         return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept or [0]]
 
-    def _cut(
-        self, found: dict[tuple[str, str], Array], length: int, spans: list[tuple[int, int, int, int]]
-    ) -> Episodes:
+    def _cut(self, found: dict[tuple[str, str], Array], length: int, spans: list[Span]) -> Episodes:
         _, begin, number, row = np.array(spans, dtype=int).reshape(-1, 4).T
         updates = begin + np.arange(length)[:, None]
-        cycles = (
-            np.array([self._starts[k].cycles for k in number], dtype=int) + np.arange(length // self.period)[:, None]
-        )
+        done = np.array([self._starts[k].cycles for k in number], dtype=int)
+        cycles = done + np.arange(length // self.period)[:, None]
         cut: dict[tuple[str, str], Array] = {}
         for (kind, name), values in found.items():
             if kind == "start":
@@ -161,9 +158,10 @@ class Course:
 
 
 class _Start(NamedTuple):
+    """How many updates and cycles had been made."""
+
     num_steps: int
     cycles: int
-    anew: bool
 
 
 class _Held(NamedTuple):

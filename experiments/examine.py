@@ -263,17 +263,22 @@ def _gaps(
     for name, mask in (("solved", depth.solved), ("unsolved", ~depth.solved)):
         if mask[chosen].sum() >= LEAST and not mask[chosen].all():
             groups[name] = chosen[mask[chosen]]
-    found = gaps(
-        estimators,
-        lambda module, estimator, rows: subject.loss(start, module, estimator, rows),
-        subject.model,
-        subject.cell,
-        start,
-        subject.x,
-        length,
-        samples={name: torch.from_numpy(rows) for name, rows in groups.items()},
-        radius_samples=settings.radius_samples if subject.plain else 0,
-    )
+    forward, subject.model.forward_dtype = subject.model.forward_dtype, None  # gradients in the dtype of the weights
+    try:
+        own = next(subject.model.parameters()).dtype
+        found = gaps(
+            estimators,
+            lambda module, estimator, rows: subject.loss(start, module, estimator, rows),
+            subject.model,
+            subject.cell,
+            cast(start, own),
+            subject.x.to(own),
+            length,
+            samples={name: torch.from_numpy(rows).to(subject.x.device) for name, rows in groups.items()},
+            radius_samples=settings.radius_samples if subject.plain else 0,
+        )
+    finally:
+        subject.model.forward_dtype = forward
     return [beside(gap) for gap in found]
 
 

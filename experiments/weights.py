@@ -25,6 +25,7 @@ from loopgrad.models.recursive import RecursiveModel
 
 Node = dict[str, Any]
 PUBLISHED_SEGMENTS = 16
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 @dataclass(frozen=True)
@@ -195,15 +196,23 @@ def _official_config(folder: Path) -> Node:
     found = {ours: arch[theirs] for theirs, ours in names.items() if arch.get(theirs) is not None}  # type: ignore
     if arch.get("puzzle_emb_len"):  # type: ignore[union-attr]
         found["puzzle_tokens"] = arch["puzzle_emb_len"]  # type: ignore[index]
+    if arch.get("forward_dtype"):  # type: ignore[union-attr]
+        found["dtype"] = arch["forward_dtype"]  # type: ignore[index]
     if arch.get("pos_encodings") in ("rope", "none"):  # type: ignore[union-attr]
         found["positions"] = arch["pos_encodings"]  # type: ignore[index]
     return found
 
 
 def _official(tensors: dict[str, Tensor], task: Task, settings: Node) -> RecursiveModel:
-    given = {key: value for key, value in settings.items() if value is not None and key != "max_segments"}
+    given = {
+        key: value for key, value in settings.items() if value is not None and key not in ("max_segments", "dtype")
+    }
+    dtype = settings.get("dtype") or "float32"
+    if dtype not in DTYPES:
+        raise ValueError(f"official.dtype={dtype}: must be one of {', '.join(DTYPES)}")
     spec, told = task.spec, OfficialWeights(tensors)
     if told.vocab_size != spec.vocab_size:
         raise ValueError(f"the checkpoint has {told.vocab_size} symbols, the task {spec.vocab_size}")
     kind = HRM if any(name.startswith("H_level.") for name in told.tensors) else TRM
-    return kind.from_official(tensors, seq_len=spec.seq_len, **given)
+    forward = None if dtype == "float32" else getattr(torch, dtype)
+    return kind.from_official(tensors, seq_len=spec.seq_len, forward_dtype=forward, **given)

@@ -111,13 +111,14 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     with safe_open(FIXTURES / f"{name}.safetensors", "pt") as file:
         tensors = {k[7:]: file.get_tensor(k) for k in file.keys() if k.startswith("weight.")}  # noqa: SIM118
     torch.save({f"_orig_mod.model.{key}": tensor for key, tensor in tensors.items()}, tmp_path / "step_12")
-    arch = "{num_heads: 2, H_cycles: 3, L_cycles: 2, halt_max_steps: 5, puzzle_emb_len: 0}"
+    arch = "{num_heads: 2, H_cycles: 3, L_cycles: 2, halt_max_steps: 5, puzzle_emb_len: 0, forward_dtype: bfloat16}"
     (tmp_path / "all_config.yaml").write_text(f"arch: {arch}\n")
     task = ("task=rolling_sum", "task.length=6", "task.modulus=5", "task.num_test=6")
     result = loopgrad("analyse", "checkpoint=step_12", *task, "output_dir=out", "official.max_segments=4", *QUICK)
     assert result.code == 0, result.err
     (record,) = records.read(tmp_path / "out" / "records.jsonl")
     assert (record["cycles_per_segment"], record["segments"], record["period"]) == (3, 4, 3)
+    assert record["dtype"] == {"z_L": "bfloat16", "z_H": "bfloat16"} and 1e-4 < record["depths"][0]["floor"] < 0.1
     (weights,) = find(
         tmp_path / "step_12", {"_target_": "loopgrad.experiments.tasks.RollingSum", "length": 6}, None, {}, None
     )
