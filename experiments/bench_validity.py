@@ -58,8 +58,12 @@ class Validity:
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw the gradients against the residual."""
-        keys = ("gradient", "residual", "radius", "cosine", "rel. error")
-        points = [plots.Point(*(row[key] for key in keys), f"radius {row['wanted']}") for row in rows]
+        points = [
+            plots.Point(
+                r["gradient"], r["residual"], r["radius"], r["cosine"], r["rel. error"], f"radius {r['wanted']}"
+            )
+            for r in rows
+        ]
         plots.save(plots.validity(points), folder / "validity")
 
     def _gain(self, w: Tensor, x: Tensor, wanted: float) -> float:
