@@ -10,8 +10,11 @@ from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
 from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, multistart
 from loopgrad.analysis.gaps import Gap, gaps
 from loopgrad.analysis.intervals import Share, bootstrap, shares, wilson
+from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.analysis.recorder import Recorder
 from loopgrad.analysis.rounding import rounding
+from loopgrad.analysis.sites import CellSite, ModuleSite
 from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.spread import Spread, minibatch_variance, spread
 from loopgrad.analysis.state_map import StateMap
@@ -19,11 +22,15 @@ from loopgrad.analysis.trajectory import Trace, record
 
 __all__ = [
     "Agreement",
+    "CellSite",
     "Cost",
     "Descent",
     "Exponents",
     "FixedPoints",
     "Gap",
+    "ModuleSite",
+    "OfficialSite",
+    "Recorder",
     "Share",
     "Spread",
     "Starts",

@@ -4,7 +4,7 @@ Beside the scalars, which stay on the device until the end, only the states of t
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_lags, check_upcast
-from loopgrad.analysis.sites import CellSite, Site
+from loopgrad.analysis.official_site import OfficialSite
+from loopgrad.analysis.sites import CellSite, ModuleSite, Site
 from loopgrad.analysis.streams import check_leaves, check_names, short
 from loopgrad.analysis.trace import Trace, trace_of
 
@@ -59,13 +60,15 @@ class Recorder:
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
 
     @contextmanager
-    def attach(self, model: nn.Module, site: Site | None = None) -> Iterator["Recorder"]:
+    def attach(self, model: nn.Module, sites: Site | Mapping[str, str] | None = None) -> Iterator["Recorder"]:
         """Record the calls of `model` inside the block; its hooks are gone afterwards, also after an error.
 
         Args:
             model: Any model, in the mode and under the contexts (no_grad, autocast) that you want to see it in.
-            site: Where its streams are read: `CellSite()`, the default, for a model that has a cell(state, inputs,
-                step), `OfficialSite()` for the official TRM and HRM classes, or `ModuleSite({"name": "stream"})`.
+            sites: Where its streams are read: `CellSite()` for a model that has a cell(state, inputs, step),
+                `OfficialSite()` for the official TRM and HRM classes, `ModuleSite({"name": "stream"})`, or just that
+                mapping, for modules by their names. Default: the official site where a module of the model has an
+                `L_level`, else the cell's.
 
         Raises:
             TypeError: The model is not a module, or a stream is not a floating tensor.
@@ -85,7 +88,7 @@ class Recorder:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}: push the states of a loop")
-        site = CellSite() if site is None else site
+        site = _site_of(model) if sites is None else ModuleSite(sites) if isinstance(sites, Mapping) else sites
         period = site.cycle(model)
         if self._period not in (None, period):
             raise ValueError(f"this recorder's period is {self._period}, the model's is {period}: use another recorder")
@@ -183,3 +186,8 @@ class Recorder:
                     f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
                     "use one Recorder for each batch size"
                 )
+
+
+def _site_of(model: nn.Module) -> Site:
+    official = any("L_level" in module._modules for module in model.modules())
+    return OfficialSite() if official else CellSite()

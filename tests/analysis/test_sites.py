@@ -120,6 +120,17 @@ def test_the_official_layout_is_read_by_the_order_of_calls(two_levels, look_ahea
             state[stream] = new
 
 
+@pytest.mark.parametrize("two_levels", [False, True])
+def test_the_official_layout_is_found_and_a_mapping_names_modules(two_levels):
+    torch.manual_seed(0)
+    model, own, by_name = Outer(two_levels), Recorder(), Recorder()
+    carry = Carry(z_H=torch.ones(2, 4), z_L=-torch.ones(2, 4))
+    with own.attach(model), by_name.attach(model, sites={"inner.L_level": "z"}):
+        model(carry, torch.tensor([True, True]), torch.ones(2, 4))
+    assert own.trace().streams == ("z_L", "z_H") and own.trace().num_steps == 6
+    assert by_name.trace().num_steps == (3 if two_levels else 5)  # z_L alone, or both, the first call being the start
+
+
 def test_a_loop_that_is_not_the_official_one_is_refused():
     model = Outer(False, extra=1)
     carry = Carry(z_H=torch.ones(1, 4), z_L=torch.ones(1, 4))
