@@ -125,7 +125,7 @@ def _workers(config: DictConfig, jobs: int, device: torch.device) -> int:
 
 
 def _all(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Do the jobs; after Ctrl-C those that are under way are finished, and the others are left.
+    """Do the jobs; after Ctrl-C those that have been stored are kept.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C.
@@ -145,6 +145,10 @@ def _all(jobs: list[Job], workers: int) -> Iterator[None]:
                     yield future.result()
         except BrokenProcessPool:
             raise WorkerLost("a worker process was killed; the same command goes on with the weights left") from None
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():  # records are written whole, so nothing is half done
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -48,6 +48,7 @@ LOOK: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "svg.fonttype": "none",  # text stays text
+    "pdf.fonttype": 42,  # TrueType: some journals refuse Type 3
     "svg.hashsalt": "loopgrad",  # the same figure gives the same bytes
 }
 
