@@ -37,6 +37,7 @@ class Thresholds:
         recurrence: Distance to an earlier state, over the typical step, that counts as the same state.
         straight: Net displacement over path length from which motion is straight.
         exponent: Size of a Lyapunov exponent, in nats per cycle, that is told from zero.
+        turning: Net displacement over path length below which steps turn back on themselves.
     """
 
     rtol: float = 1e-3
@@ -46,6 +47,7 @@ class Thresholds:
     recurrence: float = 0.02
     straight: float = 0.9
     exponent: float = 0.02
+    turning: float = 0.2
 
     def scaled(self, factor: float) -> "Thresholds":
         """Return thresholds with rtol, recurrence and exponent multiplied."""
@@ -105,8 +107,10 @@ def classify(
 
     Judged are the states at the ends of cycles, so that a stream that rests within a cycle is compared with itself a
     cycle before. In this order: not finite, or a residual that grows: "diverging". Residual within max(rtol, floor):
-    "converged" if at most 10 rtol are left to go, "converging" if it falls; else, or if the norm goes on, "drift".
-    A falling residual whose steps add up to something finite: "converging", else "drift". A state p cycles back met
+    "converged" if at most 10 rtol are left to go or it hovers within them, "converging" if it falls; else, or if the
+    norm goes on, "drift". A falling residual whose steps add up to something finite, or turn back on themselves:
+    "converging", else "drift". With a positive Lyapunov exponent no residual counts as falling, nor as growing unless
+    it does so as fast. A state p cycles back met
     again: "cycle" of period p. Straight motion: "drift". The rest is bounded and does not settle: "chaotic",
     "quasiperiodic" or "orbit" by the Lyapunov exponent, "orbit" where none is given. A residual that rounding may have
     stopped, in a dtype that cannot resolve rtol or against a re-evaluation in a wider one: "stalled".
@@ -217,35 +221,40 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
     residual = max(native, outside)
     trend = _Trend.of(times, tail)
     falling, growing = trend.goes(-1, limits), trend.goes(1, limits)
+    if exponent > limits.exponent:  # nearby states part: a trend of bounded motion is none, only growth as fast is
+        falling, growing = False, growing and trend.change > 0.5 * exponent * tail.size
     rate = trend.rate
     distance = residual / (1 - rate) if rate < 1 else np.nan
     lag = min(series.lagged.shape[0], cycles)
     path = sum(step[-lag:])
     straightness = float(lagged[lag - 1, -1] / path) if path > 0 else 0.0
     at_floor = residual <= floor
+    adds_up = trend.adds_up or straightness < limits.turning  # of steps that turn back, sizes need not add up
     found |= {"residual": residual, "rate": rate, "exponent": trend.exponent, "distance": distance}
     found |= {"straightness": straightness, "at_floor": at_floor}
 
     def label() -> str:
-        if growing:
+        if growing and residual > floor and not (residual <= limits.rtol and straightness <= limits.straight):
             return "diverging"
         stopped = native <= max(floor, limits.rtol * 1e-3)
         blind = floor > limits.rtol and not series.reevaluated
         if stopped and (blind or outside > limits.rtol):
             return "stalled"
         if residual <= max(limits.rtol, floor):
-            if falling and trend.adds_up and not at_floor and distance > 10 * limits.rtol:
+            if falling and adds_up and not at_floor and distance > 10 * limits.rtol:
                 return "converging"
             if _straight(norm[half:]) and straightness > limits.straight and lagged[lag - 1, -1] > 2 * tail[-1]:
                 return "drift"
-            if at_floor or distance <= 10 * limits.rtol:
+            near = float(lagged[lag - 1, half:].max()) <= 10 * limits.rtol * scale
+            hovers = not falling and near and straightness <= limits.straight
+            if at_floor or distance <= 10 * limits.rtol or hovers:
                 return "converged"
-            return "converging" if falling and trend.adds_up else "drift"
+            return "converging" if falling and adds_up else "drift"
         if not falling and not exponent > limits.exponent and (period := _period(lagged, half, scale, limits, floor)):
             found["period"] = period
             return "cycle"
         if falling:
-            return "converging" if trend.adds_up else "drift"
+            return "converging" if adds_up else "drift"
         if straightness > limits.straight:
             return "drift"
         if np.isnan(exponent) or exponent < -limits.exponent:

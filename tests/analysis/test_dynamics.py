@@ -92,6 +92,34 @@ def test_every_start_of_a_known_system_has_its_label(name, fn, start, steps, lab
     assert verdicts.counts() == {label: 64}
 
 
+def delayed_logistic(r):
+    """A ring from r = 2 on, a spiral of radius sqrt(r - 1) before."""
+    return lambda z: torch.stack([z[:, 1], r * z[:, 1] * (1 - z[:, 0])], dim=1)
+
+
+def test_rest_that_noise_stirs_is_rest():
+    # the spiral enlarges noise of 1e-4 beyond the floor; it hovers about its fixed point, and goes nowhere
+    verdicts = labelled(delayed_logistic(1.9), 0.4 + 0.2 * unit().repeat(1, 2), 600, 1e-4)
+    assert verdicts.counts() == {"converged": 64} and not verdicts.at_floor.all()
+
+
+def test_chaos_is_no_trend_where_its_exponent_is_known():
+    w = torch.randn(64, 64, generator=torch.Generator().manual_seed(7), dtype=torch.float64) / 8
+    verdicts = labelled(lambda z: torch.tanh(2.5 * z @ w), starts(64), 600, exponent=True)
+    assert (verdicts.lyapunov > 0.1).all() and verdicts.counts() == {"chaotic": 64}
+
+
+def test_a_real_divergence_has_a_positive_exponent_and_is_one_all_the_same():
+    assert labelled(lambda z: 1.05 * z, starts(3), 100, exponent=True).counts() == {"diverging": 64}
+
+
+def test_steps_that_turn_back_add_up_although_their_sizes_do_not():
+    # logistic at 3: x - 2/3 ~ (-1)^n / sqrt(18 n), steps of size n^(-1/2) that alternate
+    verdicts = labelled(logistic(3.0), unit(), 1600)
+    assert verdicts.counts() == {"converging": 64}
+    assert np.median(verdicts.exponent) == pytest.approx(-0.5, abs=0.02)
+
+
 def test_rates_and_periods_are_those_of_the_systems():
     assert labelled(lambda z: 1 + 0.99 * (z - 1), starts(3), 40).rate == pytest.approx(np.full(64, 0.99), abs=1e-6)
     assert labelled(lambda z: 1.01 * z, starts(3), 200).rate == pytest.approx(np.full(64, 1.01), abs=1e-6)
