@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,7 +76,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if len({weights.name for weights in found}) < len(found):
         raise ConfigError("checkpoint: two of these weights have one name, such as runs of folders of the same name")
     meet(found[0], replace(settings, samples=1))  # what does not fit is refused before anything is written
-    drawn = _evenly([weights for weights in found if weights.step == max(w.step or 0 for w in found)] or found, config)
+    last = {(weights.group, weights.estimator, weights.seed): weights for weights in found}  # steps are in order
+    drawn = _evenly(list(last.values()), config)
     jobs = [Job(weights, settings, estimators, folder, weights in drawn) for weights in found]
     complete = claim(folder, config, config.restart, ANALYSIS)
     left = [job for job in jobs if not job.done()]
@@ -166,7 +168,8 @@ def do(job: Job) -> None:
     except ValueError as error:
         raise ConfigError(f"{job.weights.name}: {error}") from error
     if job.draw:
-        seen.record["figures"] = analysis_figures.of_one(subject, seen, job.folder, slug(job.weights.name))
+        with suppress(ImportError):  # without matplotlib the report says so
+            seen.record["figures"] = analysis_figures.of_one(subject, seen, job.folder, slug(job.weights.name))
     seen.record.update({"sha256": job.digest, "saved_bytes": _saved_bytes(job.weights.path.parent / "train.jsonl")})
     records.write(job.stored, [seen.record])
 

@@ -9,10 +9,11 @@ import torch
 from loopgrad.analysis import plots
 from loopgrad.analysis.plots import Drawn, Point, Progress, Trade
 from loopgrad.experiments.conditions import Condition, conditions, outcomes
-from loopgrad.experiments.examine import Seen, Subject
+from loopgrad.experiments.examine import Seen, Subject, memory
 from loopgrad.experiments.findings import Record
 from loopgrad.gradients.recompute import run_without_graph
 
+MANY = 12  # conditions from which on only the last step of each is drawn
 PICTURED = 48  # samples of the figures that need whole states
 
 
@@ -31,16 +32,30 @@ def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
     }
     if seen.eigenvalues.size:
         drawn["eigenvalues"] = plots.eigenvalue_cloud(seen.eigenvalues, seen.of_solved)
+    measured = memory(subject)
+    drawn["memory"] = plots.memory(measured, {name: _law(name, values) for name, values in measured.items()})
     return [_save(it, folder, f"{slug}-{name}") for name, it in drawn.items()]
+
+
+def _law(name: str, measured: dict[int, int]) -> dict[int, float]:
+    """Return what memory should be, from the fewest updates alone: T graphs, about sqrt(T) states, or a constant."""
+    first, second = sorted(measured)[:2]
+    slope = (measured[second] - measured[first]) / (second - first)
+    laws = {
+        "bptt": lambda t: measured[first] + slope * (t - first),
+        "checkpointed": lambda t: measured[first] * (t / first) ** 0.5,
+    }
+    return {t: float(laws[name](t)) if name in laws else float(measured[first]) for t in measured}
 
 
 def of_all(records: Sequence[Record], folder: Path) -> list[str]:
     """Draw what all weights have in common: verdicts, validity of gradients, training, accuracy beside bytes."""
     found, paths = conditions(records), []
+    last = list({condition.trained: condition for condition in found}.values())  # the latest step of each
     for at, depth in enumerate(("training", "extrapolated")):
         rows = {
             f"{condition.name}, {outcome}": counts
-            for condition in found
+            for condition in (last if len(found) > MANY else found)
             for outcome, counts in outcomes(condition, at).items()
             if sum(counts.values())
         }
@@ -50,7 +65,7 @@ def of_all(records: Sequence[Record], folder: Path) -> list[str]:
     progress = _progress(found)
     if len({row.step for row in progress}) > 1:
         paths.append(_save(plots.over_training(progress), folder, "over-training"))
-    trades = _trades(found)
+    trades = _trades(last)
     if len(trades) > 1:
         paths.append(_save(plots.pareto(trades), folder, "pareto"))
     return paths
@@ -110,8 +125,7 @@ def _progress(found: Sequence[Condition]) -> list[Progress]:
 
 def _trades(found: Sequence[Condition]) -> list[Trade]:
     trades = []
-    last = {condition.trained: condition for condition in found}  # the latest step of each
-    for condition in last.values():
+    for condition in found:
         exact = [100 * sum(r["depths"][0]["solved"]) / r["samples"] for r in condition.records]
         saved = [r["saved_bytes"] for r in condition.records if r.get("saved_bytes")]
         if saved:

@@ -77,6 +77,7 @@ _CAPTIONS = {
     "heatmap": "Relative residual of a cycle of every sample, sorted by verdict.",
     "trajectories": "States at the ends of cycles of one typical sample per verdict, in their principal plane.",
     "recurrence": "Distances between the states at the ends of cycles of the least settled sample of the first 48.",
+    "memory": "Bytes kept for backward of 8 samples against the number of updates, measured and by their law.",
     "eigenvalues": "Leading eigenvalues of a cycle's Jacobian at the end of training depth.",
 }
 

@@ -26,12 +26,13 @@ from loopgrad.analysis import (
     record,
     rounding,
 )
+from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.findings import Record, at_depth, beside, of_search
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.weights import Weights
-from loopgrad.gradients import Estimator
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.models.losses import right_tokens, token_loss
@@ -280,6 +281,23 @@ def _gaps(
     finally:
         subject.model.forward_dtype = forward
     return [beside(gap) for gap in found]
+
+
+def memory(subject: Subject) -> dict[str, dict[int, int]]:
+    """Return the bytes that gradients of 8 samples keep for backward, of 1 to 8 times a segment's updates."""
+    length, found = subject.model.num_steps, {}
+    state, x = {name: z[:8] for name, z in subject.state.items()}, subject.x[:8]
+    contestants = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "last cycle": TruncatedBPTT(num_cycles=1)}
+    owned = [*subject.model.parameters(), *subject.model.buffers(), x, *state.values()]
+    for name, estimator in contestants.items():
+        found[name] = {}
+        for factor in (1, 2, 4, 8):
+            counter = SavedBytes(owned)
+            with counter:
+                rollout = estimator(subject.cell, state, x, factor * length)
+            found[name][factor * length] = counter.held()
+            del rollout
+    return found
 
 
 def _search(subject: Subject, depth: Depth, settings: Examination) -> Record:

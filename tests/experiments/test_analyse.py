@@ -155,3 +155,18 @@ def test_another_configuration_keeps_its_results(loopgrad, run, tmp_path):
     assert other.code == 2 and "analysis.rtol: 0.001 -> 0.01" in other.err
     assert (tmp_path / "out" / "records.jsonl").read_bytes() == before
     assert json.loads(before.splitlines()[0])["config"]["analysis"]["rtol"] == 0.001
+
+
+def test_memory_follows_its_law_and_figures_have_captions(loopgrad, run, tmp_path):
+    quick = [key for key in QUICK if key != "figures=0"]
+    assert loopgrad("analyse", f"checkpoint={run}", "output_dir=out", *quick).code == 0
+    (path,) = (tmp_path / "out" / "figures").glob("*-memory.json")
+    rows = json.loads(path.read_text())
+    measured = {(r["estimator"], r["updates"]): r["bytes"] for r in rows if r["kind"] == "measured"}
+    predicted = {(r["estimator"], r["updates"]): r["bytes"] for r in rows if r["kind"] == "predicted"}
+    for updates in (6, 12, 24, 48):
+        assert measured["bptt", updates] == predicted["bptt", updates] == updates / 6 * measured["bptt", 6]
+        assert measured["last cycle", updates] == predicted["last cycle", updates]
+    report = (tmp_path / "out" / "report.md").read_text()
+    for name in ("residuals", "heatmap", "trajectories", "recurrence", "eigenvalues", "memory", "verdicts-training"):
+        assert f"-{name}.png" in report or f"/{name}.png" in report
