@@ -65,7 +65,10 @@ def render(folder: Path, console: Console) -> None:
 
 def _markdown(found: Sequence[Record], every: Sequence[Condition]) -> list[str]:
     first = found[0]
-    lines = ["# Do the latent deltas converge?", "", headline(every), "", "## Verdicts", ""]
+    lines = ["# Do the latent deltas converge?", "", headline(every), ""]
+    if len({record["group"] for record in found}) > 1:
+        lines += ["## In short", "", *_short(every), ""]
+    lines += ["## Verdicts", ""]
     for depth in (0, 1):
         lines += [*_verdicts(every, depth), ""]
     lines += [LEGEND, "", "## By stream", ""]
@@ -88,6 +91,21 @@ def _markdown(found: Sequence[Record], every: Sequence[Condition]) -> list[str]:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _short(every: Sequence[Condition]) -> list[str]:
+    """Return a table of groups, their estimators and seeds pooled, at their first and last step."""
+    rows = []
+    for group in dict.fromkeys(record["group"] for condition in every for record in condition.records):
+        mine = [condition for condition in every if condition.records[0]["group"] == group]
+        steps = sorted({condition.step or 0 for condition in mine})
+        for step in dict.fromkeys((steps[0], steps[-1])):
+            pooled = [record for condition in mine if (condition.step or 0) == step for record in condition.records]
+            both = Condition(group, step or None, tuple(pooled))
+            cells = [settled(both, depth, outcome=o).text() for depth in (0, 1) for o in ("solved", "unsolved")]
+            rows.append([both.name, _exact(both, 0), *cells, band(both, 0, "joint"), band(both, 1, "joint")])
+    header = ["weights", "exact %", "converged of solved", "of unsolved", "deeper, of solved", "deeper, of unsolved"]
+    return _table([*header, "residual", "deeper"], rows)
 
 
 def _verdicts(every: Sequence[Condition], depth: int) -> list[str]:
