@@ -64,7 +64,7 @@ class Validity:
             )
             for r in rows
         ]
-        plots.save(plots.validity(points), folder / "validity")
+        plots.save(plots.validity(points), folder / "validity-figure")
 
     def _gain(self, w: Tensor, x: Tensor, wanted: float) -> float:
         """Scale by bisection, at the greatest length."""

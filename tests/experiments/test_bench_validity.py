@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from loopgrad.experiments import records
 from loopgrad.experiments.bench_validity import Validity, _compared
 
 
@@ -29,5 +30,7 @@ def test_the_command_draws_its_figure(loopgrad, tmp_path):
     result = loopgrad("bench", "validity", *sizes, "output_dir=out")
     assert result.code == 0 and "implicit" in result.out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["validity.json", "validity.png", "validity.svg"]
+    assert names == ["validity-figure.json", "validity-figure.png", "validity-figure.svg", "validity.json"]
+    (record,) = records.read(tmp_path / "out" / "validity.json")
+    assert len(record["rows"]) == 4 and record["command"].startswith("loopgrad bench validity")
     assert loopgrad("bench", "validity", "bench.radii=[5]", "output_dir=other").code == 2
