@@ -14,6 +14,7 @@ from loopgrad.experiments.findings import Record
 from loopgrad.gradients.recompute import run_without_graph
 
 MANY = 12  # conditions from which on only the last step of each is drawn
+TOLD_APART = 8  # lines of one figure, or markers
 PICTURED = 48  # samples of the figures that need whole states
 
 
@@ -62,6 +63,8 @@ def of_all(records: Sequence[Record], folder: Path) -> list[str]:
         paths.append(_save(plots.verdict_bars(rows), folder, f"verdicts-{depth}"))
     if points := [point for record in records for point in _points(record)]:
         paths.append(_save(plots.validity(points), folder, "validity"))
+    if len(last) > TOLD_APART:
+        return paths
     progress = _progress(found)
     if len({row.step for row in progress}) > 1:
         paths.append(_save(plots.over_training(progress), folder, "over-training"))
