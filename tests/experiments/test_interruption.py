@@ -138,6 +138,7 @@ def test_a_run_that_fails_stops_the_others_and_is_named(loopgrad):
 
 
 def test_the_first_signal_asks_and_the_second_interrupts():
+    found = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts without it
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stopping.on_signal() as stop:
         assert not stop.requested
@@ -146,3 +147,4 @@ def test_the_first_signal_asks_and_the_second_interrupts():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    signal.signal(signal.SIGINT, found)
