@@ -1,14 +1,16 @@
 """A trace as a file, a table and a labelled dataset: numpy's npz, pandas and xarray."""
 
+import io
 import json
 import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from loopgrad.analysis.files import replace_bytes
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -33,15 +35,9 @@ def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
         elif field != "streams":
             header["rest"][field] = value
     arrays["header"] = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    replace_bytes(Path(path), buffer.getvalue())
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ An interrupted analysis goes on with the weights that are left.
 
 import hashlib
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -25,7 +24,7 @@ from rich.progress import track
 
 from loopgrad.experiments import analysis_figures, analysis_report, provenance, records
 from loopgrad.experiments.build import build
-from loopgrad.experiments.crew import WorkerLost
+from loopgrad.experiments.crew import WorkerLost, at_once
 from loopgrad.experiments.examine import Examination, examine, meet
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.plans import ANALYSIS, Names, check_count, claim, estimators_of, output_folder, plain
@@ -82,7 +81,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     complete = claim(folder, config, config.restart, ANALYSIS)
     left = [job for job in jobs if not job.done()]
     if left or not complete:
-        for _ in track(_all(left, _workers(config, len(left), device)), "Examining", len(left), console=console):
+        workers = at_once(len(left), config.workers, device, settings.num_threads)
+        for _ in track(_all(left, workers), "Examining", len(left), console=console):
             pass
         shared = {**made, "device": provenance.device_name(device), "config": plain(config)}
         stored = [records.read(job.stored)[0] | shared for job in jobs]
@@ -115,15 +115,6 @@ def _at(place: Path, config: DictConfig) -> list[Weights]:
 def _evenly(found: list[Weights], config: DictConfig) -> list[Weights]:
     count = min(config.figures, len(found))
     return [found[i * len(found) // count] for i in range(count)]
-
-
-def _workers(config: DictConfig, jobs: int, device: torch.device) -> int:
-    if config.workers is not None:
-        return min(config.workers, max(1, jobs))
-    if device.type != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(jobs, cores // config.analysis.num_threads))
 
 
 def _all(jobs: list[Job], workers: int) -> Iterator[None]:

@@ -8,7 +8,7 @@ import torch
 
 from loopgrad.analysis import plots
 from loopgrad.analysis.plots import Drawn, Point, Progress, Trade
-from loopgrad.experiments.conditions import Condition, conditions, outcomes
+from loopgrad.experiments.conditions import Condition, at_last, conditions, outcomes
 from loopgrad.experiments.examine import Seen, Subject, memory
 from loopgrad.experiments.findings import Record
 from loopgrad.gradients.recompute import run_without_graph
@@ -23,11 +23,14 @@ def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
     trained, deeper = seen.depths
     horizon, segment = trained.trace.num_steps, subject.model.num_steps
     states = _states(subject, deeper.trace.num_steps, deeper.trace.period)
-    labels = deeper.verdicts["joint"].label[: states.shape[1]]
+    verdicts = deeper.verdicts["joint"]
+    labels = verdicts.label[: states.shape[1]]
     odd = int(np.argmax(deeper.trace.joint_relative[: states.shape[1]]))
     drawn = {
-        "residuals": plots.residuals(deeper.trace, deeper.solved, segment=segment, horizon=horizon, floor=deeper.floor),
-        "heatmap": plots.heatmap(deeper.trace, deeper.verdicts["joint"]),
+        "residuals": plots.residuals(
+            deeper.trace, deeper.solved, segment=segment, horizon=horizon, floor=verdicts.floor
+        ),
+        "heatmap": plots.heatmap(deeper.trace, verdicts),
         "trajectories": plots.trajectories(states, labels),
         "recurrence": plots.recurrence(states[:, odd]),
     }
@@ -52,7 +55,7 @@ def _law(name: str, measured: dict[int, int]) -> dict[int, float]:
 def of_all(records: Sequence[Record], folder: Path) -> list[str]:
     """Draw what all weights have in common: verdicts, validity of gradients, training, accuracy beside bytes."""
     found, paths = conditions(records), []
-    last = list({condition.trained: condition for condition in found}.values())  # the latest step of each
+    last = at_last(found)
     for at, depth in enumerate(("training", "extrapolated")):
         rows = {
             f"{condition.name}, {outcome}": counts
@@ -75,7 +78,6 @@ def of_all(records: Sequence[Record], folder: Path) -> list[str]:
 
 
 def _save(drawn: Drawn, folder: Path, name: str) -> str:
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     plots.save(drawn, folder / "figures" / name)
     return f"figures/{name}.png"
 

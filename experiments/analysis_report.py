@@ -10,7 +10,7 @@ from rich.table import Table
 
 from loopgrad.experiments import analysis_figures, records
 from loopgrad.experiments.analysis_words import caption, headline, sentence
-from loopgrad.experiments.conditions import Condition, conditions, outcomes, settled
+from loopgrad.experiments.conditions import Condition, at_last, conditions, outcomes, settled
 from loopgrad.experiments.findings import GROUPS, Record
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.summary import Spread, percent, significant
@@ -76,6 +76,7 @@ def _markdown(found: Sequence[Record], every: Sequence[Condition]) -> list[str]:
         lines += [f"**{condition.name}**", ""] + [f"- {sentence(condition, s)}" for s in _streams(condition)] + [""]
     lines += ["## Would other thresholds change the answer?", "", *_sweep(every), ""]
     if any("gaps" in record for record in found):
+        lines += ["## Gradients by residual", "", *_by_residual(every), ""]
         lines += ["## Gradients beside residual and spectral radius", "", *_gaps(every), ""]
     if any("spectrum" in record for record in found):
         lines += ["## The map where the recursion ends", "", *_spectra(every), ""]
@@ -166,9 +167,38 @@ def _sweep(every: Sequence[Condition]) -> list[str]:
                 f"{100 * sum(it[factor].get('converged', 0) for it in streams) / total:.1f}" for factor in streams[0]
             ]
             rows.append([condition.name, name, *shares])
+    for depth, name in enumerate(("training depth", "extrapolated")):
+        found = [record["depths"][depth]["streams"]["joint"]["sweep"] for c in at_last(every) for record in c.records]
+        total = sum(record["samples"] for c in at_last(every) for record in c.records)
+        shares = [f"{100 * sum(it[factor].get('converged', 0) for it in found) / total:.1f}" for factor in found[0]]
+        rows.append(["all at their last step", name, *shares])
     factors = list(every[0].records[0]["depths"][0]["streams"]["joint"]["sweep"])
     header = ["weights", "depth", *(f"all thresholds x {factor}" for factor in factors)]
     return ["Converged, in % of all samples, all streams jointly.", "", *_table(header, rows)]
+
+
+def _by_residual(every: Sequence[Condition]) -> list[str]:
+    """Pool the gradients of solved and of unsolved samples at the last step, by the residual where they are taken."""
+    bands = {"below 1e-6": (0, 1e-6), "1e-6 to 1e-3": (1e-6, 1e-3), "from 1e-3": (1e-3, np.inf)}
+    found = [
+        gap
+        for condition in at_last(every)
+        for record in condition.records
+        for gap in record.get("gaps", [])
+        if gap["samples"] != "all" and None not in (gap["residual_q50"], gap["cosine"], gap["relative_error"])
+    ]
+    rows = []
+    for estimator in dict.fromkeys(gap["estimator"] for gap in found):
+        for name, (low, high) in bands.items():
+            mine = [g for g in found if g["estimator"] == estimator and low <= g["residual_q50"] < high]
+            if mine:
+                cosines, errors = [gap["cosine"] for gap in mine], [gap["relative_error"] for gap in mine]
+                rows.append([estimator, name, str(len(mine)), _span(cosines), _span(errors)])
+    header = ["gradient", "median residual", "groups", "cosine", "rel. error"]
+    text = (
+        "Solved or unsolved samples of one set of weights are a group; last step; median (least-greatest) over groups."
+    )
+    return [text, "", *_table(header, rows)]
 
 
 def _gaps(every: Sequence[Condition]) -> list[str]:
@@ -208,7 +238,7 @@ def _spectra(every: Sequence[Condition]) -> list[str]:
             [
                 condition.name,
                 *cells,
-                _span(exponents),
+                _span(exponents) + (f", {sum(v > 0 for v in exponents)} of {len(exponents)} > 0" if exponents else ""),
                 f"{sum(hits)} of {len(hits)}" if hits else "-",
                 f"{sum(ends)} of {len(ends)}" if ends else "-",
             ]

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loopgrad.experiments.conditions import Condition, outcomes, settled
+from loopgrad.experiments.conditions import Condition, at_last, outcomes, settled
 from loopgrad.experiments.findings import Record
 
 
 def headline(every: Sequence[Condition]) -> str:
     """Return one paragraph about all conditions: do the deltas vanish, for whom, and when."""
     parts = []
-    last = list({condition.trained: condition for condition in every}.values())
+    last = at_last(every)
     for depth, words in enumerate(("within the depth of training", "when the recursion is followed further")):
         counts = {outcome: [0, 0] for outcome in ("solved", "unsolved")}
         for condition in last:
@@ -42,6 +42,8 @@ def sentence(condition: Condition, stream: str) -> str:
         if found.clustered:
             low, high = found.clustered
             text += f", {100 * low:.1f}-{100 * high:.1f} % by bootstrap over puzzles"
+        if found.seeds:
+            text += ", {:.1f} to {:.1f} % by seed".format(*(100 * share for share in found.seeds))
         text += f"; relative residual {_residual(records, stream, 'residual')} in {_dtype(condition, stream)}"
         if records[0]["streams"][stream]["reevaluated"]:
             text += f", {_residual(records, stream, 'reevaluated')} re-evaluated in float64"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopgrad.experiments import records
+from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.trainer import Run
 
@@ -37,7 +37,7 @@ def save(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    records.replace_bytes(path, buffer.getvalue())
+    replace_bytes(path, buffer.getvalue())
 
 
 def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
@@ -46,16 +46,7 @@ def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
     Raises:
         ConfigError: The file is no checkpoint of this version, or of a run with another configuration.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        version = content["format"]
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
-        reason = str(error).split("\n")[0]
-        raise ConfigError(
-            f"{path} is not a checkpoint that can be read ({reason}): delete it to begin this run anew"
-        ) from error
-    if version != FORMAT:
-        raise ConfigError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+    content = read(path, "delete it to begin this run anew")
     stored = json.loads(content["fingerprint"])
     if stored != json.loads(json.dumps(fingerprint)):
         changed = ", ".join(differences(stored, fingerprint))
@@ -69,6 +60,23 @@ def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
     _restore_generators(content["generators"])
+
+
+def read(path: Path, remedy: str) -> dict[str, Any]:
+    """Return what `save` wrote.
+
+    Raises:
+        ConfigError: The file is no checkpoint of this version; the message ends in the remedy.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = content["format"]
+    except Exception as error:  # a damaged file makes torch.load raise almost anything
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"{path} is not a checkpoint that can be read ({reason}): {remedy}") from error
+    if version != FORMAT:
+        raise ConfigError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
+    return content
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[str]:

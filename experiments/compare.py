@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from loopgrad.experiments import probe, provenance, records, report
-from loopgrad.experiments.crew import execute_all, workers_for
+from loopgrad.experiments.crew import at_once, execute_all
 from loopgrad.experiments.plans import Names, check_count, claim, data_seeds, output_folder, parts, plans
 from loopgrad.experiments.runs import Plan, history, trained_model
 
@@ -30,7 +30,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         report.render(folder, console)
         return
     runs = plans(config, built, seeds, folder)
-    workers = workers_for(runs, config.workers)
+    workers = at_once(len(runs), config.workers, built.trainer.torch_device(), built.trainer.num_threads)
     console.print(
         f"{len(built.estimators)} estimators x {len(seeds)} seeds of {names.model} on {names.task}, "
         f"{built.trainer.train_steps} steps each, {workers} at a time; results go to {folder}"
@@ -72,7 +72,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 **seconds[plan.name],
                 **costs,
                 **probe.agreement(mine, plan.estimator),
-                **probe.residuals(mine, plan.estimator, costs["vjps"]),
+                **probe.residuals(mine, plan.estimator),
                 "kind": plan.estimator.kind,
                 "train_seconds": sum(entry["seconds"] for entry in log),
                 "curve": {

@@ -41,6 +41,11 @@ def conditions(records: Sequence[Record]) -> list[Condition]:
     return [Condition(trained, step, tuple(found[trained, step])) for trained, step in keys]
 
 
+def at_last(found: Sequence[Condition]) -> list[Condition]:
+    """Return the latest step of each."""
+    return list({condition.trained: condition for condition in found}.values())
+
+
 def outcomes(condition: Condition, depth: int, stream: str = "joint") -> dict[str, dict[str, int]]:
     """Return the number of samples per label, over all seeds, of the solved and of the unsolved."""
     labels, solved = _samples(condition, depth, stream)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,15 +20,12 @@ class WorkerLost(RuntimeError):
     """A process that ran plans was killed from outside, by the system for want of memory perhaps."""
 
 
-def workers_for(plans: list[Plan], workers: int | None) -> int:
-    """Return how many runs go at once: as asked, else as many as the cores hold, one on an accelerator."""
-    if workers is not None:
-        return min(workers, len(plans))
-    trainer = plans[0].trainer
-    if trainer.torch_device().type != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(len(plans), cores // trainer.num_threads))
+def at_once(jobs: int, workers: int | None, device: torch.device, num_threads: int) -> int:
+    """Return how many jobs go at once: as asked, else as many as the cores hold, one on an accelerator."""
+    if workers is None and device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores // num_threads
+    return max(1, min(jobs, workers or 1))
 
 
 def execute_all(plans: list[Plan], workers: int, console: Console) -> None:

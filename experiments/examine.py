@@ -5,7 +5,7 @@ Nothing here is trained; the weights are frozen, the samples held out, and every
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +29,13 @@ from loopgrad.analysis import (
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.findings import Record, at_depth, beside, of_search
 from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.probe import Probe
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.weights import Weights
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
-from loopgrad.models.losses import right_tokens, token_loss
 from loopgrad.models.recursive import RecursiveModel, State
 
 LEAST = 4  # samples that make a group
@@ -117,20 +117,12 @@ class Subject:
         with self.trainer.precision(self.x.device):
             return run_without_graph(self.cell, state, self.x, range(num_steps))
 
-    def solved(self, state: State) -> np.ndarray:
-        """Return whether the answer read off a state is right, (batch,) bool."""
+    def solved(self, state: State, rows: slice | Tensor = slice(None)) -> np.ndarray:
+        """Return whether the answers read off a state of some samples are right, a bool each."""
+        own = {name: z.to(self.state[name].dtype) for name, z in state.items()}
         with torch.no_grad(), self.trainer.precision(self.x.device):
-            predicted = self.model.readout(state)[0].argmax(-1)
-        return self.task.is_solved(self.batch.inputs.cpu(), predicted.cpu()).numpy()
-
-    def loss(self, state: State, module: nn.Module, estimator: Estimator, rows: Tensor) -> Tensor:
-        """Return the training loss of one segment that starts at `state`, of some samples."""
-        batch = self.batch[rows]
-        start = cast({name: z[rows] for name, z in state.items()}, next(module.parameters()).dtype)
-        output = module(start, batch.inputs, batch.puzzle_ids, estimator)
-        solved = right_tokens(output.logits, batch.labels)[1]
-        of_q = self.trainer.halting.q_loss(output.q_halt, output.q_continue, solved, None)
-        return token_loss(output.logits, batch.labels, self.trainer.loss_of_token()) + of_q
+            predicted = self.model.readout(own)[0].argmax(-1)
+        return self.task.is_solved(self.batch.inputs[rows].cpu(), predicted.cpu()).numpy()
 
 
 class Depth(NamedTuple):
@@ -140,7 +132,6 @@ class Depth(NamedTuple):
     trace: Trace
     end: State
     solved: np.ndarray
-    floor: float
     verdicts: dict[str, Verdicts]
 
 
@@ -178,22 +169,21 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
         ValueError: The gradient of an estimator cannot be taken on this model.
     """
     segments = settings.segments or subject.trainer.halting.max_segments
-    updates = segments * subject.model.num_steps
-    trained = follow(subject, settings, "training", updates)
-    deeper = follow(subject, settings, "extrapolated", updates * settings.extrapolate)
-    cycles = [depth.trace.num_steps // depth.trace.period for depth in (trained, deeper)]
+    length = subject.model.num_steps
+    updates = segments * length
+    last = subject.run(subject.state, updates - length)  # where the last segment of training depth starts
+    trained = follow(subject, settings, "training", updates, subject.run(last, length))
+    beyond = (settings.extrapolate - 1) * updates
+    deeper = follow(subject, settings, "extrapolated", updates + beyond, subject.run(trained.end, beyond))
     found: Record = {
         "name": subject.weights.name,
         **{key: getattr(subject.weights, key) for key in ("group", "estimator", "seed", "step")},
         "samples": len(subject.batch),
         "segments": segments,
-        "cycles_per_segment": subject.model.num_steps // period_of(subject.cell),
+        "cycles_per_segment": length // period_of(subject.cell),
         "period": trained.trace.period,
         "dtype": trained.trace.dtype,
-        "depths": [
-            at_depth(depth.name, c, depth.trace, depth.solved, depth.floor, depth.verdicts)
-            for depth, c in zip((trained, deeper), cycles, strict=True)
-        ],
+        "depths": [at_depth(it.name, it.trace, it.solved, it.verdicts) for it in (trained, deeper)],
     }
     values, chosen = np.zeros((0, 1), dtype=complex), _each(trained.solved, settings.spectrum_samples)
     if subject.plain and chosen.size:
@@ -206,24 +196,23 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
     if subject.plain and settings.exponent_samples:
         found["exponents"] = _exponents(subject, deeper, settings)
     if settings.gradient_samples and estimators:
-        found["gaps"] = _gaps(subject, trained, updates, settings, estimators)
+        found["gaps"] = _gaps(subject, last, trained.solved, settings, estimators)
     if subject.plain and settings.search_samples:
         found["search"] = _search(subject, deeper, settings)
     return Seen(found, (trained, deeper), values, trained.solved[chosen])
 
 
-def follow(subject: Subject, settings: Examination, name: str, updates: int) -> Depth:
-    """Record the recursion from the initial state, and judge it."""
+def follow(subject: Subject, settings: Examination, name: str, updates: int, end: State) -> Depth:
+    """Record the recursion from the initial state to its end, and judge it."""
     wide = torch.float64 if subject.plain else None
     with subject.trainer.precision(subject.x.device):
         trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
-    end = subject.run(subject.state, updates)
     floor = None
     if subject.plain:
         with subject.trainer.precision(subject.x.device):
             floor = 2 * float(np.median(rounding(subject.cell, end, subject.x)))
     verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
-    return Depth(name, trace, end, subject.solved(end), verdicts["joint"].floor, verdicts)
+    return Depth(name, trace, end, subject.solved(end), verdicts)
 
 
 def _each(solved: np.ndarray, count: int) -> np.ndarray:
@@ -254,27 +243,30 @@ def _exponents(subject: Subject, depth: Depth, settings: Examination) -> Record:
 
 
 def _gaps(
-    subject: Subject, depth: Depth, updates: int, settings: Examination, estimators: Mapping[str, Estimator]
+    subject: Subject, start: State, solved: np.ndarray, settings: Examination, estimators: Mapping[str, Estimator]
 ) -> list[Record]:
-    """Compare gradients in the last segment of training depth."""
-    length = subject.model.num_steps
-    start = subject.run(subject.state, updates - length)
-    chosen = _each(depth.solved, settings.gradient_samples)
+    """Compare gradients of the segment that starts at `start`, apart for samples that it solves and others."""
+    chosen = _each(solved, settings.gradient_samples)
     groups = {"all": chosen}
-    for name, mask in (("solved", depth.solved), ("unsolved", ~depth.solved)):
+    for name, mask in (("solved", solved), ("unsolved", ~solved)):
         if mask[chosen].sum() >= LEAST and not mask[chosen].all():
             groups[name] = chosen[mask[chosen]]
+
+    def loss(module: nn.Module, estimator: Estimator, rows: Tensor) -> Tensor:
+        state = {name: z[rows] for name, z in start.items()}
+        return Probe(subject.model, subject.trainer, subject.batch[rows], state).loss(module, estimator)
+
     forward, subject.model.forward_dtype = subject.model.forward_dtype, None  # gradients in the dtype of the weights
     try:
         own = next(subject.model.parameters()).dtype
         found = gaps(
             estimators,
-            lambda module, estimator, rows: subject.loss(start, module, estimator, rows),
+            loss,
             subject.model,
             subject.cell,
             cast(start, own),
             subject.x.to(own),
-            length,
+            subject.model.num_steps,
             samples={name: torch.from_numpy(rows).to(subject.x.device) for name, rows in groups.items()},
             radius_samples=settings.radius_samples if subject.plain else 0,
         )
@@ -312,14 +304,7 @@ def _search(subject: Subject, depth: Depth, settings: Examination) -> Record:
     )
     cycles = depth.trace.num_steps // depth.trace.period
     ends = multistart(f, starts, cycles)
-    right = [subject_solved(subject, f.state(z), chosen) for z in ends.end]
+    rows = torch.from_numpy(chosen).to(subject.x.device)
+    right = [subject.solved(f.state(z), rows) for z in ends.end]
     points = fixed_points(f, end, max_steps=20, max_products=40)
     return of_search(depth.solved[chosen], points, ends, np.stack(right))
-
-
-def subject_solved(subject: Subject, state: Any, rows: np.ndarray) -> np.ndarray:
-    """Return whether answers read off states of some samples are right."""
-    own = {name: z.to(next(subject.model.parameters()).dtype) for name, z in state.items()}
-    with torch.no_grad():
-        predicted = subject.model.readout(own)[0].argmax(-1).cpu()
-    return subject.task.is_solved(subject.batch.inputs.cpu()[torch.from_numpy(rows)], predicted).numpy()

@@ -6,15 +6,14 @@ import numpy as np
 
 from loopgrad.analysis import FixedPoints, Gap, Starts, Trace, Verdicts, sweep
 from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.plots.series import relative_residuals
 
 Record = dict[str, Any]
 LEVELS = (0.05, 0.5, 0.95)
 GROUPS = ("all", "solved", "unsolved")
 
 
-def at_depth(
-    name: str, cycles: int, trace: Trace, solved: np.ndarray, floor: float, verdicts: dict[str, Verdicts]
-) -> Record:
+def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Verdicts]) -> Record:
     """Return what the recursion did down to one depth.
 
     Returns:
@@ -22,34 +21,27 @@ def at_depth(
         LABELS per sample), "residual" (of the last cycle as computed) and "reevaluated" (of the cycle map in float64)
         with quantiles per outcome, "rate", and "sweep" (number of converged samples at thresholds times .3, 1, 3).
     """
-    thresholds = verdicts["joint"].thresholds
+    thresholds, floor = verdicts["joint"].thresholds, verdicts["joint"].floor
     swept = sweep(trace, thresholds=thresholds, floor=floor)
     streams = {}
     for stream, verdict in verdicts.items():
         relative = trace.joint_relative if stream == "joint" else trace.map_relative[stream]
         streams[stream] = {
             "labels": [LABELS.index(label) for label in verdict.label],
-            "residual": by_outcome(last_cycle(trace, stream), solved),
+            "residual": by_outcome(relative_residuals(trace, stream, "cycle")[-1], solved),
             "reevaluated": by_outcome(relative, solved) if trace.reevaluated else None,
             "rate": by_outcome(verdict.rate, solved),
             "sweep": {str(factor): found[stream].counts() for factor, found in swept.items()},
         }
     return {
         "name": name,
-        "cycles": cycles,
+        "cycles": trace.num_steps // trace.period,
         "updates": trace.num_steps,
         "solved": solved.astype(int).tolist(),
         "floor": floor,
         "thresholds": vars(thresholds),
         "streams": streams,
     }
-
-
-def last_cycle(trace: Trace, stream: str) -> np.ndarray:
-    """Return the relative residual of the last cycle as it was computed, (B,)."""
-    names = trace.streams if stream == "joint" else (stream,)
-    moved = np.hypot.reduce([trace.cycle[name][-1] for name in names])
-    return moved / np.hypot.reduce([trace.scale[name] for name in names])
 
 
 def by_outcome(values: np.ndarray, solved: np.ndarray) -> dict[str, list[float | None]]:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis import against_bptt, cast, interleaved, measure, median_ratio, record
+from loopgrad.analysis.gradient_points import taken_at
 from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import BPTT, Estimator, TruncatedBPTT
+from loopgrad.gradients import BPTT, Estimator
 from loopgrad.models import supervision
 from loopgrad.models.losses import right_tokens, token_loss
 from loopgrad.models.recursive import RecursiveModel
@@ -98,13 +99,13 @@ def agreement(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     }
 
 
-def residuals(probe: Probe, estimator: Estimator, vjps: int) -> dict[str, Any]:
+def residuals(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     """Return residuals per stream and of the joint cycle map where the gradient is taken, and a curve over updates.
 
     For an estimator that differentiates the last k updates only, the map is judged at z_{T-k}; else at z_T.
     """
     model, length = probe.model, probe.model.num_steps
-    at = length - vjps if isinstance(estimator, TruncatedBPTT) else length
+    at = taken_at(estimator, model.cell, length)
     with torch.no_grad():
         x = model.encode(probe.batch.inputs, probe.batch.puzzle_ids)
     trace = record(model.cell, probe.state, x, length, at=at)

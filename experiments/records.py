@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from loopgrad.analysis.files import replace_bytes
 
 Record = dict[str, Any]
 
@@ -76,20 +77,6 @@ def read_whole_lines(path: Path, steps: int) -> list[Record]:
 def replace_text(path: Path, text: str) -> None:
     """Write a text file atomically: a reader, or a crash, sees the old file or the new one."""
     replace_bytes(path, text.encode())
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse_constant(name: str) -> None:

@@ -44,7 +44,10 @@ FIELDS = {
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Render the report of the records in output_dir, of a comparison or of an analysis."""
     folder = output_folder(config)
-    analysis = (folder / "weights").is_dir()
+    try:
+        analysis = "depths" in records.read(folder / "records.jsonl")[0]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     (analysis_report.render if analysis else render)(folder, console)
 
 

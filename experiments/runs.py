@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
+from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import checkpoint, records, stopping
 from loopgrad.experiments.board import scalars
 from loopgrad.experiments.build import build
@@ -123,7 +124,7 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
 
 def _keep_weights(run: Run, path: Path) -> None:
     weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
-    records.replace_bytes(path, safetensors_bytes(weights))
+    replace_bytes(path, safetensors_bytes(weights))
 
 
 def trained_model(plan: Plan) -> RecursiveModel:

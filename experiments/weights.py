@@ -7,13 +7,14 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
+from loopgrad.experiments import checkpoint
 from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.runs import build_model
@@ -25,6 +26,15 @@ from loopgrad.models.recursive import RecursiveModel
 
 Node = dict[str, Any]
 PUBLISHED_SEGMENTS = 16
+ARCHITECTURE = {  # what all_config.yaml calls it -> what `official` here does
+    "num_heads": "num_heads",
+    "H_cycles": "H_cycles",
+    "L_cycles": "L_cycles",
+    "halt_max_steps": "max_segments",
+    "puzzle_emb_len": "puzzle_tokens",
+    "forward_dtype": "dtype",
+    "pos_encodings": "positions",
+}
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -79,7 +89,7 @@ class Weights:
                 model.load_state_dict(tensors)
             else:
                 model = _official(tensors, task, self.official)
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(f"{self.path} does not hold weights of this model and task: {reason}") from error
         return model.eval()
@@ -111,23 +121,22 @@ def find(place: Path, task: Node | None, model: Node | None, official: Node, ste
         )
     found = []
     for run in runs:
-        last = _read_checkpoint(run / "checkpoint.pt")["step"]
+        told = _told(run)
         kept = {int(path.stem.split("-")[1]): path for path in sorted(run.glob("weights-*.safetensors"))}
         if (run / "weights.safetensors").exists():
-            kept[last] = run / "weights.safetensors"
-        chosen = sorted(kept) if steps is None else sorted({last if step == -1 else step for step in steps})
-        missing = [step for step in chosen if step not in kept]
-        if missing or not kept:
-            raise ConfigError(f"{run} keeps no weights of step {missing or last}; there is: {sorted(kept) or 'none'}")
-        found += [_of_run(run, kept[step], step, task, model) for step in chosen]
+            kept[told.step] = run / "weights.safetensors"
+        chosen = sorted(kept) if steps is None else sorted({told.step if step == -1 else step for step in steps})
+        missing = [step for step in chosen if step not in kept] or ([] if kept else [told.step])
+        if missing:
+            raise ConfigError(f"{run} keeps no weights of step {missing}; there is: {sorted(kept) or 'none'}")
+        found += [_of_run(run, kept[step], step, told, task, model) for step in chosen]
     return found
 
 
 def _of_file(path: Path, task: Node | None, model: Node | None, official: Node) -> Weights:
     if (path.parent / "checkpoint.pt").exists():
-        numbered = re.fullmatch(r"weights-(\d+)", path.stem)
-        step = int(numbered[1]) if numbered else _read_checkpoint(path.parent / "checkpoint.pt")["step"]
-        return _of_run(path.parent, path, step, task, model)
+        numbered, told = re.fullmatch(r"weights-(\d+)", path.stem), _told(path.parent)
+        return _of_run(path.parent, path, int(numbered[1]) if numbered else told.step, told, task, model)
     if task is None:
         raise ConfigError(f"checkpoint={path}: no run lies beside it that tells its task: give task=")
     tensors = _tensors(path)
@@ -137,10 +146,24 @@ def _of_file(path: Path, task: Node | None, model: Node | None, official: Node) 
     return Weights(path.stem or path.name, path, path.parent.name, "", None, None, task, model, None, known)
 
 
-def _of_run(run: Path, path: Path, step: int, task: Node | None, model: Node | None) -> Weights:
-    told = json.loads(_read_checkpoint(run / "checkpoint.pt")["fingerprint"])
-    if not {"task", "model", "trainer"} <= told.keys():
-        raise ConfigError(f"{run / 'checkpoint.pt'} does not tell task, model and trainer of its run")
+class _Told(NamedTuple):
+    """What the checkpoint of a run tells."""
+
+    step: int
+    fingerprint: Node
+
+
+def _told(run: Path) -> _Told:
+    path = run / "checkpoint.pt"
+    content = checkpoint.read(path, "name the file of weights, with task= and model=")
+    fingerprint = json.loads(content["fingerprint"])
+    if not {"task", "model", "trainer"} <= fingerprint.keys():
+        raise ConfigError(f"{path} does not tell task, model and trainer of its run")
+    return _Told(content["step"], fingerprint)
+
+
+def _of_run(run: Path, path: Path, step: int, told: _Told, task: Node | None, model: Node | None) -> Weights:
+    fingerprint = told.fingerprint
     folder = run.parent.parent.name if run.parent.name == "runs" else run.name
     estimator, _, seed = run.name.rpartition("-seed")
     return Weights(
@@ -148,22 +171,13 @@ def _of_run(run: Path, path: Path, step: int, task: Node | None, model: Node | N
         path=path,
         group=folder,
         estimator=estimator or run.name,
-        seed=int(seed) if seed.isdigit() else told.get("seed"),
+        seed=int(seed) if seed.isdigit() else fingerprint.get("seed"),
         step=step,
-        task=task or told["task"],
-        model=model or told["model"],
-        trainer=told["trainer"],
+        task=task or fingerprint["task"],
+        model=model or fingerprint["model"],
+        trainer=fingerprint["trainer"],
         official={},
     )
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return {"step": content["step"], "fingerprint": content["fingerprint"], "average": content["average"]}
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"{path} is not a checkpoint of a run that can be read: {reason}") from error
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -189,18 +203,13 @@ def _official_config(folder: Path) -> Node:
     if not path.exists():
         return {}
     try:
-        arch = OmegaConf.to_container(OmegaConf.load(path))["arch"]  # type: ignore[index,call-overload]
+        stored: Any = OmegaConf.load(path)
+        found = {ours: stored["arch"].get(theirs) for theirs, ours in ARCHITECTURE.items()}
     except Exception as error:
         raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    names = {"num_heads": "num_heads", "H_cycles": "H_cycles", "L_cycles": "L_cycles", "halt_max_steps": "max_segments"}
-    found = {ours: arch[theirs] for theirs, ours in names.items() if arch.get(theirs) is not None}  # type: ignore
-    if arch.get("puzzle_emb_len"):  # type: ignore[union-attr]
-        found["puzzle_tokens"] = arch["puzzle_emb_len"]  # type: ignore[index]
-    if arch.get("forward_dtype"):  # type: ignore[union-attr]
-        found["dtype"] = arch["forward_dtype"]  # type: ignore[index]
-    if arch.get("pos_encodings") in ("rope", "none"):  # type: ignore[union-attr]
-        found["positions"] = arch["pos_encodings"]  # type: ignore[index]
-    return found
+    # 0 puzzle tokens and learned positions follow from the tensors
+    left_out = (None, 0, "learned")
+    return {name: value for name, value in found.items() if value not in left_out}
 
 
 def _official(tensors: dict[str, Tensor], task: Task, settings: Node) -> RecursiveModel:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.files import replace_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,15 +189,7 @@ def save(
             copy.savefig(buffer, format=name, dpi=300, metadata=dated)
             rendered[name] = buffer.getvalue()
     rendered["json"] = (json.dumps(drawn.table, indent=1, allow_nan=False) + "\n").encode()
-    return [_replace(Path(f"{os.fspath(path_without_suffix)}.{name}"), data) for name, data in rendered.items()]
-
-
-def _replace(path: Path, data: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
+    paths = {name: Path(f"{os.fspath(path_without_suffix)}.{name}") for name in rendered}
+    for name, data in rendered.items():
+        replace_bytes(paths[name], data)
+    return list(paths.values())

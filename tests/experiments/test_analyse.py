@@ -78,6 +78,7 @@ def test_a_folder_is_all_its_weights_and_the_report_is_of_records_alone(loopgrad
     ]
     assert {gap["estimator"] for gap in found[0]["gaps"]} == {"one_step", "last_cycle", "implicit_ungated"}
     report = (tmp_path / "out" / "report.md").read_bytes()
+    shutil.rmtree(tmp_path / "out" / "weights")
     assert loopgrad("report", "output_dir=out").code == 0
     assert (tmp_path / "out" / "report.md").read_bytes() == report
 
@@ -113,6 +114,8 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     arch = "{num_heads: 2, H_cycles: 3, L_cycles: 2, halt_max_steps: 5, puzzle_emb_len: 0, forward_dtype: bfloat16}"
     (tmp_path / "all_config.yaml").write_text(f"arch: {arch}\n")
     task = ("task=rolling_sum", "task.length=6", "task.modulus=5", "task.num_test=6")
+    wrong = loopgrad("analyse", "checkpoint=step_12", *task, "output_dir=no", "official.H_cycles=two")
+    assert wrong.code == 2 and "does not hold weights" in wrong.err and not (tmp_path / "no").exists()
     result = loopgrad("analyse", "checkpoint=step_12", *task, "output_dir=out", "official.max_segments=4", *QUICK)
     assert result.code == 0, result.err
     (record,) = records.read(tmp_path / "out" / "records.jsonl")
@@ -143,6 +146,7 @@ def test_what_cannot_be_examined_is_refused(run, compared, refused, tmp_path):
     assert "samples=0 must be at least 1" in refused("analyse", f"checkpoint={run}", "analysis.samples=0")
     assert "official.num_heads" in refused("analyse", f"checkpoint={run}", "official.nun_heads=3")
     (tmp_path / "text.pt").write_text("no weights")
+    assert "workers=0" in refused("analyse", f"checkpoint={run}", "workers=0")
     assert "cannot be read" in refused("analyse", "checkpoint=text.pt", "task=sudoku4", "model=trm")
     assert "does not hold weights" in refused("analyse", f"checkpoint={run}", "task=sudoku6")
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from loopgrad.experiments import bench, compare, provenance, records
-from loopgrad.experiments.crew import workers_for
-from loopgrad.experiments.plans import Plan
+from loopgrad.experiments.crew import at_once
 
 FIELDS = (
     "estimator task model seed train_steps loss exact_accuracy token_accuracy seconds_per_step time_ratio_to_bptt "
@@ -233,7 +232,8 @@ def test_the_command_of_a_bench_is_not_lost(monkeypatch):
 
 @pytest.mark.parametrize(("asked", "plans", "workers"), [(5, 2, 2), (1, 4, 1), (3, 4, 3)])
 def test_no_more_workers_than_runs(asked, plans, workers):
-    assert workers_for([object.__new__(Plan)] * plans, asked) == workers
+    assert at_once(plans, asked, torch.device("cpu"), num_threads=1) == workers
+    assert at_once(plans, None, torch.device("meta"), num_threads=1) == 1
 
 
 @pytest.mark.parametrize("command", ["train", "compare"])

@@ -49,7 +49,7 @@ def test_an_empty_outcome_has_no_interval_and_steps_are_in_order():
 def test_the_sentence_says_count_interval_dtype_and_both_residuals():
     said = sentence(conditions(TWO)[0], "z")
     assert said.startswith("z: 4 of 8 samples converged [21.5-78.5 %] after 16 cycles, the depth of training")
-    assert "(3 of 5 solved, 1 of 3 unsolved)" in said and "4 orbit" in said
+    assert "(3 of 5 solved, 1 of 3 unsolved)" in said and "4 orbit" in said and "50.0 to 50.0 % by seed" in said
     assert "relative residual 0.2 (0.1-0.3) in bfloat16, 0.25 (0.1-inf) re-evaluated in float64" in said
     assert "after 64 cycles, extrapolated" in said
 
