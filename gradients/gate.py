@@ -82,7 +82,7 @@ class Unconverged(RuntimeError):
 
 def relative(numerator: Tensor, denominator: Tensor) -> Tensor:
     """Return the quotient of norms, 0 for 0 / 0."""
-    return torch.where(numerator == 0, torch.zeros_like(numerator), numerator / denominator)
+    return torch.where(numerator == 0, 0.0, numerator / denominator)
 
 
 def unconverged(verdict: Verdict) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
@@ -29,35 +30,38 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     b, z = rows.join(cotangents), rows.join(leaves)
     cycle, runs = (cell, leaves, others, ctx.cycle_conditions, ctx.cycle, rows), 1
     f = Linearised(*cycle)
-    moved, size, largest = (f.image - z).norm(dim=1), f.image.norm(dim=1), b.abs().amax(dim=1)
+    moved, size, largest = vector_norm(f.image - z, dim=1), vector_norm(f.image, dim=1), b.abs().amax(dim=1)
     finite = (moved + size + largest) < torch.inf  # nan is not
     forward = relative(moved, size)
     gated = how.on_unconverged in ("fallback", "raise")
     solved = finite & (forward <= how.forward_rtol) if gated else finite
-    all_finite, any_solved = torch.stack([finite.all(), solved.any()]).tolist()
+    all_finite, any_solved, all_solved = torch.stack([finite.all(), solved.any(), solved.all()]).tolist()
     if not all_finite:
         f, runs = Linearised(*cycle, keep=finite), 2
         b, largest = torch.where(finite.unsqueeze(1), b, 0.0), torch.where(finite, largest, 0.0)
     # a power of two, so that the scale of the loss changes nothing but the scale of the gradient
     scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
     unit = b / scale
-    norm = unit.norm(dim=1)
-    w, left, products = torch.zeros_like(unit), norm, 0
-    if any_solved:
-        w, left = _linear(f, torch.where(solved.unsqueeze(1), unit, 0.0), how)
+    norm = vector_norm(unit, dim=1)
+    w, left, products = unit, norm, 0
+    if not any_solved:
+        w = torch.zeros_like(unit)
+    else:
+        w, left = _linear(f, unit if all_solved else torch.where(solved.unsqueeze(1), unit, 0.0), how)
         products = f.vjps
-    backward, amplification = relative(left, norm), relative(w.norm(dim=1), norm)
-    backward = torch.where(solved, backward, 0.0)
+    backward, amplification = relative(left, norm), relative(vector_norm(w, dim=1), norm)
+    backward = backward if all_solved else torch.where(solved, backward, 0.0)
     estimate = torch.maximum(amplification * forward, backward)
     passed = finite & (forward <= how.forward_rtol) & (estimate <= how.max_gradient_error)
     falls_back = finite & ~passed & (norm > 0) if how.on_unconverged == "fallback" else torch.zeros_like(finite)
     all_passed, any_back = torch.stack([passed.all(), falls_back.any()]).tolist()
     verdict = Verdict(forward, backward, amplification, estimate, solved, passed, finite, products, any_back)
-    used = passed if gated else finite & (w.norm(dim=1) < torch.inf)
+    used = passed if gated else finite & (vector_norm(w, dim=1) < torch.inf)
     of_state: list[Tensor | None] = [None] * width  # at a fixed point z_0 changes nothing
     found: list[Tensor | None] = [None] * len(others)
     if any_solved:
-        found = f.gradients(torch.where(used.unsqueeze(1), w * scale, 0.0))
+        trusted = w * scale
+        found = f.gradients(trusted if all_passed else torch.where(used.unsqueeze(1), trusted, 0.0))
     evaluations, vjps = runs * len(ctx.cycle), f.vjps * len(ctx.cycle)
     if any_back:
         del f, w
@@ -83,18 +87,18 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
 def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
     """Solve (1 - J^T) w = b; return w and the norms of what is left."""
     solver = LINEAR[how.solver] if isinstance(how.solver, str) else how.solver
-    tolerance, first, rest = how.rtol * b.norm(dim=1), torch.zeros_like(b), b
+    tolerance, first, rest = how.rtol * vector_norm(b, dim=1), None, b
     known = how._last.get("w") if how.warm_start else None
     if known is not None and known.shape == b.shape and known.device == b.device and how.max_vjps > 1:
-        guess = known.to(b.dtype) * b.norm(dim=1, keepdim=True)
+        guess = known.to(b.dtype) * vector_norm(b, dim=1, keepdim=True)
         left = b - (guess - f.pull(guess))
-        better = (left.norm(dim=1) < b.norm(dim=1)).unsqueeze(1)
-        first, rest = torch.where(better, guess, first), torch.where(better, left, b)
+        better = (vector_norm(left, dim=1) < vector_norm(b, dim=1)).unsqueeze(1)
+        first, rest = torch.where(better, guess, 0.0), torch.where(better, left, b)
     budget = how.max_vjps - f.vjps
     found = solver(f.pull, rest, tolerance, budget, how.check_every)
-    w = first + found.solution
+    w = found.solution if first is None else first + found.solution
     if how.warm_start:
-        how._last["w"] = w / b.norm(dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
+        how._last["w"] = w / vector_norm(b, dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
     return w, found.residual
 
 

@@ -17,7 +17,7 @@ class _Basis:
 
     def append(self, vector: Tensor) -> None:
         if self._count == sum(block.shape[1] for block in self._blocks):
-            room = 8 if self._blocks else 4
+            room = 8 if self._count >= 8 else 4
             self._blocks.append(vector.new_zeros(len(vector), room, vector.shape[1]))
         place = self._count - sum(block.shape[1] for block in self._blocks[:-1])
         self._blocks[-1][:, place] = vector
@@ -48,34 +48,56 @@ class _Basis:
 def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
     """Generalised conjugate residuals: the least residual of all polynomial methods, and it is at hand at each step.
 
-    Keeps two vectors per product; its residuals equal those of GMRES. A row that meets a number that is not finite
-    gets w = 0.
+    Keeps one vector per product: the images (1 - J^T) r_k are made orthonormal, and the residuals r_k that they are
+    images of are known through them, r_k = b - sum_{i<=k} s_i q_i. A row that meets a number that is not finite gets
+    w = 0.
 
     Reference: S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
-        equations", SIAM J. Numer. Anal. 20(2), 1983.
+        equations", SIAM J. Numer. Anal. 20(2), 1983; without the directions: P. Jiranek, M. Rozloznik and M. Gutknecht,
+        "How to make simpler GMRES and GCR more stable", SIAM J. Matrix Anal. Appl. 30(4), 2008.
     """
-    w, r, spared = torch.zeros_like(b), b, 100 * torch.finfo(b.dtype).eps
-    directions, images = _Basis(), _Basis()
+    r, spared = b, 100 * torch.finfo(b.dtype).eps
+    images, columns, steps, scales = _Basis(), [], [], []
     for vjps in range(1, max_vjps + 1):
-        p, q = r, r - pull(r)
-        least = spared * vector_norm(q, dim=1, keepdim=True)
+        q = r - pull(r)
+        norm, least = vector_norm(q, dim=1, keepdim=True), 0.0
         if vjps > 1:
+            least = spared * norm
             q, along = images.orthogonal(q)
-            p = directions.minus(p, along)
-        norm = vector_norm(q, dim=1, keepdim=True)
+            columns.append(along)
+            norm = vector_norm(q, dim=1, keepdim=True)
         scale = torch.where(norm > least, 1 / norm, 0.0)  # else nothing but rounding is left of q
-        p, q = p * scale, q * scale
+        q = q * scale
         step = torch.linalg.vecdot(r, q).unsqueeze(1)
-        w, r = torch.addcmul(w, step, p), torch.addcmul(r, step, q, value=-1)
-        looks = check_every and vjps % check_every == 0
-        if vjps == max_vjps or (looks and bool((vector_norm(r, dim=1) <= tolerance).all())):
-            residual = vector_norm(r, dim=1)
+        r = torch.addcmul(r, step, q, value=-1)
+        steps.append(step)
+        scales.append(scale)
+        if vjps == max_vjps:
+            residual, w = vector_norm(r, dim=1), _combined(b, images, columns, steps, scales)
             lost = ~(residual < torch.inf)
             w = torch.where(lost.unsqueeze(1), 0.0, w)
             return LinearSolution(w, torch.where(lost, vector_norm(b, dim=1), residual), vjps)
-        directions.append(p)
+        if check_every and vjps % check_every == 0:
+            residual = vector_norm(r, dim=1)
+            if bool((residual <= tolerance).all()):
+                return LinearSolution(_combined(b, images, columns, steps, scales), residual, vjps)
         images.append(q)
     raise ValueError(f"max_vjps={max_vjps} must be at least 1")
+
+
+def _combined(b: Tensor, images: _Basis, columns: list[Tensor], steps: list[Tensor], scales: list[Tensor]) -> Tensor:
+    """Return w = sum_k y_k r_k whose image is sum_k s_k q_k: back substitution, then r_k = b - sum_{i<=k} s_i q_i."""
+    left = torch.cat(steps, dim=1)
+    total, factors = left[:, -1:] * scales[-1], []
+    y = total
+    for k in range(len(steps) - 1, 0, -1):
+        factors.append(total * steps[k - 1])
+        left = torch.addcmul(left[:, :k], columns[k - 1][:, 0, :k], y, value=-1)
+        y = left[:, -1:] * scales[k - 1]
+        total = total + y
+    if not factors:
+        return b * total
+    return images.minus(b * total, torch.stack(factors[::-1], dim=2))
 
 
 def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:

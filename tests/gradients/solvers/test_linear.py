@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from loopgrad.gradients.live_bytes import PeakBytes
 from loopgrad.gradients.solvers import LINEAR, by_iteration, gcr, gmres
 from loopgrad.gradients.solvers.fixed_point import Broyden
 
@@ -53,6 +54,17 @@ def test_gcr_and_gmres_have_the_same_residuals_and_they_are_least():
         left = [solve(name, matrices, b, 0, k).residual for name in ("gcr", "gmres", "anderson", "neumann")]
         torch.testing.assert_close(left[0], left[1], rtol=1e-8, atol=1e-10)
         assert all((left[0] <= other * (1 + 1e-9)).all() for other in left[2:])
+
+
+def test_gcr_keeps_one_vector_per_product():
+    matrices, b, _ = systems(rows=4, size=400, radius=0.95, dtype=torch.float32)
+    peaks = []
+    for k in (17, 33):
+        with PeakBytes() as bytes_:
+            solve("gcr", matrices, b, 0, k, check_every=None)
+        peaks.append(bytes_.peak)
+    vector, columns = b.nbytes, 4 * len(b) * sum(range(16, 34))
+    assert 16 * vector <= peaks[1] - peaks[0] <= 16 * vector + 2 * columns
 
 
 @every_solver
