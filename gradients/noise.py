@@ -1,0 +1,62 @@
+"""Random numbers of estimators: a generator of their own, a fresh seed at each forward pass, another on each rank."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Distribution = Literal["rademacher", "gaussian"]
+DISTRIBUTIONS = ("rademacher", "gaussian")
+_SPAN = 2**62
+
+
+def own_generator(seed: int | None) -> torch.Generator:
+    """Return a generator that no one else draws from; with seed=None it starts from the system's entropy."""
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
+def check_seed(owner: str, seed: object) -> None:
+    """Raise unless `seed` is None or an int of at least 0."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise ValueError(f"{owner}(seed={seed!r}) must be None or an int of at least 0")
+
+
+def fresh_seed(generator: torch.Generator) -> int:
+    """Draw a seed; ranks of torch.distributed whose generators agree get different ones."""
+    drawn = int(torch.randint(_SPAN, (), generator=generator))
+    distributed = torch.distributed
+    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    return (drawn + rank * 0x9E3779B97F4A7C15) % _SPAN
+
+
+class Noise:
+    """Streams of noise, one per tangent, that the same seed repeats, however the tangents are cut into chunks.
+
+    Args:
+        seed: Of the first tangent; tangent k has seed + k.
+        tangents: Which of the tangents are drawn.
+        distribution: Of each number: mean 0, variance 1.
+        device: On which to draw.
+    """
+
+    def __init__(self, seed: int, tangents: range, distribution: Distribution, device: torch.device):
+        self._distribution = distribution
+        self._streams = [torch.Generator(device).manual_seed(seed + k) for k in tangents]
+
+    def draw(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return the next numbers of all streams, (tangents, *shape)."""
+        if not self._streams:
+            raise ValueError("Noise has no tangents to draw")
+        found = torch.empty((len(self._streams), *shape), dtype=dtype, device=self._streams[0].device)
+        for part, stream in zip(found, self._streams, strict=True):
+            if self._distribution == "gaussian":
+                part.normal_(generator=stream)
+            else:
+                part.bernoulli_(0.5, generator=stream)
+        return found if self._distribution == "gaussian" else found.mul_(2).sub_(1)
