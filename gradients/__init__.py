@@ -6,19 +6,27 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
+from loopgrad.gradients.depths import Depths
 from loopgrad.gradients.deq import TorchDEQ
+from loopgrad.gradients.forward_gradient import ForwardGradient
+from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
+from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
 from loopgrad.gradients.truncated import TruncatedBPTT
 
 __all__ = [
     "BPTT",
     "CheckpointedBPTT",
+    "Depths",
     "Estimator",
+    "ForwardGradient",
+    "ForwardMode",
     "ImplicitGradient",
     "PhantomGradient",
+    "RandomTruncation",
     "ReversibleBPTT",
     "Rollout",
     "Stationary",

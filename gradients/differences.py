@@ -1,0 +1,100 @@
+"""Tangents by central differences of the recursion itself, with no autograd and no forward-mode rules."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loopgrad.gradients.contract import check_structure
+from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.noise import Noise
+from loopgrad.gradients.recompute import Conditions, graph_free
+from loopgrad.gradients.rows import Rows
+
+
+def differences(
+    cell: ExplicitCell,
+    num_steps: int,
+    leaves: Sequence[Tensor],
+    others: Sequence[Tensor],
+    rows: Rows,
+    how: Any,
+    seed: int,
+    chosen: Sequence[bool],
+    conditions: Conditions,
+) -> tuple[list[Tensor], Tensor]:
+    """Return the last state's leaves, and (z(+eps) - z(-eps)) / (2 eps) for each tangent, (K, rows, features).
+
+    Args:
+        cell: The cell.
+        num_steps: Number of updates.
+        leaves: Of the first state.
+        others: The cell's other tensors.
+        rows: How tangents are laid out.
+        how: The estimator.
+        seed: Of the first tangent's noise.
+        chosen: Which of leaves and others are perturbed, once; none of them to perturb the state after each update.
+        conditions: Those of the first update, met again by every pass.
+    """
+    last, tensors, width = _run(cell, num_steps, leaves, others, {}, rows, None, 0.0), [*leaves, *others], len(leaves)
+    found = []
+    for k in range(how.num_tangents):
+        ends = []
+        for epsilon in (how.epsilon, -how.epsilon):
+            noise, moved = Noise(seed, range(k, k + 1), how.distribution, leaves[0].device), list(tensors)
+            for i, moves in enumerate(chosen):
+                if moves:
+                    moved[i] = tensors[i] + epsilon * noise.draw(tensors[i].shape, tensors[i].dtype)[0]
+            within = None if any(chosen) else noise
+            with conditions.restored(cell.cell) as buffers:
+                end = _run(cell, num_steps, moved[:width], moved[width:], buffers, rows, within, epsilon)
+            ends.append(rows.join(end))
+        found.append((ends[0] - ends[1]) / (2 * how.epsilon))
+    return last, torch.stack(found)
+
+
+def _run(
+    cell: ExplicitCell,
+    num_steps: int,
+    leaves: Sequence[Tensor],
+    others: Sequence[Tensor],
+    buffers: dict[str, Tensor],
+    rows: Rows,
+    noise: Noise | None,
+    epsilon: float,
+) -> list[Tensor]:
+    state = list(leaves)
+    with graph_free(cell.cell) as prepared:
+        for step in range(num_steps):
+            after = prepared(cell.run_on(state, others, buffers, step, step + 1))
+            check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
+            state = after
+            if noise is not None and step < num_steps - 1:
+                joined = rows.join(state)
+                moved = joined + epsilon * noise.draw(joined.shape, joined.dtype)[0]
+                state = rows.split(moved)
+    return [leaf.detach() for leaf in state]
+
+
+def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> None:
+    """Raise if differences would be taken in 16-bit arithmetic.
+
+    Raises:
+        ValueError: A perturbed tensor has a 16-bit dtype, or autocast is on.
+    """
+    reason = (
+        "central differences drown in 16-bit rounding: of bfloat16 the relative error is 16 % at the best step (1e-2) "
+        "and 100 % at 1e-3, of float32 7e-4 at 1e-4"
+    )
+    for tensor, moves in zip(tensors, perturbed, strict=True):
+        if moves and tensor.is_floating_point() and tensor.dtype.itemsize < 4:
+            raise ValueError(
+                f"ForwardGradient(mode='central') on {tensor.dtype}: {reason}. Keep float32 weights and states, or "
+                "take mode='jvp'"
+            )
+        if torch.is_autocast_enabled(tensor.device.type):
+            raise ValueError(
+                f"ForwardGradient(mode='central') under autocast: {reason}. Run the recursion within "
+                "torch.autocast(..., enabled=False), or take mode='jvp'"
+            )

@@ -1,0 +1,157 @@
+"""Forward-mode differentiation: the exact gradient of a few parameters, in memory that does not grow with depth."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
+from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.forward_recursion import ForwardStats
+from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.tangents import carry, chunks
+
+
+@dataclass(frozen=True)
+class ForwardMode(Estimator):
+    """Forward-mode differentiation (RTRL): exact, one tangent per number that is differentiated.
+
+    u_{t+1} = J_z u_t + J_p for each of P numbers p beside the state; with the cotangent g of z_T the gradient of p is
+    g . u_T. For step sizes, damping, gains, halting biases and hyperparameters: P small, state and T as large as they
+    like.
+
+    Args:
+        parameters: Names of the parameters, as in cell.named_parameters(); None for all that require grad.
+        max_parameters: Most numbers P that are differentiated.
+        chunk_size: Tangents carried at once, None for all P; the recursion runs once per chunk. Changes no number.
+
+    Cost: about 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
+        no vjps. Saves the tangents P |z_T|, the same at any depth.
+    Not recommended when: P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
+    Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
+        recursion does not train.
+    Reference: R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
+        networks", Neural Computation 1(2), 1989; L. Franceschi et al., "Forward and reverse gradient-based
+        hyperparameter optimization", 2017, arXiv 1703.01785.
+
+    Raises:
+        ValueError: max_parameters or chunk_size is below 1; a name is none of the cell's parameters; or there are more
+            than max_parameters numbers to differentiate.
+        TypeError: parameters is a str or holds something else than names.
+        RuntimeError: An operator of the cell has no forward-mode rule; or backward got create_graph=True.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import ForwardMode, Stationary
+        >>> w = torch.tensor([0.5], requires_grad=True)
+        >>> cell = Stationary(lambda z, x: w * z + x, parameters=[w])
+        >>> rollout = ForwardMode()(cell, torch.zeros(2, 1), torch.ones(2, 1), num_steps=2)
+        >>> torch.autograd.grad(rollout.state.sum(), w)[0]
+        tensor([2.])
+    """
+
+    parameters: Sequence[str] | None = None
+    max_parameters: int = 512
+    chunk_size: int | None = None
+
+    kind = "exact"
+    memory = "O(1)"
+    not_differentiated = ("inputs", "state")
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        names = self.parameters
+        if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
+            raise TypeError(
+                f"ForwardMode(parameters={names!r}) must be None or a list of names of the cell's parameters"
+            )
+        for name in ("max_parameters", "chunk_size"):
+            value = getattr(self, name)
+            if value is None and name == "chunk_size":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"ForwardMode({name}={value!r}) must be an int of at least 1")
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the recursion with a tangent for each parameter beside it."""
+        explicit = ExplicitCell(cell, state, inputs)
+        chosen = self._chosen(cell, explicit)
+        count = sum(p.numel() for p in chosen)
+        if count > self.max_parameters:
+            raise ValueError(
+                f"ForwardMode would carry {count} tangents, one per number of {len(chosen)} parameters, and takes at "
+                f"most max_parameters={self.max_parameters}: name fewer with parameters=[...], raise max_parameters, "
+                "or use CheckpointedBPTT(), whose cost does not depend on how many there are"
+            )
+        stats = ForwardStats(0, 0)
+        if not num_steps or not count or not needs_gradient(cell, state, inputs):
+            with torch.no_grad():
+                for step in range(num_steps):
+                    state = cell(state, inputs, step)
+            stats.add(num_steps)
+            return Rollout(state, stats)
+        leaves = _Recursion.apply(explicit, num_steps, self, stats, *chosen)
+        return Rollout(explicit.unflatten_state(leaves), stats)
+
+    def _chosen(self, cell: nn.Module, explicit: ExplicitCell) -> list[Tensor]:
+        if not torch.is_grad_enabled():
+            return []
+        if self.parameters is None:
+            return [tensor for tensor in explicit.others[explicit.num_inputs :] if tensor.requires_grad]
+        every = dict(cell.named_parameters())
+        for name in self.parameters:
+            if name not in every:
+                near = difflib.get_close_matches(name, list(every), n=3, cutoff=0.0)
+                raise ValueError(f"ForwardMode(parameters=...): the cell has no parameter {name!r}; nearest: {near}")
+            if not every[name].requires_grad:
+                raise ValueError(f"ForwardMode(parameters=...): the cell's parameter {name!r} does not require grad")
+        return [every[name] for name in dict.fromkeys(self.parameters)]
+
+
+class _Recursion(torch.autograd.Function):
+    """The whole recursion as one node: chosen parameters -> last state leaves."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, cell: ExplicitCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
+    ) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.rows, ctx.shapes = Rows(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
+        places = [next(i for i, tensor in enumerate(cell.others) if tensor is p) for p in chosen]
+        tensors, conditions = [*cell.state, *cell.others], Conditions(cell.cell, [*cell.state, *cell.others])
+        count, parts, last = sum(p.numel() for p in chosen), [], []
+        for i, chunk in enumerate(chunks(count, how.chunk_size)):
+            directions: list[Tensor | None] = [None] * len(tensors)
+            start = 0
+            for place, p in zip(places, chosen, strict=True):
+                rows = torch.arange(chunk.start, chunk.stop, device=p.device).unsqueeze(1)
+                numbers = torch.arange(start, start + p.numel(), device=p.device)
+                directions[len(cell.state) + place] = (rows == numbers).to(p.dtype).view(len(chunk), *p.shape)
+                start += p.numel()
+            run = (range(num_steps), cell.state, cell.others)
+            if i == 0:
+                last, u = carry(cell, *run, {}, ctx.rows, directions)
+            else:
+                with conditions.restored(cell.cell) as buffers:
+                    _, u = carry(cell, *run, buffers, ctx.rows, directions)
+            parts.append(u)
+            stats.add(num_steps, tangents=num_steps * len(chunk))
+        ctx.save_for_backward(torch.cat(parts) if len(parts) > 1 else parts[0])
+        return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "ForwardMode cannot be differentiated twice (backward got create_graph=True): use BPTT()"
+            )
+        (u,) = ctx.saved_tensors
+        found = torch.einsum("krf,rf->k", u, ctx.rows.join(cotangents))
+        parts = found.split([shape.numel() for shape, _ in ctx.shapes])
+        return (None,) * 4 + tuple(
+            part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, ctx.shapes, strict=True)
+        )

@@ -1,0 +1,173 @@
+"""The recursion of a forward gradient as one autograd node, and its two ways back: by directions and by adjoints."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loopgrad.gradients.contract import Stats, period_of
+from loopgrad.gradients.differences import check_precision, differences
+from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.noise import Noise, fresh_seed
+from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.tangents import carry, chunks
+
+
+class ForwardStats(Stats):
+    """What a forward gradient cost; `tangents` counts updates that one tangent was carried through."""
+
+    tangents: int
+
+    def __init__(self, cell_evaluations: int, vjps: int):
+        super().__init__(cell_evaluations, vjps)
+        object.__setattr__(self, "tangents", 0)
+
+    def add(self, cell_evaluations: int, vjps: int = 0, tangents: int = 0) -> None:
+        """Count what a pass has done."""
+        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + cell_evaluations)
+        object.__setattr__(self, "vjps", self.vjps + vjps)
+        object.__setattr__(self, "tangents", self.tangents + tangents)
+
+    def numbers(self) -> dict[str, float]:
+        """Return the number of tangents carried through an update."""
+        return {"tangents": float(self.tangents)}
+
+
+def recursion(cell: ExplicitCell, num_steps: int, how: Any, stats: ForwardStats, rows: Rows) -> tuple[Tensor, ...]:
+    """Return the leaves of the state after `num_steps` updates, as outputs of one node that estimates as `how` says."""
+    return _Recursion.apply(cell, num_steps, how, stats, rows, *cell.state, *cell.others)
+
+
+class _Recursion(torch.autograd.Function):
+    """The updates before the window as one node: (state leaves, other tensors) -> leaves of their last state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        cell: ExplicitCell,
+        num_steps: int,
+        how: Any,
+        stats: ForwardStats,
+        rows: Rows,
+        *tensors: Any,
+    ) -> Any:
+        ctx.set_materialize_grads(False)
+        width, wanted = len(cell.state), ctx.needs_input_grad[5:]
+        ctx.cell, ctx.num_steps, ctx.how, ctx.stats, ctx.rows = cell, num_steps, how, stats, rows
+        ctx.seed, ctx.conditions = fresh_seed(how.generator), Conditions(cell.cell, tensors)
+        ctx.shapes = [(t.shape, t.dtype, t.device) for t in tensors]
+        versions = [tensor._version for tensor in tensors]
+        leaves, others = tensors[:width], tensors[width:]
+        chosen = [moves and how.perturb == "weights" for moves in wanted]
+        if how.mode == "central":
+            check_precision(tensors, chosen if any(chosen) else [i < width for i in range(len(tensors))])
+            last, u = differences(cell, num_steps, leaves, others, rows, how, ctx.seed, chosen, ctx.conditions)
+            stats.add(num_steps * (1 + 2 * how.num_tangents))
+        else:
+            if how.perturb == "weights":
+                _check_all_seen(cell, leaves, others, num_steps, ctx.conditions)
+                stats.add(min(num_steps, period_of(cell.cell)))
+            last, parts = [], []
+            for i, chunk in enumerate(chunks(how.num_tangents, how.chunk_size)):
+                noise = Noise(ctx.seed, chunk, how.distribution, leaves[0].device)
+                directions = _drawn(noise, tensors, chosen)
+                streams = noise if how.perturb == "state" else None
+                steps = range(num_steps)
+                if i == 0:
+                    last, u = carry(cell, steps, leaves, others, {}, rows, directions, streams)
+                else:
+                    with ctx.conditions.restored(cell.cell) as buffers:
+                        _, u = carry(cell, steps, leaves, others, buffers, rows, directions, streams)
+                stats.add(num_steps, tangents=num_steps * len(chunk))
+                parts += [] if u is None else [u]
+            u = (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
+        if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
+            raise RuntimeError(
+                "the cell changes state, inputs or a parameter in place, so that its updates cannot be run again: "
+                "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
+            )
+        ctx.save_for_backward(*(tensors if how.perturb == "state" else ()), *([] if u is None else [u]))
+        return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "ForwardGradient cannot be differentiated twice (backward got create_graph=True): use BPTT()"
+            )
+        estimate = _by_adjoints if ctx.how.perturb == "state" else _by_directions
+        return (None,) * 5 + tuple(estimate(ctx, ctx.rows.join(cotangents), ctx.needs_input_grad[5:]))
+
+
+def _by_directions(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+    """Return the mean over tangents of (g . u) v, v drawn again."""
+    how, rows, (u,) = ctx.how, ctx.rows, ctx.saved_tensors
+    c = torch.einsum("krf,rf->kr", u, g) / how.num_tangents
+    found: list[Tensor | None] = [None] * len(wanted)
+    for k in range(how.num_tangents):
+        noise = Noise(ctx.seed, range(k, k + 1), how.distribution, u.device)
+        for i, (shape, dtype, _) in enumerate(ctx.shapes):
+            if not wanted[i]:
+                continue
+            v = noise.draw(shape, torch.promote_types(dtype, torch.float32))[0]
+            own = (
+                i < len(ctx.cell.state) + ctx.cell.num_inputs and rows.batch is not None and shape[:1] == (rows.batch,)
+            )
+            factor = c[k].view(-1, *[1] * (len(shape) - 1)) if own else c[k].sum()
+            found[i] = v.mul_(factor) if found[i] is None else found[i].addcmul_(v, factor)  # pyright: ignore
+    return [None if g is None else g.to(dtype) for g, (_, dtype, _) in zip(found, ctx.shapes, strict=True)]
+
+
+def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+    """Return the sum over updates of the vjps with the estimated adjoints, in a second recursion."""
+    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
+    tensors = ctx.saved_tensors[: len(wanted)]
+    leaves, others = list(tensors[:width]), [alias(t, w) for t, w in zip(tensors[width:], wanted[width:], strict=True)]
+    known, found = [t for t in others if t.requires_grad], [None] * len(wanted)
+    noise = Noise(ctx.seed, range(how.num_tangents), how.distribution, g.device)
+    u = ctx.saved_tensors[len(wanted) :]
+    c = torch.einsum("krf,rf->kr", u[0], g) / how.num_tangents if u else g.new_zeros(how.num_tangents, len(g))
+    with ctx.conditions.restored(cell.cell) as buffers:
+        for step in range(ctx.num_steps):
+            state = [alias(leaf, step == 0 and wanted[i]) for i, leaf in enumerate(leaves)]
+            outputs = cell.run_on([entry(leaf) for leaf in state], cell.entries(others), buffers, step, step + 1)
+            check_nothing_hidden(outputs, [*state, *known])
+            last = step == ctx.num_steps - 1
+            adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
+            _accumulate(found, [*state, *others], outputs, adjoint, rows)
+            leaves = [leaf.detach() for leaf in outputs]
+            del outputs, state
+    ctx.stats.add(ctx.num_steps, ctx.num_steps)
+    return [None if total is None else total.to(t.dtype) for total, t in zip(found, tensors, strict=True)]
+
+
+def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: Rows) -> None:
+    sizes = [leaf.numel() // len(adjoint) for leaf in outputs]
+    pairs = zip(outputs, adjoint.split(sizes, dim=1), strict=True)
+    pairs = [(leaf, part.reshape(leaf.shape).to(leaf.dtype)) for leaf, part in pairs if leaf.requires_grad]
+    asked = [i for i, tensor in enumerate(sources) if tensor.requires_grad]
+    if not pairs or not asked:
+        return
+    leaves, seeds = zip(*pairs, strict=True)
+    gradients = torch.autograd.grad(leaves, [sources[i] for i in asked], seeds, allow_unused=True)
+    for i, gradient in zip(asked, gradients, strict=True):
+        if gradient is not None:
+            wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+            found[i] = wide if found[i] is None else found[i] + wide
+
+
+def _check_all_seen(cell: ExplicitCell, leaves: Any, others: Any, num_steps: int, conditions: Conditions) -> None:
+    """Run one cycle with a graph, and raise if it reads a tensor whose gradient would be lost."""
+    state, known = [alias(leaf, False) for leaf in leaves], [alias(t, t.requires_grad) for t in others]
+    with conditions.restored(cell.cell) as buffers:
+        outputs = cell.run_on(state, cell.entries(known), buffers, 0, min(num_steps, period_of(cell.cell)))
+        check_nothing_hidden(outputs, known)
+
+
+def _drawn(noise: Noise, tensors: Any, chosen: list[bool]) -> list[Tensor | None]:
+    """Return directions for the chosen tensors, in their dtype."""
+    return [
+        noise.draw(t.shape, torch.promote_types(t.dtype, torch.float32)).to(t.dtype) if moves else None
+        for t, moves in zip(tensors, chosen, strict=True)
+    ]

@@ -1,0 +1,166 @@
+"""Backpropagation through a random number of last updates, weighted so that its mean is the exact gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats, period_of
+from loopgrad.gradients.depths import DepthDistribution, Depths, check_depths
+from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
+from loopgrad.gradients.recompute import run_without_graph
+
+
+@dataclass(frozen=True)
+class RandomTruncation(Estimator):
+    """Truncated backpropagation through time of random length, reweighted to be unbiased.
+
+    Write the gradient of BPTT as sum_d g_d, d = 0..T-1, where g_d is what the update d before the last one adds to it
+    through its parameters and inputs. Each call draws one k for the whole batch and returns
+
+        sum_{d < min(k, T)} g_d / P(k > d),   whose mean over k is sum_d g_d,
+
+    by multiplying the cotangent of z_{T-d} with P(k > d-1) / P(k > d) on its way back. z_0 gets its gradient over
+    P(k >= T) when k >= T, else zeros. Forward values are those of BPTT, bit for bit. With G_d = sum_{e >= d} g_e,
+
+        E |estimate|^2 = sum_d (|G_d|^2 - |G_{d+1}|^2) / P(k > d),
+
+    so the variance grows with T without bound where |G_d|^2 shrinks no faster than P(k > d).
+
+    k is drawn at each call made with autograd on, and at no other, so that evaluations under no_grad change no later
+    draw; from the generator of this estimator, never the global one. Ranks of torch.distributed draw different k.
+
+    Args:
+        mean_steps: Mean of k in updates, above 1. Give one of the two.
+        mean_cycles: Mean of k / cell.period, for a k of whole cycles, above 1; d counts cycles then.
+        distribution: Of k, as in `Depths`: "geometric", "poisson" or "lognormal".
+        sigma: Of "lognormal".
+        reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
+        seed: Of the draws; None starts from the system's entropy.
+
+    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
+        that train together wait for the longest k among them.
+    Not recommended when: T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
+        that is when the spectral radius of the cell's Jacobian is near or above one: rare draws with large weights then
+        carry the distant terms. Poisson's tail is light: its weights 1 / P(k > d) explode past the mean. From 2 to 20
+        times the mean those of "geometric" are the smallest of the three. `CheckpointedBPTT` has no variance at all,
+        for O(sqrt T) and a second evaluation of each update.
+    No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
+    Reference: C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
+        ARTBP, with a constant probability of truncation the "geometric" case. They report that it slightly
+        outperforms truncated BPTT on character-level language modelling of Penn Treebank.
+
+    Raises:
+        TypeError: A mean or sigma is not a number, or reweight is not a bool.
+        ValueError: Neither or both of mean_steps and mean_cycles are given, or the given one is below 1, or 1 with
+            reweight; the distribution is unknown; sigma is below 0; the seed is not None or an int of at least 0.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.gradients import Stationary
+        >>> from loopgrad.gradients.random_truncation import RandomTruncation
+        >>> cell = Stationary(lambda z, x: 0.5 * z + x)
+        >>> x, estimator = torch.ones(1, 1, requires_grad=True), RandomTruncation(mean_steps=2, seed=0)
+        >>> z = [estimator(cell, torch.zeros(1, 1), x, num_steps=8).state for _ in range(8)]
+        >>> [torch.autograd.grad(last, x)[0].item() for last in z]  # sum_{d<k} 2^-d / P(k > d) = k; BPTT: 1.9922
+        [1.0, 1.0, 1.0, 3.0, 1.0, 1.0, 2.0, 1.0]
+    """
+
+    mean_steps: float | None = None
+    mean_cycles: float | None = None
+    distribution: DepthDistribution = "geometric"
+    sigma: float = 0.5
+    reweight: bool = True
+    seed: int | None = None
+    generator: torch.Generator = field(init=False, repr=False, compare=False)
+
+    kind = "unbiased"
+    memory = "O(k)"
+
+    def __post_init__(self) -> None:
+        """Check the arguments and start the generator."""
+        means = {"mean_steps": self.mean_steps, "mean_cycles": self.mean_cycles}
+        given = {name: mean for name, mean in means.items() if mean is not None}
+        if len(given) != 1:
+            raise ValueError(
+                f"RandomTruncation takes one of mean_steps and mean_cycles, got {given or 'neither'}: mean_cycles=2 "
+                "differentiates two cycles of the cell in the mean"
+            )
+        ((name, mean),) = given.items()
+        check_depths("RandomTruncation", name, mean, self.distribution, self.sigma)
+        if not isinstance(self.reweight, bool):
+            raise TypeError(f"RandomTruncation(reweight=...) must be True or False, got {self.reweight!r}")
+        if mean == 1 and self.reweight:
+            raise ValueError(
+                f"RandomTruncation({name}=1) never differentiates more than the last one, so that no weight makes it "
+                "unbiased: give a mean above 1, or reweight=False"
+            )
+        check_seed("RandomTruncation", self.seed)
+        object.__setattr__(self, "generator", own_generator(self.seed))
+        if not self.reweight:
+            object.__setattr__(self, "kind", "biased")
+
+    @property
+    def depths(self) -> Depths:
+        """The distribution of k, in updates or in cycles."""
+        mean = self.mean_steps if self.mean_steps is not None else self.mean_cycles
+        return Depths(mean or 1, self.distribution, self.sigma)
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        """Run the first updates without a graph, the last ones under autograd with weights between them."""
+        if not torch.is_grad_enabled():
+            for step in range(num_steps):
+                state = cell(state, inputs, step)
+            return Rollout(state, Stats(num_steps, vjps=0))
+        depths, unit = self.depths, 1 if self.mean_cycles is None else period_of(cell)
+        kept = unit * depths.sample(torch.Generator().manual_seed(fresh_seed(self.generator)))
+        first = max(0, num_steps - kept)
+        sources = _sources(cell, state, inputs)
+        if first:
+            state = run_without_graph(cell, state, inputs, range(first))
+        for step in range(first, num_steps):
+            distance = num_steps - step  # of the update before this one; the last update has distance 0
+            if self.reweight and step > first and distance % unit == 0:
+                near, far = (depths.survival(d) for d in (distance // unit - 1, distance // unit))
+                state = tree.map_tensors(lambda leaf, weight=near / far: _Weighted.apply(leaf, weight), state)
+            state = cell(state, inputs, step)
+        if sources and num_steps:
+            leaves, unflatten = tree.flatten(state)
+            state = unflatten(_Reaching.apply(len(leaves), *leaves, *sources))
+        return Rollout(state, Stats(num_steps, vjps=num_steps - first if sources else 0))
+
+
+class _Weighted(torch.autograd.Function):
+    """A tensor as it is, its cotangent multiplied with a weight."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: float) -> Tensor:
+        ctx.weight = weight
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return gradients[0] * ctx.weight, None
+
+
+class _Reaching(torch.autograd.Function):
+    """Tensors as they are, with a gradient of zeros for sources that may have no part in them."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.sources = [(t.shape, t.dtype, t.device) for t in tensors[count:]]
+        return tuple(t.detach() for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        return None, *gradients, *(torch.zeros(s, dtype=t, device=d) for s, t, d in ctx.sources)
+
+
+def _sources(cell: nn.Module, state: Any, inputs: Any) -> Sequence[Tensor]:
+    closed_over = (t for module in cell.modules() if isinstance(module, Stationary) for t in module.closed_over)
+    found = (*cell.parameters(), *closed_over, *tree.tensors(state), *tree.tensors(inputs))
+    return [t for t in found if t.requires_grad]

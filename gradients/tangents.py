@@ -1,0 +1,137 @@
+"""Carrying tangents through updates: u <- J_z u + J_w v, several at once, with no graph and no stored state."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from loopgrad.gradients.contract import check_structure
+from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.noise import Noise
+from loopgrad.gradients.recompute import graph_free
+from loopgrad.gradients.rows import Rows
+
+# what torch says when an operator has no forward-mode rule, no batching rule, or writes where it must not
+_MARKS = ("forward ad", "forward-mode", "jvp", "vmap", "batching rule", "functorch", "functional transform", "in-place")
+
+
+def carry(
+    cell: ExplicitCell,
+    steps: range,
+    leaves: Sequence[Tensor],
+    others: Sequence[Tensor],
+    buffers: dict[str, Tensor],
+    rows: Rows,
+    directions: Sequence[Tensor | None],
+    noise: Noise | None = None,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Run updates with tangents beside the state.
+
+    Tangents are kept in the precision of `rows` (float32 at least) between updates, whatever the cell computes in.
+    Attention runs on the kernel that has forward AD; dropout draws one mask for all tangents.
+
+    Args:
+        cell: The cell.
+        steps: Numbers of the updates.
+        leaves: Of the first state.
+        others: In place of the cell's other tensors.
+        buffers: To run with; empty for the cell's own.
+        rows: How tangents are laid out.
+        directions: For each of `leaves` and `others`, its tangents (K, *shape), or None for zero.
+        noise: Added to the tangents after each update but the last.
+
+    Returns:
+        The last state's leaves, and its tangents (K, rows, features), None if nothing had any.
+
+    Raises:
+        RuntimeError: An operator of the cell cannot carry tangents.
+    """
+    of_state, of_others = directions[: len(leaves)], directions[len(leaves) :]
+    moving = [i for i, v in enumerate(of_others) if v is not None]
+    v = [of_others[i] for i in moving]
+    given = next((d for d in directions if d is not None), None)
+    u = None
+    if given is not None:
+        u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(leaves, of_state, strict=True)], rows)
+    leaves, others = list(leaves), [tensor.detach() for tensor in others]
+    with _carrying(cell):
+        for step in steps:
+
+            def update(state: list[Tensor], moved: list[Tensor], step: int = step) -> list[Tensor]:
+                read = list(others)
+                for i, tensor in zip(moving, moved, strict=True):
+                    read[i] = tensor
+                return cell.run_on(state, read, buffers, step, step + 1)
+
+            if u is None:
+                after = update(leaves, [others[i] for i in moving])
+            else:
+                after, pushed = _pushed(update, leaves, [others[i] for i in moving], _split(u, leaves), v)
+                u = _join(pushed, rows).detach()
+            check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
+            leaves = [leaf.detach() for leaf in after]
+            if noise is not None and step != steps[-1]:
+                drawn = noise.draw(rows.join(leaves).shape, rows.dtype)
+                u = drawn if u is None else u.add_(drawn)
+    return leaves, u
+
+
+def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor]]:
+    def along(u: list, v: list) -> Any:
+        return jvp(update, (leaves, moved), (u, v))
+
+    try:
+        if len(u[0]) == 1:
+            after, pushed = along([t[0] for t in u], [t[0] for t in v])
+            return after, [t.unsqueeze(0) for t in pushed]
+        return vmap(along, out_dims=(None, 0), randomness="same")(u, v)  # pyright: ignore[reportArgumentType]
+    except (RuntimeError, NotImplementedError) as error:
+        said = str(error)
+        if not any(mark in said.lower() for mark in _MARKS):
+            raise
+        raise RuntimeError(
+            f"the cell cannot carry tangents (torch.func.jvp under vmap): {said.strip().splitlines()[0]} Use operators "
+            "with a forward-mode rule (embedding and sum in place of embedding_bag, eval() for batch normalisation, "
+            "jvp and setup_context for an autograd.Function), or mode='central', which runs the cell as it is"
+        ) from error
+
+
+@contextmanager
+def _carrying(cell: ExplicitCell) -> Iterator[None]:
+    """Run updates with no graph, on operators with forward AD, and keep no cast of a tangent in autocast's cache."""
+    cached = torch.is_autocast_cache_enabled()
+    with graph_free(cell.cell), sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch 2.13's own, at first use
+        torch.set_autocast_cache_enabled(False)
+        try:
+            yield
+        finally:
+            torch.set_autocast_cache_enabled(cached)
+
+
+def _join(tangents: Sequence[Tensor], rows: Rows) -> Tensor:
+    count = rows.batch if rows.batch is not None else 1
+    parts = [t.to(rows.dtype).reshape(len(t), count, -1) for t in tangents]
+    return torch.cat(parts, dim=2)
+
+
+def _split(u: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    rows = u.shape[1]
+    sizes = [leaf.numel() // rows for leaf in leaves]
+    parts = zip(u.split(sizes, dim=2), leaves, strict=True)
+    return [part.reshape(len(u), *leaf.shape).to(leaf.dtype) for part, leaf in parts]
+
+
+def _zeros(like: Tensor, leaf: Tensor) -> Tensor:
+    return leaf.new_zeros((len(like), *leaf.shape))
+
+
+def chunks(count: int, size: int | None) -> list[range]:
+    """Return 0..count-1 cut into ranges of at most `size`."""
+    size = size or count
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
