@@ -29,10 +29,6 @@ class ForwardStats(Stats):
         object.__setattr__(self, "vjps", self.vjps + vjps)
         object.__setattr__(self, "tangents", self.tangents + tangents)
 
-    def numbers(self) -> dict[str, float]:
-        """Return the number of tangents carried through an update."""
-        return {"tangents": float(self.tangents)}
-
 
 def recursion(cell: ExplicitCell, num_steps: int, how: Any, stats: ForwardStats, rows: Rows) -> tuple[Tensor, ...]:
     """Return the leaves of the state after `num_steps` updates, as outputs of one node that estimates as `how` says."""
