@@ -185,7 +185,7 @@ def reference(problem: Problem, num_steps: int) -> Weights:
         ImportError: higher is not installed.
     """
     try:
-        import higher
+        import higher  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("the reference unroll needs higher: pip install 'loopgrad[peers]'") from error
     cell, network = problem.cell, copy.deepcopy(problem.cell.network).requires_grad_()
