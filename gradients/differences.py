@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import Conditions, graph_free
 from loopgrad.gradients.rows import Rows
@@ -64,10 +64,12 @@ def _run(
     noise: Noise | None,
     epsilon: float,
 ) -> list[Tensor]:
-    state = list(leaves)
-    with graph_free(cell.cell) as prepared:
+    state, others = [leaf.detach() for leaf in leaves], [tensor.detach() for tensor in others]
+    with graph_free(cell.cell) as prepared, torch.enable_grad():  # a graph only of what nobody has passed
         for step in range(num_steps):
-            after = prepared(cell.run_on(state, others, buffers, step, step + 1))
+            after = cell.run_on(state, others, buffers, step, step + 1)
+            check_nothing_hidden(after, [])
+            after = prepared(after)
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
             state = after
             if noise is not None and step < num_steps - 1:

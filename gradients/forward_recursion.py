@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loopgrad.gradients.contract import Stats, period_of
+from loopgrad.gradients.contract import Stats
 from loopgrad.gradients.differences import check_precision, differences
 from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
 from loopgrad.gradients.noise import Noise, fresh_seed
@@ -61,9 +61,6 @@ class _Recursion(torch.autograd.Function):
             last, u = differences(cell, num_steps, leaves, others, rows, how, ctx.seed, chosen, ctx.conditions)
             stats.add(num_steps * (1 + 2 * how.num_tangents))
         else:
-            if how.perturb == "weights":
-                _check_all_seen(cell, leaves, others, num_steps, ctx.conditions)
-                stats.add(min(num_steps, period_of(cell.cell)))
             last, parts = [], []
             for i, chunk in enumerate(chunks(how.num_tangents, how.chunk_size)):
                 noise = Noise(ctx.seed, chunk, how.distribution, leaves[0].device)
@@ -151,14 +148,6 @@ def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoi
         if gradient is not None:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             found[i] = wide if found[i] is None else found[i] + wide
-
-
-def _check_all_seen(cell: ExplicitCell, leaves: Any, others: Any, num_steps: int, conditions: Conditions) -> None:
-    """Run one cycle with a graph, and raise if it reads a tensor whose gradient would be lost."""
-    state, known = [alias(leaf, False) for leaf in leaves], [alias(t, t.requires_grad) for t in others]
-    with conditions.restored(cell.cell) as buffers:
-        outputs = cell.run_on(state, cell.entries(known), buffers, 0, min(num_steps, period_of(cell.cell)))
-        check_nothing_hidden(outputs, known)
 
 
 def _drawn(noise: Noise, tensors: Any, chosen: list[bool]) -> list[Tensor | None]:

@@ -11,7 +11,7 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import graph_free
 from loopgrad.gradients.rows import Rows
@@ -49,7 +49,8 @@ def carry(
         The last state's leaves, and its tangents (K, rows, features), None if nothing had any.
 
     Raises:
-        RuntimeError: An operator of the cell cannot carry tangents.
+        RuntimeError: An operator of the cell cannot carry tangents; or the cell reads a tensor that requires grad and
+            is none of `leaves` and `others`.
     """
     of_state, of_others = directions[: len(leaves)], directions[len(leaves) :]
     moving = [i for i, v in enumerate(of_others) if v is not None]
@@ -58,7 +59,7 @@ def carry(
     u = None
     if given is not None:
         u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(leaves, of_state, strict=True)], rows)
-    leaves, others = list(leaves), [tensor.detach() for tensor in others]
+    leaves, others = [leaf.detach() for leaf in leaves], [tensor.detach() for tensor in others]
     with _carrying(cell):
         for step in steps:
 
@@ -73,6 +74,7 @@ def carry(
             else:
                 after, pushed = _pushed(update, leaves, [others[i] for i in moving], _split(u, leaves), v)
                 u = _join(pushed, rows).detach()
+            check_nothing_hidden(after, [])
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
             leaves = [leaf.detach() for leaf in after]
             if noise is not None and step != steps[-1]:
@@ -103,9 +105,12 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
 
 @contextmanager
 def _carrying(cell: ExplicitCell) -> Iterator[None]:
-    """Run updates with no graph, on operators with forward AD, and keep no cast of a tangent in autocast's cache."""
+    """Run updates on operators with forward AD, and keep no cast of a tangent in autocast's cache.
+
+    A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
+    """
     cached = torch.is_autocast_cache_enabled()
-    with graph_free(cell.cell), sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
+    with graph_free(cell.cell), torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch 2.13's own, at first use
         torch.set_autocast_cache_enabled(False)
         try:

@@ -107,3 +107,10 @@ def test_a_plain_tensor_that_a_map_closes_over_is_differentiated():
     cell = Stationary(lambda z, x: w * z + x, parameters=[w])
     one = torch.ones(1, 1, dtype=torch.float64)
     assert torch.autograd.grad(ForwardMode()(cell, 0 * one, one, 3).state.sum(), w)[0] == 2.0  # 1 + 2 w
+
+
+def test_a_tensor_that_is_not_passed_is_not_lost_in_silence():
+    hidden, w = torch.ones(4, requires_grad=True), torch.ones((), requires_grad=True)
+    cell = Stationary(lambda z, x: torch.tanh(w * z * hidden), parameters=[w])
+    with pytest.raises(RuntimeError, match=r"uses a tensor of shape \(4,\)"):
+        ForwardMode()(cell, torch.ones(2, 4), None, 5)
