@@ -28,7 +28,7 @@ class Bench(Protocol):
     num_threads: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """Measure; return one dict per contestant, all with the same keys."""
+        """Measure; return one dict per contestant, all with the same keys; lists are recorded and not printed."""
         ...
 
 
@@ -45,7 +45,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     """Run the bench, print its table and store its record."""
     made = provenance.stamp()
     bench: Bench = build(config.bench, "bench")
-    name = config.bench["_target_"].rsplit("_", 1)[-1].split(".")[0]
+    name = config.bench["_target_"].split(".")[-2].removeprefix("bench_")
     path = output_folder(config) / f"{name}.json"
     try:  # before the measuring, which takes minutes
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,11 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if not rows:
         raise ConfigError("bench: these values leave nothing to measure")
     table = Table(box=SIMPLE_HEAD, padding=(0, 0))
-    for key, value in rows[0].items():
+    columns = {key: value for key, value in rows[0].items() if not isinstance(value, list)}
+    for key, value in columns.items():
         table.add_column(key, no_wrap=isinstance(value, str), justify="left" if isinstance(value, str) else "right")
     for row in rows:
-        table.add_row(*[_shown(value) for value in row.values()])
+        table.add_row(*[_shown(row[key]) for key in columns])
     console.print(table)
     record = {
         "bench": OmegaConf.to_container(config.bench, resolve=True),

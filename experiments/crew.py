@@ -111,7 +111,7 @@ def _serve(pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which tells its crew
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
     def report(name: str, entry: dict[str, Any]) -> None:
         pipe.send((name, entry))
@@ -127,7 +127,7 @@ def _serve(pipe: Connection) -> None:
         pipe.send((plan.name, None))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """End at once when the parent is gone: the same command may be running anew, in the same folder."""
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -1,6 +1,7 @@
 """Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
 
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
+from loopgrad.analysis.plots.learning import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
 from loopgrad.analysis.plots.residuals import residuals
@@ -12,11 +13,13 @@ from loopgrad.analysis.plots.verdicts import verdict_bars
 
 __all__ = [
     "Drawn",
+    "Learning",
     "Point",
     "Progress",
     "Trade",
     "eigenvalue_cloud",
     "heatmap",
+    "learning",
     "memory",
     "over_training",
     "pareto",
