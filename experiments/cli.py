@@ -92,7 +92,9 @@ def _run(command: str, config: DictConfig, console: Console) -> None:
         print(f"loopgrad: {error.filename}: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
     except (Interrupted, KeyboardInterrupt):
-        print("loopgrad: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        stored = command in ("compare", "train")
+        rest = "goes on from the last checkpoint" if stored else "begins anew: nothing was stored"
+        print(f"loopgrad: interrupted; the same command {rest}", file=sys.stderr)
         raise SystemExit(130) from None
 
 
