@@ -1,6 +1,7 @@
 """Tangents by central differences of the recursion itself, with no autograd and no forward-mode rules."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -64,11 +65,14 @@ def _run(
     noise: Noise | None,
     epsilon: float,
 ) -> list[Tensor]:
-    state, others = [leaf.detach() for leaf in leaves], [tensor.detach() for tensor in others]
-    with graph_free(cell.cell) as prepared, torch.enable_grad():  # a graph only of what nobody has passed
+    state, shifted = list(leaves), epsilon != 0
+    if shifted:  # else they stay as they are, for attention picks its kernel by whether its arguments require grad
+        state, others = [leaf.detach() for leaf in state], [tensor.detach() for tensor in others]
+    with graph_free(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
         for step in range(num_steps):
             after = cell.run_on(state, others, buffers, step, step + 1)
-            check_nothing_hidden(after, [])
+            if shifted:
+                check_nothing_hidden(after, [])  # all that was passed is detached: this is the graph of the rest
             after = prepared(after)
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
             state = after

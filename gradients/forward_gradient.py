@@ -42,6 +42,9 @@ class ForwardGradient(Estimator):
             the system's entropy. Ranks of torch.distributed draw different noise even with the same seed.
         scope: "sample" if samples do not see each other, "batch" if they do: one coefficient then serves all of them.
 
+    Forward values are those of `BPTT`, bit for bit; with mode="jvp" attention runs on the kernel that has forward-mode
+    rules, and rounds otherwise.
+
     Variance: E ||estimate - g||^2 = C / K ||g'||^2 over all parameters, g' being the part that the window leaves.
         weights: C = P - 1 (rademacher) or P + 1 (gaussian) for P perturbed numbers, at any depth; the cosine with g is
         about sqrt(K / (P + K)). state: of order (T - window) features / batch times a constant of the cell; far less

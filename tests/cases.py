@@ -1,7 +1,7 @@
 """The lists the conformance suite runs over: a new estimator is one row of ESTIMATORS, a new cell one row of CELLS."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from loopgrad.gradients import (
     BPTT,
     CheckpointedBPTT,
     Estimator,
+    ForwardGradient,
     ImplicitGradient,
     ReversibleBPTT,
     Stationary,
@@ -41,6 +42,14 @@ class EstimatorCase:
         return Problem(coupled, start, problem.inputs)
 
 
+@dataclass(frozen=True)
+class OfTheFirstUpdate(ForwardGradient):
+    """All updates but the first in the window: the one adjoint that is left is known, and the estimate is exact."""
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Any:
+        return ForwardGradient.rollout(replace(self, window=max(0, num_steps - 1)), cell, state, inputs, num_steps)
+
+
 ESTIMATORS = [
     EstimatorCase("bptt", BPTT()),
     EstimatorCase("checkpointed_sqrt", CheckpointedBPTT()),
@@ -66,6 +75,9 @@ ESTIMATORS = [
         # what a plain function closes over is swapped once, not a second time inside
         refused=("closure", "closure_over_parameters", "no_inputs"),
     ),
+    # attention takes another kernel, which rounds otherwise: tested in test_forward_gradient.py
+    EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention",)),
+    EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
     # in float64: what is exact on a grid has no finite differences
     EstimatorCase(
         "reversible_damped",
