@@ -31,7 +31,7 @@ class ForwardMode(Estimator):
 
     Cost: about 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
         no vjps. Saves the tangents P |z_T|, the same at any depth.
-    Forward values are those of `BPTT`, bit for bit, but for attention, which runs on the kernel with forward-mode rules.
+    Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
     Not recommended when: P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
     Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
         recursion does not train.
