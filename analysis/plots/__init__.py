@@ -1,6 +1,7 @@
 """Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
 
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
+from loopgrad.analysis.plots.forward import Estimate, forward_cosines
 from loopgrad.analysis.plots.learning import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
@@ -13,11 +14,13 @@ from loopgrad.analysis.plots.verdicts import verdict_bars
 
 __all__ = [
     "Drawn",
+    "Estimate",
     "Learning",
     "Point",
     "Progress",
     "Trade",
     "eigenvalue_cloud",
+    "forward_cosines",
     "heatmap",
     "learning",
     "memory",
