@@ -28,7 +28,7 @@ class Reader(nn.Module):
     def __init__(self, modulus: int, hidden_size: int, length: int, generator: torch.Generator):
         super().__init__()
         self.modulus = modulus
-        self.gru = nn.utils.skip_init(nn.GRUCell, modulus, hidden_size)
+        self.gru: Any = nn.utils.skip_init(nn.GRUCell, modulus, hidden_size)
         for parameter in self.gru.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
         gate = slice(hidden_size, 2 * hidden_size)
@@ -62,7 +62,7 @@ class ScoredReader(nn.Module):
 
 def _linear(size: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Return a linear map as torch begins it, from a generator."""
-    linear = nn.utils.skip_init(nn.Linear, size, outputs)
+    linear: Any = nn.utils.skip_init(nn.Linear, size, outputs)
     nn.init.kaiming_uniform_(linear.weight, a=5**0.5, generator=generator)
     nn.init.uniform_(linear.bias, -(size**-0.5), size**-0.5, generator=generator)
     return linear
@@ -108,7 +108,7 @@ class RollingSums:
         """Return tokens of the held-out sequences."""
         return self._task().test_set().inputs
 
-    def loss(self, model: nn.ModuleDict, tokens: Tensor, estimator: Estimator) -> tuple[Tensor, Rollout]:
+    def loss(self, model: Any, tokens: Tensor, estimator: Estimator) -> tuple[Tensor, Rollout]:
         """Return the mean loss of these sequences, and the rollout."""
         h = torch.zeros(len(tokens), (model["head"] if "head" in model else model["cell"].head).in_features)
         if self.target == "modulo":
