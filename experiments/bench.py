@@ -41,6 +41,15 @@ class Drawn(Protocol):
         ...
 
 
+@runtime_checkable
+class Told(Protocol):
+    """A bench with a text under its table."""
+
+    def text(self, rows: list[dict[str, Any]]) -> str:
+        """Say what the rows say."""
+        ...
+
+
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Run the bench, print its table and store its record."""
     made = provenance.stamp()
@@ -68,6 +77,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     for row in rows:
         table.add_row(*[_shown(row[key]) for key in columns])
     console.print(table)
+    if isinstance(bench, Told):
+        console.print(bench.text(rows) + "\n")
     record = {
         "bench": OmegaConf.to_container(config.bench, resolve=True),
         "rows": rows,

@@ -12,6 +12,7 @@ from typing import Any
 
 from loopgrad.analysis import compare, plots
 from loopgrad.experiments.forward_points import Measured, Problem, Setting, schedules, within_flops, within_peak
+from loopgrad.experiments.forward_words import words
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ForwardGradient, TruncatedBPTT
 
 COLUMNS = ("K", "gradient", "cosine", "sd", "law", "rel. MSE", "C", "K*", "peak KiB", "forwards")
@@ -122,6 +123,10 @@ class Forward:
                     for value in [r[key]] if r[key] else sorted({other[key] for other in mine} - {0}):
                         points.append(plots.Estimate(r["gradient"], label, value, r["cosine"], r["law"]))
         plots.save(plots.forward_cosines(points), folder / "forward-figure")
+
+    def text(self, rows: list[dict[str, Any]]) -> str:
+        """Say for whom this is."""
+        return words(rows, self._windowed)
 
     def _at(self, setting: Setting, tangents: list[int]) -> list[dict[str, Any]]:
         problems = [Problem(setting, self.seed + i) for i in range(self.cells)]

@@ -10,6 +10,7 @@ from loopgrad.analysis import compare
 from loopgrad.experiments import records
 from loopgrad.experiments.bench_forward import Forward
 from loopgrad.experiments.forward_points import Problem, Setting, schedules, within_flops, within_peak
+from loopgrad.experiments.forward_words import words
 from loopgrad.gradients import BPTT, ForwardGradient
 
 
@@ -102,3 +103,19 @@ def test_the_command_draws_its_figure_and_wrong_sizes_are_refused(loopgrad, tmp_
     for wrong in ("lengths=[1]", "wider=1", "features=[1]", "tangents=[0]"):
         refused = loopgrad("bench", "forward", f"bench.{wrong}", "output_dir=other")
         assert refused.code == 2 and wrong.split("=")[0] in refused.err
+
+
+def test_the_text_takes_its_figures_from_the_rows():
+    common = {"T": 4, "batch": 2, "forwards": 5.0, "K": 3}
+    rows = [
+        common | {"P": 10, "gradient": "weights", "cosine": 0.5, "K*": 20.0, "same peak: forwards": math.nan},
+        common | {"P": 90, "gradient": "weights", "cosine": 0.1, "K*": 200.0, "same peak: forwards": 4.0},
+        common | {"P": 10, "gradient": "state, window 2", "cosine": 0.9, "K*": 1.5, "same peak: forwards": 6.0},
+        common | {"P": 90, "gradient": "state, window 2", "cosine": 0.7, "K*": 7.2, "same peak: forwards": 4.0},
+        common | {"P": 90, "gradient": "BPTT", "cosine": 1.0, "K*": math.nan, "same peak: forwards": math.nan, "K": 0},
+    ]
+    said = words(rows, "state, window 2")
+    assert "weights: cosine 0.5 (T = 4, 2 samples, P = 10, K = 3), 0.1 (T = 4, 2 samples, P = 90, K = 3)" in said
+    assert "from K = 2 (T = 4, 2 samples, P = 10) to K = 8 (T = 4, 2 samples, P = 90) tangents on" in said
+    assert "In 1 of 2 rows" in said and "1 rows are below every exact gradient's peak, with cosines up to 0.5." in said
+    assert "2506.21833" in said and "Not for whom" in said
