@@ -11,17 +11,20 @@ import torch
 
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments.overrides import ConfigError
+from loopgrad.experiments.seeds import generators
 from loopgrad.experiments.trainer import Run
+from loopgrad.gradients import Estimator
 
 FORMAT = 1
 
 
-def save(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
+def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Args:
         path: File to replace.
         run: What is stored.
+        estimator: Whose generators are stored too.
         fingerprint: The configuration of the run, plain values; `load` refuses another one.
     """
     content = {
@@ -33,6 +36,7 @@ def save(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
         "optimizer": run.optimizer.state_dict(),
         "carry": run.carry.tensors(),
         "exploration": run.exploration.get_state(),
+        "estimator": [generator.get_state() for generator in generators(estimator)],
         "generators": _generators(),
     }
     buffer = io.BytesIO()
@@ -40,25 +44,32 @@ def save(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
     replace_bytes(path, buffer.getvalue())
 
 
-def load(path: Path, run: Run, fingerprint: dict[str, Any]) -> None:
-    """Put a run, and the global random number generators, into the state of a checkpoint.
+def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> None:
+    """Put a run, the estimator's generators and the global ones into the state of a checkpoint.
 
     Raises:
-        ConfigError: The file is no checkpoint of this version, or of a run with another configuration.
+        ConfigError: The file is no checkpoint of this version, or of a run with another configuration, or it does not
+            hold the noise of this estimator.
     """
-    content = read(path, "delete it to begin this run anew")
+    remedy = "delete it to begin this run anew"
+    content = read(path, remedy)
     stored = json.loads(content["fingerprint"])
     if stored != json.loads(json.dumps(fingerprint)):
         changed = ", ".join(differences(stored, fingerprint))
         raise ConfigError(
             f"{path} belongs to another configuration ({changed}): choose another output_dir, or restart=true"
         )
+    noise, states = generators(estimator), content.get("estimator", [])  # older checkpoints have none
+    if len(states) != len(noise):
+        raise ConfigError(f"{path} holds no state of the estimator's random numbers: {remedy}")
     run.step = content["step"]
     run.model.load_state_dict(content["model"])
     run.average.load_state_dict(content["average"])
     run.optimizer.load_state_dict(content["optimizer"])
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
+    for generator, state in zip(noise, states, strict=True):
+        generator.set_state(state)
     _restore_generators(content["generators"])
 
 

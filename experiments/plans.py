@@ -13,7 +13,7 @@ from loopgrad.experiments.board import check_installed
 from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.runs import Plan, build_model
-from loopgrad.experiments.seeds import seed_for
+from loopgrad.experiments.seeds import seed_for, seeded
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
@@ -70,8 +70,8 @@ def parts(config: DictConfig) -> Parts:
     return Parts(task, plain(config.model), estimators, trainer)
 
 
-def estimators_of(config: DictConfig) -> dict[str, Estimator]:
-    """Build the estimators of a configuration, by name.
+def estimators_of(config: DictConfig, seed: int = 0) -> dict[str, Estimator]:
+    """Build the estimators of a configuration, by name, with the noise of the run of `seed`.
 
     Raises:
         ConfigError: There is none, or one is not an estimator.
@@ -80,9 +80,10 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
     for name, node in (config.estimator or {}).items():
         if not isinstance(node, DictConfig):
             raise ConfigError(f"estimator.{name}={node}: give a class, estimator.{name}._target_=...")
-        estimators[str(name)] = build(node, f"estimator.{name}")
-        if not isinstance(estimators[str(name)], Estimator):
+        estimator = build(node, f"estimator.{name}")
+        if not isinstance(estimator, Estimator):
             raise ConfigError(f"estimator.{name}: {node['_target_']} is not an Estimator")
+        estimators[str(name)] = seeded(estimator, seed)
     if not estimators:
         raise ConfigError("estimator: name at least one, such as estimator=bptt")
     return estimators
@@ -99,7 +100,7 @@ def plans(config: DictConfig, built: Parts, seeds: list[int], folder: Path) -> l
     """Return one plan per seed and estimator; all of a seed share data order and initial weights."""
     values, result = plain(config), []
     for seed in seeds:
-        for name, estimator in built.estimators.items():
+        for name, estimator in estimators_of(config, seed).items():
             run = f"{name}-seed{seed}"
             fingerprint = {key: values[key] for key in ("task", "model", "trainer")}
             fingerprint |= {"estimator": values["estimator"][name], "seed": seed}

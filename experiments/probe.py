@@ -1,8 +1,10 @@
 """Probes on frozen weights: what an estimator's gradient costs, how far it is from the exact one, whether it settles.
 
 All estimators are probed on the same held-out samples, in the second segment (the states are those after the first).
+Noise is drawn from copies of an estimator, so that no probe depends on what was drawn before it.
 """
 
+import copy
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,11 +43,12 @@ class Probe:
         return token_loss(output.logits, self.batch.labels, self.trainer.loss_of_token()) + of_q
 
     def run(self, estimator: Estimator) -> Callable[[], Tensor]:
-        """Return the forward pass of a training step, to be timed and measured."""
+        """Return the forward pass of a training step, to be timed and measured; the noise goes on from call to call."""
+        own = copy.deepcopy(estimator)
 
         def forward() -> Tensor:
             with self.trainer.precision(self.batch.inputs.device):
-                return self.loss(self.model, estimator)
+                return self.loss(self.model, own)
 
         return forward
 
@@ -80,14 +83,15 @@ def times(probe: Probe, estimators: Mapping[str, Estimator], repeats: int) -> di
 def cost(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     """Return the exact costs of one training step: bytes, cell evaluations, vjps, FLOPs."""
     owned = [probe.model, probe.state, probe.batch.inputs, probe.batch.labels]
-    found = measure(probe.run(estimator), cell=probe.model.cell, exclude=owned, repeats=0, warmup=0)
+    # a copy per call: all counts are of the same draw
+    found = measure(lambda: probe.run(estimator)(), cell=probe.model.cell, exclude=owned, repeats=0, warmup=0)
     names = ("saved_bytes", "peak_bytes", "cell_evaluations", "vjps", "flops")
     return {name: getattr(found, name) for name in names}
 
 
 def agreement(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     """Compare the estimator's gradient with float64 BPTT on the same batch and carry."""
-    found = against_bptt({"it": estimator}, probe.loss, probe.model)["it"]
+    found = against_bptt({"it": copy.deepcopy(estimator)}, probe.loss, probe.model)["it"]
     return {
         "gradient_cosine": found.cosine,
         "gradient_relative_error": found.relative_error,

@@ -1,5 +1,6 @@
 """One training run in a folder of its own (train.jsonl, checkpoint.pt, weights*.safetensors); it goes on from there."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class Plan:
         name: Of the run, such as "last_cycle-seed0".
         task: With its data made.
         model: Configuration node of the model, plain values.
-        estimator: How gradients are obtained.
+        estimator: How gradients are obtained; its noise starts here, and runs and probes draw from copies.
         trainer: Hyperparameters.
         seed: Of the run.
         folder: Where its files go.
@@ -84,26 +85,27 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
     """
     torch.set_num_threads(plan.trainer.num_threads)
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    estimator = copy.deepcopy(plan.estimator)
     with stopping.on_signal() as stop:
         run = begin(plan.trainer, plan.task, build_model(plan.model, plan.task, plan.seed), plan.seed)
         if stored.exists():
-            checkpoint.load(stored, run, plan.fingerprint)
+            checkpoint.load(stored, run, estimator, plan.fingerprint)
         kept = records.read_whole_lines(log, run.step)  # later lines belong to steps that will be taken again
         records.write(log, kept)
         for entry in kept[-1:]:
             report(plan.name, entry)
-        _train(plan, run, report, lambda: stop.requested or ended())
+        _train(plan, run, estimator, report, lambda: stop.requested or ended())
         _keep_weights(run, plan.folder / "weights.safetensors")
     if stop.requested:  # it came with the last step, and must not be lost on the run after this one
         raise Interrupted(plan.name, run.step)
 
 
-def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) -> None:
+def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool]) -> None:
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
     board = plan.folder / "tensorboard" if plan.tensorboard else None
     with open(log, "a") as lines, scalars(board, run.step) as show:
         try:
-            for entry in train(run, plan.trainer, plan.task, plan.estimator, plan.seed):
+            for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
                 show(entry)
@@ -112,11 +114,11 @@ def _train(plan: Plan, run: Run, report: Report, stopped: Callable[[], bool]) ->
                 if every and run.step % every == 0:
                     _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:
-                    checkpoint.save(stored, run, plan.fingerprint)
+                    checkpoint.save(stored, run, estimator, plan.fingerprint)
                 if stop and not last:
                     raise Interrupted(plan.name, run.step)
         except NonFinite as error:
-            checkpoint.save(stored, run, plan.fingerprint)
+            checkpoint.save(stored, run, estimator, plan.fingerprint)
             raise NonFinite(f"{plan.name}, {error}") from None
         except (BudgetTooSmall, Unconverged) as error:
             raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None

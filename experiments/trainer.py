@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
-from loopgrad.experiments.seeds import seed_for
+from loopgrad.experiments.seeds import generators, seed_for
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.models import supervision
@@ -111,7 +111,7 @@ class NonFinite(RuntimeError):
 
 @dataclass
 class Run:
-    """All that changes while a model trains; `checkpoint` stores it whole."""
+    """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole."""
 
     model: RecursiveModel
     average: AveragedModel
@@ -167,6 +167,8 @@ def _step(
     device = run.carry.segment.device
     # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
     batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
+    if generators(estimator):
+        saved = None  # it may be another at each draw
     counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
     with trainer.precision(device), counter or nullcontext():
         result = supervision.segment(

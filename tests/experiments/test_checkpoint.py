@@ -11,8 +11,9 @@ from small_runs import TASK, model, trainer
 from loopgrad.experiments import checkpoint, records
 from loopgrad.experiments.overrides import ConfigError
 from loopgrad.experiments.runs import Interrupted, Plan, execute, history, trained_model
+from loopgrad.experiments.seeds import seeded
 from loopgrad.experiments.trainer import NonFinite, begin, train
-from loopgrad.gradients import BPTT
+from loopgrad.gradients import BPTT, ForwardGradient, ImplicitGradient, RandomTruncation
 from loopgrad.models import TRM, QHalt, QLearning
 
 TRM_NODE = {"_target_": "loopgrad.models.TRM", "hidden_size": 16, "num_heads": 2, "H_cycles": 2, "L_cycles": 2}
@@ -25,8 +26,17 @@ class Dropped(TRM):
         return torch.nn.functional.dropout(super().encode(inputs, puzzle_ids), 0.2, self.training)
 
 
-def plan(folder, **values) -> Plan:
-    return Plan("mine", TASK, TRM_NODE, BPTT(), trainer(**values), 0, folder, {"seed": 0, "trainer": {"beta1": 0.9}})
+NOISY = {
+    "forward_state": ForwardGradient(2),
+    "zeroth_order": ForwardGradient(2, "weights", window=0, mode="central"),
+    "random_truncation": RandomTruncation(mean_steps=2),
+    "fallback": ImplicitGradient(fallback=RandomTruncation(mean_steps=2)),
+}
+
+
+def plan(folder, estimator=None, **values) -> Plan:
+    fingerprint = {"seed": 0, "trainer": {"beta1": 0.9}}
+    return Plan("mine", TASK, TRM_NODE, estimator or BPTT(), trainer(**values), 0, folder, fingerprint)
 
 
 def timeless(entries):
@@ -47,10 +57,10 @@ def test_going_on_from_a_checkpoint_is_bit_identical(tmp_path, cut, halting):
     first_run = fresh()
     steps = train(first_run, it, TASK, BPTT(), 0)
     begun = timeless(next(steps) for _ in range(cut))
-    checkpoint.save(tmp_path / "c.pt", first_run, {})
+    checkpoint.save(tmp_path / "c.pt", first_run, BPTT(), {})
     torch.manual_seed(99), random.seed(99), np.random.seed(99)  # what else happens in between must not matter
     second_run = fresh()
-    checkpoint.load(tmp_path / "c.pt", second_run, {})
+    checkpoint.load(tmp_path / "c.pt", second_run, BPTT(), {})
     assert second_run.step == cut
     assert begun + timeless(train(second_run, it, TASK, BPTT(), 0)) == whole
     for one, other in ((whole_run.model, second_run.model), (whole_run.average, second_run.average)):
@@ -63,29 +73,33 @@ def test_every_generator_goes_on_where_it_was(tmp_path):
 
     run = begin(trainer(), TASK, model(), 0)
     np.random.randn()  # leaves a second normal number in numpy's generator
-    checkpoint.save(tmp_path / "c.pt", run, {})
+    checkpoint.save(tmp_path / "c.pt", run, BPTT(), {})
     first = draws()
     draws()
-    checkpoint.load(tmp_path / "c.pt", run, {})
+    checkpoint.load(tmp_path / "c.pt", run, BPTT(), {})
     assert draws() == first
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_key(tmp_path):
     run = begin(trainer(), TASK, model(), 0)
     path = tmp_path / "c.pt"
-    checkpoint.save(path, run, {"seed": 0, "trainer": {"beta1": 0.9, "betas": [1, 2]}, "old": None})
-    checkpoint.load(path, run, {"old": None, "trainer": {"betas": (1, 2), "beta1": 0.9}, "seed": 0})  # order, tuples
+    checkpoint.save(path, run, BPTT(), {"seed": 0, "trainer": {"beta1": 0.9, "betas": [1, 2]}, "old": None})
+    checkpoint.load(
+        path, run, BPTT(), {"old": None, "trainer": {"betas": (1, 2), "beta1": 0.9}, "seed": 0}
+    )  # order, tuples
     with pytest.raises(ConfigError, match=r"trainer\.beta1: 0\.9 -> 0\.5\): choose another output_dir"):
-        checkpoint.load(path, run, {"seed": 0, "trainer": {"beta1": 0.5, "betas": [1, 2]}, "old": None})
+        checkpoint.load(path, run, BPTT(), {"seed": 0, "trainer": {"beta1": 0.5, "betas": [1, 2]}, "old": None})
     with pytest.raises(ConfigError, match="new: None -> 3"):
-        checkpoint.load(path, run, {"seed": 0, "trainer": {"beta1": 0.9, "betas": [1, 2]}, "old": None, "new": 3})
+        checkpoint.load(
+            path, run, BPTT(), {"seed": 0, "trainer": {"beta1": 0.9, "betas": [1, 2]}, "old": None, "new": 3}
+        )
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "flipped", "pickle"])
 def test_a_damaged_checkpoint_is_refused_with_its_path_in_one_line(tmp_path, damage):
     run = begin(trainer(), TASK, model(), 0)
     path = tmp_path / "c.pt"
-    checkpoint.save(path, run, {})
+    checkpoint.save(path, run, BPTT(), {})
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[:64] = bytes(64)
@@ -93,7 +107,7 @@ def test_a_damaged_checkpoint_is_refused_with_its_path_in_one_line(tmp_path, dam
     if damage == "pickle":
         torch.save({"model": 3}, path)
     with pytest.raises(ConfigError, match="c.pt is not a checkpoint that can be read") as caught:
-        checkpoint.load(path, run, {})
+        checkpoint.load(path, run, BPTT(), {})
     assert "\n" not in str(caught.value)
 
 
@@ -138,6 +152,45 @@ def test_a_run_that_is_told_to_end_stores_its_step_and_goes_on(tmp_path):
     assert timeless(history(plan(tmp_path / "cut"))) == timeless(history(plan(tmp_path / "whole")))
     whole, cut = (tmp_path / name / "weights.safetensors" for name in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_noise_goes_on_where_it_was_and_evaluations_draw_none(tmp_path, name):
+    def run(folder, *ends, seed=0, **values):
+        it = plan(tmp_path / folder, seeded(NOISY[name], seed), **values)
+        for end in ends:
+            with pytest.raises(Interrupted):
+                execute(it, lambda _, entry: seen.append(entry["step"]), lambda end=end: seen[-1] == end)
+        execute(it, lambda *_: None)
+        return timeless(history(it))
+
+    def losses(entries):
+        return [entry["loss"] for entry in entries]
+
+    seen: list[int] = []
+    whole = run("whole")
+    assert run("cut", 1, 2, 5) == whole
+    assert losses(run("often", eval_every=1)) == losses(whole)
+    other = losses(run("other", seed=1))
+    assert other[0] == losses(whole)[0] and other[2:] != losses(whole)[2:], "the noise decides nothing"
+
+
+def test_a_run_leaves_the_generator_of_its_plan_alone(tmp_path):
+    it = plan(tmp_path / "r", RandomTruncation(mean_steps=2))
+    before = it.estimator.generator.get_state()
+    execute(it, lambda *_: None)
+    assert torch.equal(it.estimator.generator.get_state(), before)
+
+
+def test_a_checkpoint_without_the_noise_of_its_estimator_is_refused_and_serves_where_there_is_none(tmp_path):
+    run, path = begin(trainer(), TASK, model(), 0), tmp_path / "c.pt"
+    checkpoint.save(path, run, BPTT(), {})
+    content = torch.load(path, weights_only=True)
+    del content["estimator"]  # as before estimators had noise
+    torch.save(content, path)
+    checkpoint.load(path, run, BPTT(), {})
+    with pytest.raises(ConfigError, match=r"c\.pt holds no state of the estimator's random numbers: delete it"):
+        checkpoint.load(path, run, RandomTruncation(mean_steps=2), {})
 
 
 def test_lines_of_the_log_after_the_checkpoint_are_taken_again(tmp_path):

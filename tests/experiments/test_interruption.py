@@ -67,10 +67,11 @@ def wait_until_gone(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_a_checkpoint_from_which_training_goes_on_bit_identically(tmp_path, loopgrad):
-    command = ["train", "trainer.train_steps=60", "estimator=one_step"]
+@pytest.mark.parametrize("estimator", ["one_step", "random_truncation"])
+def test_ctrl_c_leaves_a_checkpoint_from_which_training_goes_on_bit_identically(tmp_path, loopgrad, estimator):
+    command = ["train", "trainer.train_steps=60", f"estimator={estimator}"]
     first = begin(tmp_path, *command, "output_dir=cut")
-    run = tmp_path / "cut" / "runs" / "one_step-seed0"
+    run = tmp_path / "cut" / "runs" / f"{estimator}-seed0"
     wait_for_lines(run / "train.jsonl", 10)
     first.send_signal(signal.SIGINT)
     _, err = finish(first, 130)
@@ -79,7 +80,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_training_goes_on_bit_identically(
     assert 10 <= stopped < 60 and (run / "checkpoint.pt").exists() and not (tmp_path / "cut" / "records.jsonl").exists()
     for folder in ("cut", "whole"):
         assert loopgrad(*command, *TINY, f"output_dir={folder}").code == 0
-    other = tmp_path / "whole" / "runs" / "one_step-seed0"
+    other = tmp_path / "whole" / "runs" / f"{estimator}-seed0"
     assert log(run / "train.jsonl") == log(other / "train.jsonl")
     assert (run / "weights.safetensors").read_bytes() == (other / "weights.safetensors").read_bytes()
 

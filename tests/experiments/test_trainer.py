@@ -12,7 +12,15 @@ from loopgrad.experiments.build import build
 from loopgrad.experiments.overrides import composed
 from loopgrad.experiments.seeds import USES, seed_for
 from loopgrad.experiments.trainer import NonFinite, begin, evaluate, train
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, TruncatedBPTT
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    Estimator,
+    ForwardGradient,
+    ImplicitGradient,
+    RandomTruncation,
+    TruncatedBPTT,
+)
 from loopgrad.models import QHalt, QLearning, supervision
 
 
@@ -38,6 +46,13 @@ def test_a_truncated_gradient_starts_alike_and_then_goes_its_own_way():
     assert truncated[2:] != exact[2:]
 
 
+def test_bytes_of_a_random_length_are_those_of_each_step():
+    it = trainer()
+    steps = list(train(begin(it, TASK, model(), 0), it, TASK, RandomTruncation(mean_steps=2, seed=0), 0))
+    fixed = list(train(begin(it, TASK, model(), 0), it, TASK, BPTT(), 0))
+    assert len({entry["saved_bytes"] for entry in steps}) > 1 == len({entry["saved_bytes"] for entry in fixed})
+
+
 def test_another_seed_has_other_data_and_weights():
     assert losses(BPTT(), seed=1)[0][0] != losses(BPTT(), seed=0)[0][0]
     assert len({seed_for(use, seed) for use in USES for seed in range(20)}) == 20 * len(USES)
@@ -52,15 +67,15 @@ class Recorder(type(TASK)):  # pyright: ignore
 
 
 def test_no_estimator_moves_the_data_and_halting_does_not_either():
-    orders = []
-    for estimator, halting in [(BPTT(), QHalt(3, 0.5)), (TruncatedBPTT(num_steps=1), QLearning(2, 0.0))]:
+    orders, ways = [], [(BPTT(), QHalt(3, 0.5)), (TruncatedBPTT(num_steps=1), QLearning(2, 0.0))]
+    for estimator, halting in [*ways, (ForwardGradient(2, seed=0), QHalt(3, 0.5))]:
         task = Recorder(TASK.length, TASK.modulus, TASK.num_test)
         task.asked.clear()
         it = trainer(halting=halting)
         list(train(begin(it, task, model(), 0), it, task, estimator, 0))
         orders.append(list(task.asked))
     seed = seed_for("data", 0)
-    assert orders[0] == orders[1] == [(seed, 0), *((seed, step) for step in range(6))]
+    assert orders[0] == orders[1] == orders[2] == [(seed, 0), *((seed, step) for step in range(6))]
 
 
 def test_learning_rate_rises_linearly_from_zero_and_stays():
