@@ -24,7 +24,7 @@ class ForwardGradient(Estimator):
     perturb="state": u_{t+1} = J_z u_t + xi_{t+1} with fresh noise per sample after every update; the adjoint of z_t is
     estimated by the mean over tangents of (g . u_T) xi_t, row by row; the last one, g, is known. A second recursion
     repeats the noise from its seed and takes the exact vector-Jacobian product of each update with these adjoints. It
-    is UORO with the trace of parameters replaced by the second recursion.
+    is UORO without its scaling of the noise and with the second recursion in place of the trace of parameters.
 
     mode="central" differences the recursion itself, u_T = (z_T(+eps) - z_T(-eps)) / (2 eps): no forward-mode rules are
     needed and, with perturb="weights", no autograd at all: the zeroth-order estimator (SPSA, MeZO, CD-RGE), with a
