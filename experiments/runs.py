@@ -21,7 +21,9 @@ from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import NonFinite, Run, Trainer, begin, train
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
+from loopgrad.gradients.differences import TooCoarse
 from loopgrad.gradients.gate import Unconverged
+from loopgrad.gradients.tangents import CannotCarry
 from loopgrad.models.recursive import RecursiveModel
 
 Report = Callable[[str, dict[str, Any]], None]
@@ -120,7 +122,7 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
         except NonFinite as error:
             checkpoint.save(stored, run, estimator, plan.fingerprint)
             raise NonFinite(f"{plan.name}, {error}") from None
-        except (BudgetTooSmall, Unconverged) as error:
+        except (BudgetTooSmall, CannotCarry, TooCoarse, Unconverged) as error:
             raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None
 
 

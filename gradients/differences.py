@@ -14,6 +14,10 @@ from loopgrad.gradients.recompute import Conditions, graph_free
 from loopgrad.gradients.rows import Rows
 
 
+class TooCoarse(ValueError):
+    """Central differences were asked for in 16-bit arithmetic."""
+
+
 def differences(
     cell: ExplicitCell,
     num_steps: int,
@@ -87,7 +91,7 @@ def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> Non
     """Raise if differences would be taken in 16-bit arithmetic.
 
     Raises:
-        ValueError: A perturbed tensor has a 16-bit dtype, or autocast is on.
+        TooCoarse: A perturbed tensor has a 16-bit dtype, or autocast is on.
     """
     reason = (
         "central differences drown in 16-bit rounding: of bfloat16 the relative error is 16 % at the best step (1e-2) "
@@ -95,12 +99,12 @@ def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> Non
     )
     for tensor, moves in zip(tensors, perturbed, strict=True):
         if moves and tensor.is_floating_point() and tensor.dtype.itemsize < 4:
-            raise ValueError(
+            raise TooCoarse(
                 f"ForwardGradient(mode='central') on {tensor.dtype}: {reason}. Keep float32 weights and states, or "
                 "take mode='jvp'"
             )
         if torch.is_autocast_enabled(tensor.device.type):
-            raise ValueError(
+            raise TooCoarse(
                 f"ForwardGradient(mode='central') under autocast: {reason}. Run the recursion within "
                 "torch.autocast(..., enabled=False), or take mode='jvp'"
             )

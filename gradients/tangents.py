@@ -20,6 +20,10 @@ from loopgrad.gradients.rows import Rows
 _MARKS = ("forward ad", "forward-mode", "jvp", "vmap", "batching rule", "functorch", "functional transform", "in-place")
 
 
+class CannotCarry(RuntimeError):
+    """An operator of the cell has no forward-mode or batching rule, or writes where these must not."""
+
+
 def carry(
     cell: ExplicitCell,
     steps: range,
@@ -49,8 +53,8 @@ def carry(
         The last state's leaves, and its tangents (K, rows, features), None if nothing had any.
 
     Raises:
-        RuntimeError: An operator of the cell cannot carry tangents; or the cell reads a tensor that requires grad and
-            is none of `leaves` and `others`.
+        CannotCarry: An operator of the cell cannot carry tangents.
+        RuntimeError: The cell reads a tensor that requires grad and is none of `leaves` and `others`.
     """
     of_state, of_others = directions[: len(leaves)], directions[len(leaves) :]
     moving = [i for i, v in enumerate(of_others) if v is not None]
@@ -96,7 +100,7 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
         said = str(error)
         if not any(mark in said.lower() for mark in _MARKS):
             raise
-        raise RuntimeError(
+        raise CannotCarry(
             f"the cell cannot carry tangents (torch.func.jvp under vmap): {said.strip().splitlines()[0]} Use operators "
             "with a forward-mode rule (embedding and sum in place of embedding_bag, eval() for batch normalisation, "
             "jvp and setup_context for an autograd.Function), or mode='central', which runs the cell as it is"

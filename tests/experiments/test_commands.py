@@ -236,6 +236,11 @@ def test_no_more_workers_than_runs(asked, plans, workers):
     assert at_once(plans, None, torch.device("meta"), num_threads=1) == 1
 
 
+def test_differences_in_16_bits_end_in_one_line_with_the_way_out(loopgrad, tiny):
+    result = loopgrad("train", *tiny, "estimator=zeroth_order", "trainer.autocast=bf16")
+    assert result.code == 2 and "mode='jvp'" in result.err and len(result.err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_a_budget_that_is_too_small_ends_in_one_line_with_the_one_that_fits(loopgrad, tiny, command):
     result = loopgrad(
