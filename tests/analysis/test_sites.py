@@ -37,7 +37,8 @@ def test_residuals_are_those_of_the_official_code_with_the_same_weights(name):
     assert {key.split(".")[1] for key in expected} == set(trace.streams)
     for key, values in expected.items():
         kind, stream = key.split(".")
-        np.testing.assert_allclose(getattr(trace, kind)[stream], values.numpy(), rtol=2e-5, err_msg=key)
+        # relative residuals are differences of float32 states of norm one: their rounding is the processor's own
+        np.testing.assert_allclose(getattr(trace, kind)[stream], values.numpy(), rtol=2e-5, atol=1e-5, err_msg=key)
     for stream in trace.streams:
         np.testing.assert_allclose(trace.map[stream], expected[f"cycle.{stream}"][-1].numpy(), rtol=2e-5)
 
