@@ -39,11 +39,13 @@ def load(name, rename=lambda key: key):
 def test_logits_and_gradients_equal_those_of_the_official_code(name):
     model, data, estimator = load(name)
     state, ids = None, data["puzzle_ids"]
+    # float32 through two segments: 2e-5 of other rounding were seen on another processor
+    float32 = {"rtol": 1e-4, "atol": 1e-4}
     for segment in range(2):
         output = model(state, data["inputs"], ids, estimator)
         state = {key: z.detach() for key, z in output.state.items()}
         for field in ("logits", "q_halt", "q_continue"):
-            torch.testing.assert_close(getattr(output, field), data[f"{field}.{segment}"], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(getattr(output, field), data[f"{field}.{segment}"], **float32)
     loss = stablemax_cross_entropy(output.logits, data["labels"]).sum()
     (loss + output.q_halt.sum() + 2 * output.q_continue.sum()).backward()
     expected = {key[9:]: t for key, t in data.items() if key.startswith("gradient.")}
@@ -51,7 +53,7 @@ def test_logits_and_gradients_equal_those_of_the_official_code(name):
     assert gradients.keys() == {key.removeprefix("inner.") for key in expected}
     for key, gradient in expected.items():
         scale = gradient.abs().max().item()
-        torch.testing.assert_close(gradients[key.removeprefix("inner.")], gradient, rtol=1e-5, atol=1e-5 * scale)
+        torch.testing.assert_close(gradients[key.removeprefix("inner.")], gradient, rtol=1e-4, atol=1e-4 * scale)
 
 
 def official_layout(model, tensors):
