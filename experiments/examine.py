@@ -35,6 +35,7 @@ from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.weights import Weights
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.models.recursive import RecursiveModel, State
 
@@ -110,7 +111,7 @@ class Subject:
     @property
     def plain(self) -> bool:
         """Whether its state is that of the map; a coupled cell carries more, and has another Jacobian."""
-        return not hasattr(self.cell, "couple")
+        return not is_invertible(self.cell)
 
     def run(self, state: State, num_steps: int) -> State:
         """Return the state after some updates."""
