@@ -83,6 +83,7 @@ class _Reversal:
 
     def run(self, tensors: Sequence[torch.Tensor], wanted: Sequence[bool], grads: list) -> list:
         """Return the gradients of `tensors`, those of the leaves of the state first."""
+        # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
         width, blocks = len(self.cell.state), len(self.schedule.bounds) - 1
         others = [alias(t, needed) for t, needed in zip(tensors[width:], wanted[width:], strict=True)]
         totals: list[torch.Tensor | None] = [None] * len(others)
@@ -134,7 +135,8 @@ class _Reversal:
             entries = cell.leaf_views(others)
             start, stop = bounds[snapshot.block : snapshot.block + 2]
             last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop)
-            # made last, so run first: each sum continues from its total, in the order in which BPTT adds
+            # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
+            # was made last first: handed the totals, these views start each sum with them, and the order is the same
             resumed = [leaf_view(t) for t in entries]
         pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]

@@ -105,7 +105,11 @@ class ReversibleBPTT(Estimator):
 
 
 class _Recursion(torch.autograd.Function):
-    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves."""
+    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves.
+
+    One node, so that autograd keeps nothing of the updates and hands each parameter one gradient. Backward must then do
+    by hand what autograd would have done: go through the updates from the last to the first, and sum.
+    """
 
     @staticmethod
     def forward(
@@ -127,6 +131,7 @@ class _Recursion(torch.autograd.Function):
                     check_structure(state, after)
                 notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
                 state = prepared(after)
+                # the generators before each update; all the same object where nothing is drawn
                 now = conditions.generator_states()
                 draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
                 _check_buffers(conditions, cell.cell)
@@ -135,11 +140,12 @@ class _Recursion(torch.autograd.Function):
         if draws[-1] is draws[0]:
             conditions.generators = []
         leaves = tree.flatten(state)[0]
-        dropped = [note.dropped for note in notes]
-        ctx.conditions, ctx.draws, ctx.touched = conditions, draws, [note.touched for note in notes]
-        ctx.lengths = [len(words) for words in dropped]
-        kept = [word for words in dropped for word in words] + [leaf for anchor in anchors for leaf in anchor]
-        ctx.save_for_backward(*tensors, *leaves, *kept)
+        ctx.conditions, ctx.draws = conditions, draws
+        # tensors go through save_for_backward, which frees them in time and notices if they are written to: those of
+        # the notes in one flat list, of which the lengths are kept here
+        ctx.touched, ctx.lengths = [note.touched for note in notes], [len(note.dropped) for note in notes]
+        dropped = [word for note in notes for word in note.dropped]
+        ctx.save_for_backward(*tensors, *leaves, *dropped, *(leaf for anchor in anchors for leaf in anchor))
         return tuple(leaf.detach() for leaf in leaves)
 
     @staticmethod
@@ -148,6 +154,7 @@ class _Recursion(torch.autograd.Function):
         cell, width = ctx.cell, len(ctx.cell.state)
         saved = iter(ctx.saved_tensors)
         first = [next(saved) for _ in range(width)]
+        # the updates read aliases, or every parameter's hook (as of DDP) would fire once per update
         aliases = [
             alias(next(saved), needed) for _, needed in zip(cell.others, ctx.needs_input_grad[4 + width :], strict=True)
         ]
@@ -158,40 +165,45 @@ class _Recursion(torch.autograd.Function):
         caches = ctx.conditions.autocast_caches()
         # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
         bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(ctx.are_leaves)]
-        totals = GradientSums(aliases, bare, caches)
+        sums = GradientSums(aliases, bare, caches)
         period = period_of(cell.cell)
 
         def sweep(module: Any, inputs: Any) -> list[torch.Tensor | None]:
+            # invariant: `state` is the one after update `step`, and `grads` that of the loss by each of its leaves
             state, grads = cell.unflatten_state(last), list(cotangents)
             for step in reversed(range(ctx.num_steps)):
                 if not any(grad is not None for grad in grads):
                     break
                 if ctx.conditions.generators:
-                    ctx.conditions.set_generators(ctx.draws[step])
+                    ctx.conditions.set_generators(ctx.draws[step])  # the masks that this update drew
+                # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
                 undone = module(state, inputs, step, Note(ctx.touched[step], words[step]))
                 state, reads = undone.before, undone.reads
-                if step >= ctx.num_steps - period:
-                    totals.look([image for image in undone.images if image is not None], reads)
+                if step >= ctx.num_steps - period:  # graphs repeat from cycle to cycle: one cycle tells all
+                    sums.learn([image for image in undone.images if image is not None], reads)
+                # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
                 seeds, grads = module.pull(undone.images, grads)
                 pairs = zip(undone.images, seeds, strict=True)
                 pairs = [(i, seed) for i, seed in pairs if seed is not None and i.requires_grad]
                 for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
                     if grad is not None and grad.dtype == read.dtype:
-                        # the leaf's own gradient comes first, as in BPTT, which has no cast between the two
+                        # floating sums depend on their order. BPTT adds what came around the cell first, so it is
+                        # handed to autograd as a root at the leaf; not so where BPTT has a cast between the two
                         pairs.append((read, grad))
                         grads[i] = None
-                for i, read in enumerate(totals.pull(pairs, reads) if pairs else ()):
+                # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
+                for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
                     if read is not None:
                         grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
                 if anchors and step and step % ctx.how.anchors == 0:
                     state = cell.unflatten_state(anchors[step // ctx.how.anchors - 1])
-            else:
+            else:  # only a sweep that has come to the beginning can compare it with the first state
                 _verify(cell, ctx.how.verify, state, first, last)
             return grads + [None] * (width - len(grads))
 
         with ctx.conditions.restored(cell.cell):
-            grads = cell.call(sweep, totals.entries, {})
-        return None, None, None, None, *grads, *totals.result()
+            grads = cell.call(sweep, sums.entries, {})
+        return None, None, None, None, *grads, *sums.result()
 
 
 def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
