@@ -73,6 +73,9 @@ class Damped(Coupling):
         else:  # each copy is divided by 1 - beta at every other update that is undone
             self.safe_length = int(2 * SPARE_BITS[arithmetic] / -math.log2(1 - self.beta))
 
+    def _rate(self) -> str:
+        return f"beta={self.beta}"
+
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
         return self._plus(kept, image), current, [digits, lost[0]] if lost else []
@@ -136,6 +139,9 @@ class Leapfrog(Coupling):
         self.scale = self.factor = float(scale)
         self.share = 1.0
 
+    def _rate(self) -> str:
+        return f"scale={self.scale}"
+
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         return self._plus(other, image), current, lost
 
@@ -198,6 +204,9 @@ class Momentum(Coupling):
             self.ratio = Ratio.of(self.gamma)
         else:  # the velocity is divided by gamma at each update that is undone
             self.safe_length = int(SPARE_BITS[arithmetic] / -math.log2(self.gamma))
+
+    def _rate(self) -> str:
+        return f"gamma={self.gamma}"
 
     def _companion(self, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()
