@@ -27,7 +27,7 @@ FLOORS = {"bfloat16": 7.8e-3, "float16": 9.8e-4, "float32": 4.8e-7, "float64": 8
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What the labels rest on; heuristics, so look at `sweep` too.
+    """What the labels rest on; heuristics, so look at `sweep_thresholds` too.
 
     Attributes:
         rtol: Relative residual per cycle that counts as having arrived.
@@ -145,7 +145,9 @@ def classify(
     return result
 
 
-def sweep(trace: Trace, factors: Sequence[float] = (0.3, 1.0, 3.0), **options: Any) -> dict[float, dict[str, Verdicts]]:
+def sweep_thresholds(
+    trace: Trace, factors: Sequence[float] = (0.3, 1.0, 3.0), **options: Any
+) -> dict[float, dict[str, Verdicts]]:
     """Classify with all thresholds multiplied by each factor: labels that change are not to be leant on.
 
     Args:

@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import pkgutil
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_an_init_lists_names_and_computes_nothing(top):
             assert isinstance(node, ast.ImportFrom) or names in (["__all__"], ["__version__"]) or guard, (
                 f"{path}, line {node.lineno}"
             )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_function_has_the_name_of_its_module(package):
+    """Else `import loopgrad.analysis.x` and `from loopgrad.analysis import x` give two things of one name."""
+    module = importlib.import_module(package)
+    modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    assert modules & set(module.__all__) == set()
 
 
 def undocumented(module) -> list[str]:
