@@ -13,7 +13,7 @@ from loopgrad.analysis.agreement import (
 )
 from loopgrad.analysis.bias_variance import BiasVariance, bias_and_variance, minibatch_variance
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
-from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep_thresholds
+from loopgrad.analysis.dynamics import classify, sweep_thresholds
 from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_points, multistart
 from loopgrad.analysis.gaps import GradientGap, gradient_gaps
 from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval
@@ -25,6 +25,7 @@ from loopgrad.analysis.sites import CellSite, ModuleSite
 from loopgrad.analysis.spectrum import LyapunovExponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.state_map import StateMap
 from loopgrad.analysis.trajectory import Trace, record
+from loopgrad.analysis.verdicts import Thresholds, Verdicts
 
 __all__ = [
     "Agreement",

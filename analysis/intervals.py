@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS, Verdicts
+from loopgrad.analysis.verdicts import LABELS, Verdicts
 
 Array = np.ndarray
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopgrad.analysis import bootstrap_interval, wilson_interval
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.findings import Record
 
 

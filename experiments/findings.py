@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from loopgrad.analysis import FixedPoints, GradientGap, Multistart, Trace, Verdicts, sweep_thresholds
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.plots.series import relative_residuals
+from loopgrad.analysis.verdicts import LABELS
 
 Record = dict[str, Any]
 LEVELS = (0.05, 0.5, 0.95)

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.intervals import wilson_interval
 from loopgrad.analysis.plots.style import PAGE, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.verdicts import LABELS
 
 
 def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged") -> Drawn:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments import analyse, records
 from loopgrad.experiments.examine import Examination, meet
 from loopgrad.experiments.weights import find
