@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 class StateMap:
@@ -58,7 +58,7 @@ class StateMap:
         state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
         self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
         leaves, self._unflatten = tree.flatten(state)
-        self._rows = Rows(leaves, per_sample=True)
+        self._rows = RowLayout(leaves, per_sample=True)
         self.point = self._rows.join(leaves)
 
     def sample(self, index: int) -> "StateMap":

@@ -6,7 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
-from loopgrad.gradients.depths import Depths
+from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
 from loopgrad.gradients.forward_gradient import ForwardGradient
 from loopgrad.gradients.forward_mode import ForwardMode
@@ -20,7 +20,7 @@ from loopgrad.gradients.truncated import TruncatedBPTT
 __all__ = [
     "BPTT",
     "CheckpointedBPTT",
-    "Depths",
+    "DepthDistribution",
     "Estimator",
     "ForwardGradient",
     "ForwardMode",

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from loopgrad.gradients import host
+from loopgrad.gradients import host_memory
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.explicit import ExplicitCell, alias, entry
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, leaf_view
 from loopgrad.gradients.live_bytes import PeakBytes, storages
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
@@ -112,7 +112,7 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
     return binomial(num_steps, snapshots, length)
 
 
-def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
+def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
     """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was."""
     tensors = [*cell.state, *cell.others]
     conditions = Conditions(cell.cell, tensors)
@@ -131,7 +131,7 @@ def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
         torch.clear_autocast_cache()
     graph, taped = (max(column) for column in zip(*measured, strict=True))
     generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
-    kept = [leaf for leaf in state if not offload or host.stays(leaf)]
+    kept = [leaf for leaf in state if not offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
         snapshot=_bytes(kept) + generators * moved + copies * written,
@@ -143,13 +143,13 @@ def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
     )
 
 
-def _one_update(cell: ExplicitCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
+def _one_update(cell: FunctionalCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
     sources = [alias(leaf, True) for leaf in state]
     others = [alias(t, t.requires_grad) for t in cell.others]
     with PeakBytes() as live:
-        entries = cell.entries(others)
-        last = cell.run_on([entry(t) for t in sources], entries, buffers, step, step + 1)
-        resumed = [entry(t) for t in entries if t.requires_grad]
+        entries = cell.leaf_views(others)
+        last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1)
+        resumed = [leaf_view(t) for t in entries if t.requires_grad]
         graph = live.live
         pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if out.requires_grad]
         sources += [t for t in others if t.requires_grad]

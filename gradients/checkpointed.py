@@ -7,9 +7,9 @@ from typing import Any, Literal
 from torch import nn
 
 from loopgrad.gradients import budget
+from loopgrad.gradients.checkpointed_backward import CheckpointedRecursion
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
-from loopgrad.gradients.reversal import Checkpointed
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.schedule import Schedule, binomial, segments
 
 
@@ -101,21 +101,23 @@ class CheckpointedBPTT(Estimator):
             for step in range(num_steps):
                 state = cell(state, inputs, step)
             return Rollout(state, Stats(cell_evaluations=num_steps, vjps=0))
-        explicit, offload = ExplicitCell(cell, state, inputs), self.offload == "cpu"
+        functional, offload = FunctionalCell(cell, state, inputs), self.offload == "cpu"
         traced = 0
         if self.memory_budget is None:
             schedule = self._schedule(num_steps)
         else:
-            footprint = budget.trace(explicit, num_steps, offload)
+            footprint = budget.trace(functional, num_steps, offload)
             traced = footprint.traced
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         if schedule is None:
             for step in range(num_steps):
                 state = cell(state, inputs, step)
             return Rollout(state, Stats(traced + num_steps, traced + num_steps))
-        leaves = Checkpointed.apply(explicit, inputs, schedule, offload, *explicit.state, *explicit.others)
+        leaves = CheckpointedRecursion.apply(
+            functional, inputs, schedule, offload, *functional.state, *functional.others
+        )
         stats = Stats(traced + schedule.evaluations, vjps=traced + num_steps)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+        return Rollout(functional.unflatten_state(leaves), stats)
 
     def _schedule(self, num_steps: int) -> Schedule:
         if self.num_snapshots is not None:

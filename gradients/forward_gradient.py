@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
 from loopgrad.gradients.forward_recursion import ForwardStats, recursion
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,9 @@ class ForwardGradient(Estimator):
         first = max(0, num_steps - self.window) if wanted else 0
         stats = ForwardStats(num_steps - first, (num_steps - first) * wanted)
         if first:
-            explicit = ExplicitCell(cell, state, inputs)
-            rows = Rows(explicit.state, self.scope == "sample")
-            state = explicit.unflatten_state(list(recursion(explicit, first, self, stats, rows)))
+            functional = FunctionalCell(cell, state, inputs)
+            rows = RowLayout(functional.state, self.scope == "sample")
+            state = functional.unflatten_state(list(recursion(functional, first, self, stats, rows)))
         for step in range(first, num_steps):
             state = cell(state, inputs, step)
         return Rollout(state, stats)

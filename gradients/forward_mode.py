@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
 from loopgrad.gradients.forward_recursion import ForwardStats
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.recompute import Conditions
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 
 
@@ -79,8 +79,8 @@ class ForwardMode(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion with a tangent for each parameter beside it."""
-        explicit = ExplicitCell(cell, state, inputs)
-        chosen = self._chosen(cell, explicit)
+        functional = FunctionalCell(cell, state, inputs)
+        chosen = self._chosen(cell, functional)
         count = sum(p.numel() for p in chosen)
         if count > self.max_parameters:
             raise ValueError(
@@ -95,14 +95,14 @@ class ForwardMode(Estimator):
                     state = cell(state, inputs, step)
             stats.add(num_steps)
             return Rollout(state, stats)
-        leaves = _Recursion.apply(explicit, num_steps, self, stats, *chosen)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+        leaves = _Recursion.apply(functional, num_steps, self, stats, *chosen)
+        return Rollout(functional.unflatten_state(leaves), stats)
 
-    def _chosen(self, cell: nn.Module, explicit: ExplicitCell) -> list[Tensor]:
+    def _chosen(self, cell: nn.Module, functional: FunctionalCell) -> list[Tensor]:
         if not torch.is_grad_enabled():
             return []
         if self.parameters is None:
-            return [tensor for tensor in explicit.others[explicit.num_inputs :] if tensor.requires_grad]
+            return [tensor for tensor in functional.others[functional.num_inputs :] if tensor.requires_grad]
         every = dict(cell.named_parameters())
         for name in self.parameters:
             if name not in every:
@@ -118,10 +118,10 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
+        ctx: Any, cell: FunctionalCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.rows, ctx.shapes = Rows(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
+        ctx.rows, ctx.shapes = RowLayout(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
         places = [next(i for i, tensor in enumerate(cell.others) if tensor is p) for p in chosen]
         tensors, conditions = [*cell.state, *cell.others], Conditions(cell.cell, [*cell.state, *cell.others])
         count, parts, last = sum(p.numel() for p in chosen), [], []

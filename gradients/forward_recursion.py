@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.contract import Stats
-from loopgrad.gradients.differences import check_precision, differences
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view
 from loopgrad.gradients.noise import Noise, fresh_seed
 from loopgrad.gradients.recompute import Conditions
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 
 
@@ -30,7 +30,9 @@ class ForwardStats(Stats):
         object.__setattr__(self, "tangents", self.tangents + tangents)
 
 
-def recursion(cell: ExplicitCell, num_steps: int, how: Any, stats: ForwardStats, rows: Rows) -> tuple[Tensor, ...]:
+def recursion(
+    cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout
+) -> tuple[Tensor, ...]:
     """Return the leaves of the state after `num_steps` updates, as outputs of one node that estimates as `how` says."""
     return _Recursion.apply(cell, num_steps, how, stats, rows, *cell.state, *cell.others)
 
@@ -41,11 +43,11 @@ class _Recursion(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: ExplicitCell,
+        cell: FunctionalCell,
         num_steps: int,
         how: Any,
         stats: ForwardStats,
-        rows: Rows,
+        rows: RowLayout,
         *tensors: Any,
     ) -> Any:
         ctx.set_materialize_grads(False)
@@ -124,7 +126,7 @@ def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor |
     with ctx.conditions.restored(cell.cell) as buffers:
         for step in range(ctx.num_steps):
             state = [alias(leaf, step == 0 and wanted[i]) for i, leaf in enumerate(leaves)]
-            outputs = cell.run_on([entry(leaf) for leaf in state], cell.entries(others), buffers, step, step + 1)
+            outputs = cell.run_on([leaf_view(leaf) for leaf in state], cell.leaf_views(others), buffers, step, step + 1)
             check_nothing_hidden(outputs, [*state, *known])
             last = step == ctx.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
@@ -135,7 +137,7 @@ def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor |
     return [None if total is None else total.to(t.dtype) for total, t in zip(found, tensors, strict=True)]
 
 
-def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: Rows) -> None:
+def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: RowLayout) -> None:
     sizes = [leaf.numel() // len(adjoint) for leaf in outputs]
     pairs = zip(outputs, adjoint.split(sizes, dim=1), strict=True)
     pairs = [(leaf, part.reshape(leaf.shape).to(leaf.dtype)) for leaf, part in pairs if leaf.requires_grad]

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
-from loopgrad.gradients.explicit import ExplicitCell
-from loopgrad.gradients.gate import ImplicitStats
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.implicit_backward import implicit_gradients
+from loopgrad.gradients.implicit_verdict import ImplicitStats
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
 
@@ -131,10 +131,12 @@ class ImplicitGradient(Estimator):
             for step in range(num_steps):
                 state = cell(state, inputs, step)
             return Rollout(state, Stats(cell_evaluations=num_steps, vjps=num_steps * wanted))
-        explicit, stats = ExplicitCell(cell, state, inputs), ImplicitStats(0)
-        rows = Rows(explicit.state, self.scope == "sample")
-        leaves = _Recursion.apply(explicit, inputs, num_steps, self, stats, rows, *explicit.state, *explicit.others)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+        functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0)
+        rows = RowLayout(functional.state, self.scope == "sample")
+        leaves = _Recursion.apply(
+            functional, inputs, num_steps, self, stats, rows, *functional.state, *functional.others
+        )
+        return Rollout(functional.unflatten_state(leaves), stats)
 
     def window(self, num_steps: int, period: int) -> int:
         """Return the number of last updates that the fallback goes through."""
@@ -149,12 +151,12 @@ class _Recursion(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: ExplicitCell,
+        cell: FunctionalCell,
         inputs: Any,
         num_steps: int,
         how: ImplicitGradient,
         stats: ImplicitStats,
-        rows: Rows,
+        rows: RowLayout,
         *tensors: Tensor,
     ) -> Any:
         ctx.set_materialize_grads(False)
@@ -202,7 +204,7 @@ class _Recursion(torch.autograd.Function):
 
 
 def _searched(
-    cell: ExplicitCell, inputs: Any, cycle: range, how: Any, rows: Rows, stats: ImplicitStats, cycles: int
+    cell: FunctionalCell, inputs: Any, cycle: range, how: Any, rows: RowLayout, stats: ImplicitStats, cycles: int
 ) -> list[Tensor]:
     def image(z: Tensor) -> Tensor:
         state = cell.unflatten_state(rows.split(z))

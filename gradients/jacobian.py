@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 def jacobian_penalty(
@@ -55,7 +55,7 @@ def jacobian_penalty(
         )
     leaves, unflatten = tree.flatten(state)
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-    rows, total = Rows(leaves, per_sample=True), torch.zeros(())
+    rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())
     with sdpa_kernel(SDPBackend.MATH):
         after = unflatten(list(leaves))
         for step in range(num_steps - period, num_steps):

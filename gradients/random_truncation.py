@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats, period_of
-from loopgrad.gradients.depths import DepthDistribution, Depths, check_depths
+from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -36,7 +36,7 @@ class RandomTruncation(Estimator):
     Args:
         mean_steps: Mean of k in updates, above 1. Give one of the two.
         mean_cycles: Mean of k / cell.period, for a k of whole cycles, above 1; d counts cycles then.
-        distribution: Of k, as in `Depths`: "geometric", "poisson" or "lognormal".
+        distribution: Of k, as in `DepthDistribution`: "geometric", "poisson" or "lognormal".
         sigma: Of "lognormal".
         reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
         seed: Of the draws; None starts from the system's entropy.
@@ -71,7 +71,7 @@ class RandomTruncation(Estimator):
 
     mean_steps: float | None = None
     mean_cycles: float | None = None
-    distribution: DepthDistribution = "geometric"
+    distribution: DepthFamily = "geometric"
     sigma: float = 0.5
     reweight: bool = True
     seed: int | None = None
@@ -90,7 +90,7 @@ class RandomTruncation(Estimator):
                 "differentiates two cycles of the cell in the mean"
             )
         ((name, mean),) = given.items()
-        check_depths("RandomTruncation", name, mean, self.distribution, self.sigma)
+        check_depth_distribution("RandomTruncation", name, mean, self.distribution, self.sigma)
         if not isinstance(self.reweight, bool):
             raise TypeError(f"RandomTruncation(reweight=...) must be True or False, got {self.reweight!r}")
         if mean == 1 and self.reweight:
@@ -104,10 +104,10 @@ class RandomTruncation(Estimator):
             object.__setattr__(self, "kind", "biased")
 
     @property
-    def depths(self) -> Depths:
+    def depths(self) -> DepthDistribution:
         """The distribution of k, in updates or in cycles."""
         mean = self.mean_steps if self.mean_steps is not None else self.mean_cycles
-        return Depths(mean or 1, self.distribution, self.sigma)
+        return DepthDistribution(mean or 1, self.distribution, self.sigma)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd with weights between them."""

@@ -10,9 +10,9 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
-from loopgrad.gradients.explicit import ExplicitCell, alias
+from loopgrad.gradients.functional_cell import FunctionalCell, alias
+from loopgrad.gradients.gradient_sums import GradientSums
 from loopgrad.gradients.recompute import Conditions, graph_free
-from loopgrad.gradients.totals import Totals
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
 TOLERANCE = 0.1
@@ -92,9 +92,9 @@ class ReversibleBPTT(Estimator):
                 state = cell(state, inputs, step)
             return Rollout(state, Stats(cell_evaluations=num_steps, vjps=0))
         self._check_length(cell, num_steps)
-        explicit = ExplicitCell(cell, state, inputs)
-        leaves = _Recursion.apply(explicit, inputs, num_steps, self, *explicit.state, *explicit.others)
-        return Rollout(explicit.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
+        functional = FunctionalCell(cell, state, inputs)
+        leaves = _Recursion.apply(functional, inputs, num_steps, self, *functional.state, *functional.others)
+        return Rollout(functional.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
 
     def _check_length(self, cell: Any, num_steps: int) -> None:
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
@@ -111,7 +111,7 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, inputs: Any, num_steps: int, how: ReversibleBPTT, *tensors: torch.Tensor
+        ctx: Any, cell: FunctionalCell, inputs: Any, num_steps: int, how: ReversibleBPTT, *tensors: torch.Tensor
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.cell, ctx.num_steps, ctx.how = cell, num_steps, how
@@ -167,7 +167,7 @@ class _Recursion(torch.autograd.Function):
         caches = ctx.conditions.autocast_caches()
         # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
         bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(ctx.are_leaves)]
-        totals = Totals(aliases, bare, caches)
+        totals = GradientSums(aliases, bare, caches)
         period = period_of(cell.cell)
 
         def sweep(module: Any, inputs: Any) -> list[torch.Tensor | None]:
@@ -212,7 +212,7 @@ def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(cell: ExplicitCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
+def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
     """Compare the first state as reconstructed with what it was."""
     if verify == "off":
         return

@@ -18,7 +18,7 @@ import loopgrad.gradients as gradients
 import loopgrad.models as models
 from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.targets import target_of
-from loopgrad.models.coupling import COUPLINGS
+from loopgrad.models.reversible_cells import COUPLINGS
 
 # Authors, "Title", [venue,] year[, arXiv id]; where the arXiv id is given, the title may be missing
 ENTRY = re.compile(

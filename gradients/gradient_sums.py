@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from loopgrad.gradients.explicit import check_nothing_hidden, entry
+from loopgrad.gradients.functional_cell import check_nothing_hidden, leaf_view
 
 
-class Totals:
+class GradientSums:
     """Takes one vector-Jacobian product after the other and adds up what falls on shared tensors.
 
     A backward pass through one graph adds the gradients of a tensor in the order in which it meets its uses. Where an
@@ -32,7 +32,7 @@ class Totals:
         """
         self._leaves = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
-            self.entries = [leaf if as_it_is else entry(leaf) for leaf, as_it_is in zip(leaves, bare, strict=True)]
+            self.entries = [leaf if as_it_is else leaf_view(leaf) for leaf, as_it_is in zip(leaves, bare, strict=True)]
         self._wanted = [tensor for tensor in self.entries if tensor.requires_grad]
         self._sums: list[torch.Tensor | None] = [None] * len(self._wanted)
         self._casts: dict[Any, torch.Tensor | None] = {}

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients import host, tree
+from loopgrad.gradients import host_memory, tree
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry, release
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, free_nodes, leaf_view
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.schedule import Schedule
 
 
-class Checkpointed(torch.autograd.Function):
+class CheckpointedRecursion(torch.autograd.Function):
     """The whole recursion as one node: (state leaves, other tensors) -> last state leaves.
 
-    Applied to an `ExplicitCell`, its inputs, a `Schedule`, whether to offload, and the tensors.
+    Applied to a `FunctionalCell`, its inputs, a `Schedule`, whether to offload, and the tensors.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, inputs: Any, schedule: Schedule, offload: bool, *tensors: torch.Tensor
+        ctx: Any, cell: FunctionalCell, inputs: Any, schedule: Schedule, offload: bool, *tensors: torch.Tensor
     ) -> Any:
         """Run the recursion without a graph, storing the states that the schedule names."""
         ctx.set_materialize_grads(False)
@@ -33,7 +33,7 @@ class Checkpointed(torch.autograd.Function):
         versions = [tensor._version for tensor in tensors]
         snapshots, conditions, state = [], [], cell.state
         for start, stop in itertools.pairwise([*ctx.places, blocks]):
-            kept = [host.store(leaf) if offload and start else leaf for leaf in state]
+            kept = [host_memory.store(leaf) if offload and start else leaf for leaf in state]
             snapshots.append([(leaf, leaf._version) for leaf in kept])
             conditions.append(Conditions(cell.cell, tensors, conditions[-1] if conditions else None))
             steps = range(bounds[start], bounds[stop])
@@ -108,7 +108,7 @@ class _Reversal:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
                 if self.offload and stop != block:
-                    leaves = [host.store(leaf) for leaf in leaves]
+                    leaves = [host_memory.store(leaf) for leaf in leaves]
                 self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, tensors)))
                 start = stop
 
@@ -117,7 +117,7 @@ class _Reversal:
 
     def fetched(self, snapshot: _Snapshot) -> list[torch.Tensor]:
         """Return the leaves of a snapshot on the devices of the state."""
-        return [host.fetch(leaf, device) for leaf, device in zip(snapshot.leaves, self.devices, strict=True)]
+        return [host_memory.fetch(leaf, device) for leaf, device in zip(snapshot.leaves, self.devices, strict=True)]
 
     def through(
         self,
@@ -132,11 +132,11 @@ class _Reversal:
         cell, bounds = self.cell, self.schedule.bounds
         state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
         with snapshot.conditions.restored(cell.cell) as buffers:
-            entries = cell.entries(others)
+            entries = cell.leaf_views(others)
             start, stop = bounds[snapshot.block : snapshot.block + 2]
-            last = cell.run_on([entry(t) for t in state], entries, buffers, start, stop)
+            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop)
             # made last, so run first: each sum continues from its total, in the order in which BPTT adds
-            resumed = [entry(t) for t in entries]
+            resumed = [leaf_view(t) for t in entries]
         pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
         sources = [t for t in (*state, *others) if t.requires_grad]
@@ -147,7 +147,7 @@ class _Reversal:
         del last, resumed, pairs, entries
         found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
         del outputs
-        release(nodes)
+        free_nodes(nodes)
         grads[:] = [next(found) if t.requires_grad else None for t in state]
         totals[:] = [next(found) if t.requires_grad else None for t in others]
         return True

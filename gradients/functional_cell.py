@@ -15,7 +15,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Stationary
 
 
-class ExplicitCell:
+class FunctionalCell:
     """The updates start..stop-1 of a cell, with all that they depend on passed as tensors.
 
     Attributes:
@@ -37,12 +37,12 @@ class ExplicitCell:
         self.num_inputs = len(tree.tensors(inputs))
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
-    def entries(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def leaf_views(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are.
 
         Modules that count gradients through hooks cannot do so on inputs that are given to autograd.grad.
         """
-        return [entry(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
+        return [leaf_view(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
 
     def run_on(
         self,
@@ -81,7 +81,7 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
     """Return the nodes of the graph of `outputs`, those nearest to them first; raise if it reaches a leaf not `known`.
 
     Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost. Nodes that
-    Python has seen are freed recursively (torch 2.13), so the nodes of a deep graph must be handed to `release`.
+    Python has seen are freed recursively (torch 2.13), so the nodes of a deep graph must be handed to `free_nodes`.
 
     Raises:
         RuntimeError: Naming the shape of the tensor and what to do.
@@ -104,7 +104,7 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
     return nodes
 
 
-def release(nodes: list[Any]) -> None:
+def free_nodes(nodes: list[Any]) -> None:
     """Free the nodes of a graph whose outputs are gone, one by one."""
     nodes.reverse()
     while nodes:
@@ -116,7 +116,7 @@ def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
     return tensor.detach().requires_grad_(requires_grad)
 
 
-def entry(tensor: torch.Tensor) -> torch.Tensor:
+def leaf_view(tensor: torch.Tensor) -> torch.Tensor:
     """Return what an update reads in place of a leaf that is given to autograd.grad.
 
     A view: modules that count gradients through hooks cannot do so on such a leaf.

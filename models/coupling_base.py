@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Stationary, tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.fixed_point import SCALE, Ratio, plus, to_grid
+from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
 
 Arithmetic = Literal["exact", "float64", "float32"]
 Per = Literal["cycle", "update"]

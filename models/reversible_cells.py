@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Per, times, total
-from loopgrad.models.fixed_point import Ratio
+from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per, times, total
+from loopgrad.models.grid_arithmetic import Ratio
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
 SPARE_BITS = {"float64": 48, "float32": 20}
