@@ -107,7 +107,7 @@ def dense(cell, state, inputs, num_steps):
 
 @cache
 def witness(name):
-    """The gradient by the dense solve and by long BPTT, the Jacobian of the cycle and the last state: once a problem."""
+    """Two gradients (dense solve, long BPTT), the Jacobian of the cycle and the last state, once per problem."""
     by_solve, jacobian = dense(*problem(name))
     cell, state, inputs, num_steps = problem(name)
     last = BPTT()(cell, state, inputs, num_steps).state
