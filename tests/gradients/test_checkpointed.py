@@ -146,6 +146,7 @@ def test_layers_with_a_kernel_of_their_own_give_the_values_of_bptt():
         assert all(map(torch.equal, ours, bptt))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_compiled_cell_gives_the_gradient_of_the_compiled_loop():
     problem = build("two_streams", torch.float32)
