@@ -110,7 +110,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["plain", "mixed", "mixed, two updates a cycle"])
 @every_coupling
 def test_bf16_autocast_is_met_again(coupling, cell, cache, encoded):
