@@ -260,6 +260,7 @@ def test_nothing_to_differentiate_and_nothing_to_run():
     assert RandomTruncation(mean_steps=2)(problem.cell, problem.state, problem.inputs, 0).state is problem.state
 
 
+@pytest.mark.slow
 @every_distribution
 @pytest.mark.parametrize("reweight", [True, False])
 def test_many_draws_show_no_bias_with_weights_and_one_without(distribution, reweight):
