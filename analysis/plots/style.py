@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.verdicts import LABELS
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Drawn(NamedTuple):
 
     figure: "Figure"
     table: list[Row]
+
+    def __repr__(self) -> str:
+        """Say how large the figure and its table are."""
+        width, height = self.figure.get_size_inches()
+        columns = ", ".join(self.table[0]) if self.table else "none"
+        return shortened(f"Drawn: {width:.3g} x {height:.3g} inches, a table of {len(self.table)} rows of {columns}")
 
 
 class Look(NamedTuple):
