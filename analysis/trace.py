@@ -196,12 +196,12 @@ def trace_of(
         norm=norm,
         scale=scale,
         update=update,
-        relative={name: _over(update[name], scale[name]) for name in names},
+        relative={name: over(update[name], scale[name]) for name in names},
         cycle={name: found["cycle", name] for name in names},
         map=residual,
-        map_relative={name: _over(residual[name], scale[name]) for name in names},
+        map_relative={name: over(residual[name], scale[name]) for name in names},
         joint=joint,
-        joint_relative=_over(joint, joint_scale),
+        joint_relative=over(joint, joint_scale),
         lags=lags,
         recurrence={n: np.stack([found[f"lag {p}", n] for p in range(1, lags + 1)]) for n in names if lags},
         turning={n: found["turning", n] for n in names if lags},
@@ -217,7 +217,7 @@ def _scale(norm: Array) -> Array:
     return np.where(q90 == 0, norm.max(axis=0), q90)
 
 
-def _over(residual: Array, scale: Array) -> Array:
+def over(residual: Array, scale: Array) -> Array:
     """Divide; a stream that never left zero has not moved: 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((scale == 0) & (residual == 0), 0.0, residual / scale)

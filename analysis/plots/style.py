@@ -82,6 +82,34 @@ class Look(NamedTuple):
     marker: str
 
 
+class Outcome(NamedTuple):
+    """Samples that share an outcome, as a mask (B,), and how they are drawn in all figures."""
+
+    chosen: Array
+    colour: str
+    line: Any
+    marker: str
+    hatch: str
+
+
+def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, Outcome]:
+    """Return the solved and the unsolved samples by a name with their number, those that there are; else all.
+
+    Raises:
+        ValueError: The argument of this name has another length than there are samples.
+    """
+    if solved is None:
+        return {f"all n={batch}": Outcome(np.ones(batch, dtype=bool), SOLVED, STYLES[0], "o", "")}
+    solved = np.asarray(solved, dtype=bool)
+    if solved.shape != (batch,):
+        raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
+    both = {
+        f"solved n={solved.sum()}": Outcome(solved, SOLVED, STYLES[0], "o", ""),
+        f"unsolved n={(~solved).sum()}": Outcome(~solved, UNSOLVED, STYLES[1], "^", "////"),
+    }
+    return {name: group for name, group in both.items() if group.chosen.any()}
+
+
 _VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)
 _VERDICT_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "||||", "++++", "", "----", "")
 
