@@ -129,7 +129,7 @@ def test_the_face_loads_nothing_until_it_is_asked():
         ("models", "import loopgrad\nx = loopgrad.analysis.measure"),
         ("gradients", "from loopgrad import TRM"),
         ("experiments", "import loopgrad\nx = loopgrad.record"),
-        ("models", "importlib.import_module('loopgrad.experiments.trainer')"),
+        ("models", "importlib.import_module('loopgrad.experiments.training.loop')"),
         ("experiments", "from gradients import BPTT"),
         ("experiments", "try:\n    import models.layers\nexcept ImportError:\n    pass"),
         ("models", "from .cells import TwoStreamCell"),
