@@ -27,6 +27,7 @@ from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.invertible import is_invertible
 
 Array = np.ndarray
 
@@ -176,7 +177,7 @@ def gradient_gaps(
         raise ValueError("estimators is empty: give a name -> estimator")
     if isinstance(radius_samples, bool) or not isinstance(radius_samples, int) or radius_samples < 0:
         raise ValueError(f"radius_samples must be an int of at least 0, got {radius_samples!r}")
-    if radius_samples and hasattr(cell, "couple"):
+    if radius_samples and is_invertible(cell):
         raise ValueError(
             "radius_samples must be 0 for a coupled cell, whose map of two copies has other eigenvalues: "
             "give cell=the cell inside, or radius_samples=0"

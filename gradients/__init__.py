@@ -11,6 +11,7 @@ from loopgrad.gradients.deq import TorchDEQ
 from loopgrad.gradients.forward_gradient import ForwardGradient
 from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
+from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.random_truncation import RandomTruncation
@@ -25,6 +26,8 @@ __all__ = [
     "ForwardGradient",
     "ForwardMode",
     "ImplicitGradient",
+    "Invertible",
+    "Note",
     "PhantomGradient",
     "RandomTruncation",
     "ReversibleBPTT",
@@ -33,5 +36,6 @@ __all__ = [
     "Stats",
     "TorchDEQ",
     "TruncatedBPTT",
+    "Undone",
     "jacobian_penalty",
 ]

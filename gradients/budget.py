@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from loopgrad.gradients import host_memory
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.functional_cell import FunctionalCell, alias, leaf_view
 from loopgrad.gradients.live_bytes import PeakBytes, storages
@@ -31,7 +32,7 @@ def parse_bytes(budget: int | str) -> int:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", budget)
         if found and found[2].lower() in _UNITS:
             budget = int(float(found[1]) * _UNITS[found[2].lower()])
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+    if not is_int(budget, 1):
         raise ValueError(
             f"CheckpointedBPTT(memory_budget={budget!r}) must be a positive number of bytes: an int, or a string such "
             'as "512MiB", "1.5GiB", "2GB" or "300 kB"'

@@ -8,6 +8,8 @@ from typing import Literal
 
 import torch
 
+from loopgrad.gradients.checks import is_number
+
 DepthFamily = Literal["geometric", "poisson", "lognormal"]
 DEPTH_FAMILIES = ("geometric", "poisson", "lognormal")
 _RANGE = 12.0  # of a standard normal variable in the quadrature; beyond it lies 4e-33
@@ -75,7 +77,7 @@ class DepthDistribution:
 def check_depth_distribution(owner: str, name: str, mean: object, distribution: object, sigma: object) -> None:
     """Raise unless these are the arguments of a distribution; `owner` and the `name` of the mean are named."""
     for argument, value in ((name, mean), ("sigma", sigma)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise TypeError(f"{owner}({argument}=...) must be a number, got {value!r}")
     if not 1 <= mean < math.inf:  # pyright: ignore
         raise ValueError(

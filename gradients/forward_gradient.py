@@ -6,7 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
+from loopgrad.gradients.checks import check_int
+from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardStats, recursion
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
@@ -104,11 +105,8 @@ class ForwardGradient(Estimator):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"ForwardGradient({name}={getattr(self, name)!r}) must be one of {allowed}")
         for name, least in (("num_tangents", 1), ("window", 0), ("chunk_size", 1)):
-            value = getattr(self, name)
-            if value is None and name == "chunk_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"ForwardGradient({name}={value!r}) must be an int of at least {least}")
+            if name != "chunk_size" or self.chunk_size is not None:
+                check_int("ForwardGradient", name, getattr(self, name), least)
         if not self.epsilon > 0:
             raise ValueError(f"ForwardGradient(epsilon={self.epsilon!r}) must be above 0")
         check_seed("ForwardGradient", self.seed)
@@ -123,6 +121,4 @@ class ForwardGradient(Estimator):
             functional = FunctionalCell(cell, state, inputs)
             rows = RowLayout(functional.state, self.scope == "sample")
             state = functional.unflatten_state(list(recursion(functional, first, self, stats, rows)))
-        for step in range(first, num_steps):
-            state = cell(state, inputs, step)
-        return Rollout(state, stats)
+        return Rollout(run(cell, state, inputs, range(first, num_steps)), stats)

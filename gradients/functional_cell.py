@@ -12,7 +12,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Stationary
+from loopgrad.gradients.contract import closed_over, run
 
 
 class FunctionalCell:
@@ -30,7 +30,7 @@ class FunctionalCell:
         self._host = _Host(cell)
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
-        loose = {id(t): t for m in cell.modules() if isinstance(m, Stationary) for t in m.closed_over}
+        loose = {id(tensor): tensor for tensor in closed_over(cell)}
         named = [(n, p) for n, p in cell.named_parameters() if p.requires_grad and id(p) not in loose]
         self._names = [f"cell.{name}" for name, _ in named]
         self._closed_over = [t for t in loose.values() if t.requires_grad]
@@ -54,13 +54,10 @@ class FunctionalCell:
     ) -> list[torch.Tensor]:
         """Run updates with `others` in place of the cell's own tensors."""
 
-        def run(cell: nn.Module, inputs: Any) -> Any:
-            last = self.unflatten_state(list(state))
-            for step in range(start, stop):
-                last = cell(last, inputs, step)
-            return last
+        def updates(cell: nn.Module, inputs: Any) -> Any:
+            return run(cell, self.unflatten_state(list(state)), inputs, range(start, stop))
 
-        return tree.flatten(self.call(run, others, buffers))[0]
+        return tree.flatten(self.call(updates, others, buffers))[0]
 
     def call(
         self, fn: Callable[[nn.Module, Any], Any], others: Sequence[torch.Tensor], buffers: dict[str, torch.Tensor]

@@ -71,7 +71,9 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
         cost, of_state, fallen = _fallen_back(ctx, start, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
-    ctx.stats.add(evaluations, vjps, verdict)
+    ctx.stats.cell_evaluations += evaluations
+    ctx.stats.vjps += vjps
+    ctx.stats.verdict = verdict
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":

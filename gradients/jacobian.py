@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.cell_call import check_cell
+from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.row_layout import RowLayout
 
 
@@ -48,6 +49,7 @@ def jacobian_penalty(
         >>> jacobian_penalty(cell, torch.zeros(2, 3), torch.ones(2, 3), 1, v, num_probes=500).round(decimals=1)
         tensor(0.2000)
     """
+    check_cell(cell)
     period = period_of(cell)
     if num_probes < 1 or num_steps < period:
         raise ValueError(
@@ -57,9 +59,7 @@ def jacobian_penalty(
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
     rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())
     with sdpa_kernel(SDPBackend.MATH):
-        after = unflatten(list(leaves))
-        for step in range(num_steps - period, num_steps):
-            after = cell(after, inputs, step)
+        after = run(cell, unflatten(list(leaves)), inputs, range(num_steps - period, num_steps))
         outputs = [leaf for leaf in tree.flatten(after)[0] if leaf.requires_grad]
         for _ in range(num_probes):
             probes = [torch.randn(o.shape, generator=generator, dtype=o.dtype, device=o.device) for o in outputs]

@@ -1,6 +1,5 @@
 """Backpropagation through a random number of last updates, weighted so that its mean is the exact gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats, period_of
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run, sources
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
 from loopgrad.gradients.recompute import run_without_graph
@@ -112,13 +111,11 @@ class RandomTruncation(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd with weights between them."""
         if not torch.is_grad_enabled():
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(num_steps, vjps=0))
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         depths, unit = self.depths, 1 if self.mean_cycles is None else period_of(cell)
         kept = unit * depths.sample(torch.Generator().manual_seed(fresh_seed(self.generator)))
         first = max(0, num_steps - kept)
-        sources = _sources(cell, state, inputs)
+        reached = sources(cell, state, inputs)
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
         for step in range(first, num_steps):
@@ -127,10 +124,10 @@ class RandomTruncation(Estimator):
                 near, far = (depths.survival(d) for d in (distance // unit - 1, distance // unit))
                 state = tree.map_tensors(lambda leaf, weight=near / far: _Weighted.apply(leaf, weight), state)
             state = cell(state, inputs, step)
-        if sources and num_steps:
+        if reached and num_steps:
             leaves, unflatten = tree.flatten(state)
-            state = unflatten(_Reaching.apply(len(leaves), *leaves, *sources))
-        return Rollout(state, Stats(num_steps, vjps=num_steps - first if sources else 0))
+            state = unflatten(_Reaching.apply(len(leaves), *leaves, *reached))
+        return Rollout(state, Stats(num_steps, vjps=num_steps - first if reached else 0))
 
 
 class _Weighted(torch.autograd.Function):
@@ -158,9 +155,3 @@ class _Reaching(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         return None, *gradients, *(torch.zeros(s, dtype=t, device=d) for s, t, d in ctx.sources)
-
-
-def _sources(cell: nn.Module, state: Any, inputs: Any) -> Sequence[Tensor]:
-    closed_over = (t for module in cell.modules() if isinstance(module, Stationary) for t in module.closed_over)
-    found = (*cell.parameters(), *closed_over, *tree.tensors(state), *tree.tensors(inputs))
-    return [t for t in found if t.requires_grad]
