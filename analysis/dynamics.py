@@ -126,7 +126,8 @@ def classify(
     Returns:
         Name -> verdicts.
 
-    Not recommended when: a run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
+    Not recommended when:
+        A run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
         long transients cannot be told from an orbit.
 
     Raises:

@@ -111,11 +111,13 @@ def gaps(
     give one group per sample: samples={str(i): [i] for i in range(batch)}. The module, its gradients and buffers and
     the random number generators are left as they were.
 
-    Cost: one forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
+    Cost:
+        One forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
         is once for all estimators but the truncated, twice the updates of the whole batch; and for each of its samples
         with a radius as many vector-Jacobian products of a cycle as the state has features, up to 96, or tens to
         hundreds above.
-    Not recommended when: an estimator is random; this takes a single draw, see `spread`. When the cell mixes samples:
+    Not recommended when:
+        An estimator is random; this takes a single draw, see `spread`. When the cell mixes samples:
         residual and radius are then those of the whole batch, the gradients those of the group alone.
 
     Args:
@@ -139,7 +141,8 @@ def gaps(
             negative, or above zero for a coupled cell; no estimators; and as `record` and `reference`.
         TypeError: A group is neither bools nor indices; and as `record` and `reference`.
 
-    Reference: S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
+    Reference:
+        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
         al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
 
     Example:

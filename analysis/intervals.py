@@ -42,9 +42,11 @@ def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
         verdicts: Of one stream.
         by: (B,) values such as whether each sample was solved.
 
-    Not recommended when: samples are not independent, such as augmentations of one puzzle: see `bootstrap`.
+    Not recommended when:
+        Samples are not independent, such as augmentations of one puzzle: see `bootstrap`.
 
-    Reference: E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    Reference:
+        E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
 
     Raises:
         ValueError: by has another length than there are samples.
@@ -92,7 +94,8 @@ def bootstrap(
         confidence: Of the interval.
         seed: Of the draws.
 
-    Reference: B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+    Reference:
+        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
 
     Raises:
         ValueError: There are no values, or clusters has another length.

@@ -3,9 +3,10 @@
 One update is one step of SGD with weight decay, w <- w - lr (d loss / dw + decay w). The parameters are log lr and
 log decay, and the loss of the last weights on validation data is differentiated. Every estimator applies as it is.
 
-References: L. Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization", 2017,
-arXiv 1703.01785; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning", 2015,
-arXiv 1502.03492; E. Grefenstette et al., "Generalized inner loop meta-learning", 2019, arXiv 1910.01727 (higher).
+Reference:
+    L. Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization", 2017, arXiv 1703.01785;
+    D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning", 2015,
+    arXiv 1502.03492; E. Grefenstette et al., "Generalized inner loop meta-learning", 2019, arXiv 1910.01727 (higher).
 """
 
 import copy

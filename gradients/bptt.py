@@ -14,9 +14,12 @@ class BPTT(Estimator):
 
     d loss / d theta = sum_t (d z_T / d z_{t+1} . d z_{t+1} / d theta)^T d loss / d z_T, all of it, by autograd.
 
-    Cost: T cell evaluations, T vjps; saves the graph of all T updates, O(T).
-    Not recommended when: T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
-    Reference: P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
+    Cost:
+        T cell evaluations, T vjps; saves the graph of all T updates, O(T).
+    Not recommended when:
+        T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
+    Reference:
+        P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
 
     Example:
         >>> import torch
@@ -31,6 +34,7 @@ class BPTT(Estimator):
 
     kind = "exact"
     memory = "O(T)"
+    references = ("werbos1990backpropagation",)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion under autograd."""

@@ -49,16 +49,19 @@ class ForwardGradient(Estimator):
         weights: C = P - 1 (rademacher) or P + 1 (gaussian) for P perturbed numbers, at any depth; the cosine with g is
         about sqrt(K / (P + K)). state: of order (T - window) features / batch times a constant of the cell; far less
         for small states and large batches.
-    Cost: weights: about 3 forward passes for one tangent, 10 for four; state: 3 for one, 8 for four, then a forward and
+    Cost:
+        "weights": about 3 forward passes for one tangent, 10 for four; state: 3 for one, 8 for four, then a forward and
         a backward pass; central: 1 + 2K forward passes, and with "state" a forward and a backward pass. Saves the K
         last tangents, K |z_T|, the same at any depth, and the graph of the window. While an update runs, K tangents
         hold K times its widest intermediate, and "weights" the K P numbers of v: chunk_size bounds both.
-    Not recommended when: `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
+    Not recommended when:
+        `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
         checkpoints was up to 31.1 % more accurate, converged 34.8 % faster and took 3.8 times less compute at
         comparable memory (Panchal et al. 2025). "weights" beyond a few hundred numbers: with 7 million the cosine is
         0.003 at 64 tangents. "state" where a sample's state is large, as with tokens. mode="central" in 16-bit
         arithmetic. And where the least error per FLOP is wanted: plain truncation mostly has less.
-    Reference: A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
+    Reference:
+        A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
         "Unbiased online recurrent optimization", 2017, arXiv 1702.05043; S. Malladi et al., "Fine-tuning language
         models with just forward passes", 2023, arXiv 2305.17333; K. Panchal et al., "The cost of avoiding
         backpropagation", 2025, arXiv 2506.21833.
@@ -91,6 +94,7 @@ class ForwardGradient(Estimator):
 
     kind = "unbiased"
     memory = "O(1)"
+    references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
         """Check the arguments and start the generator."""

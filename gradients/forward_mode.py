@@ -29,13 +29,16 @@ class ForwardMode(Estimator):
         max_parameters: Most numbers P that are differentiated.
         chunk_size: Tangents carried at once, None for all P; the recursion runs once per chunk. Changes no number.
 
-    Cost: about 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
+    Cost:
+        About 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
         no vjps. Saves the tangents P |z_T|, the same at any depth.
-    Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
-    Not recommended when: P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
-    Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
+        Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
+    Not recommended when:
+        P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
+        Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
         recursion does not train.
-    Reference: R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
+    Reference:
+        R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
         networks", Neural Computation 1(2), 1989; L. Franceschi et al., "Forward and reverse gradient-based
         hyperparameter optimization", 2017, arXiv 1703.01785.
 
@@ -61,6 +64,7 @@ class ForwardMode(Estimator):
 
     kind = "exact"
     memory = "O(1)"
+    references = ("williams1989learning", "franceschi2017forward")
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:

@@ -22,11 +22,14 @@ class PhantomGradient(Estimator):
         num_steps: k, applications of the cycle map, at least 1.
         damping: In (0, 1].
 
-    Cost: T + k cycles of evaluations, k cycles of vjps; saves the graph of k cycles, O(k).
-    Not recommended when: the recursion does not settle, or settles slowly: the gradient is as biased as that of
+    Cost:
+        T + k cycles of evaluations, k cycles of vjps; saves the graph of k cycles, O(k).
+    Not recommended when:
+        The recursion does not settle, or settles slowly: the gradient is as biased as that of
         `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
         (None).
-    Reference: Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+    Reference:
+        Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
 
     Raises:
         ValueError: num_steps or damping is out of range.
@@ -46,6 +49,7 @@ class PhantomGradient(Estimator):
 
     kind = "biased"
     memory = "O(k)"
+    references = ("geng2021training",)
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

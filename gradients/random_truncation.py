@@ -41,15 +41,18 @@ class RandomTruncation(Estimator):
         reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
         seed: Of the draws; None starts from the system's entropy.
 
-    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
+    Cost:
+        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
         that train together wait for the longest k among them.
-    Not recommended when: T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
+    Not recommended when:
+        T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
         that is when the spectral radius of the cell's Jacobian is near or above one: rare draws with large weights then
         carry the distant terms. Poisson's tail is light: its weights 1 / P(k > d) explode past the mean. From 2 to 20
         times the mean those of "geometric" are the smallest of the three. `CheckpointedBPTT` has no variance at all,
         for O(sqrt T) and a second evaluation of each update.
     No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
-    Reference: C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
+    Reference:
+        C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
         ARTBP, with a constant probability of truncation the "geometric" case. They report that it slightly
         outperforms truncated BPTT on character-level language modelling of Penn Treebank.
 
@@ -79,6 +82,7 @@ class RandomTruncation(Estimator):
 
     kind = "unbiased"
     memory = "O(k)"
+    references = ("tallec2017unbiasing",)
 
     def __post_init__(self) -> None:
         """Check the arguments and start the generator."""

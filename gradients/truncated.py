@@ -22,12 +22,15 @@ class TruncatedBPTT(Estimator):
         num_steps: k, the number of last updates that are differentiated, at least 1.
         num_cycles: k in cycles of the cell: k = num_cycles * cell.period. Give one of the two.
 
-    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
-    Not recommended when: the Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
+    Cost:
+        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
+    Not recommended when:
+        The Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
         the spectral radius of the cell's Jacobian is near or above one: the dropped terms are then as large as the
         kept ones. A state that converges does not repair this: the one-step gradient stays biased at a fixed point.
-    The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
-    Reference: R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
+        The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
+    Reference:
+        R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
         trajectories", Neural Computation 2(4), 1990; G. Wang et al., "Hierarchical Reasoning Model", 2025,
         arXiv 2506.21734; A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", 2025,
         arXiv 2510.04871.
@@ -51,6 +54,7 @@ class TruncatedBPTT(Estimator):
 
     kind = "biased"
     memory = "O(k)"
+    references = ("williams1990efficient", "wang2025hierarchical", "jolicoeurmartineau2025less")
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

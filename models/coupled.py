@@ -6,7 +6,7 @@ A coupled recursion is another dynamical system than the cell's own; see each cl
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,7 @@ class Coupling(nn.Module):
         safe_length: Updates that can be undone one after the other; None for any number.
     """
 
+    references: ClassVar[tuple[str, ...]] = ()
     damped_copies = 0  # how many of the two copies are damped
     ratio: Ratio | None = None
     factor: float  # of the cell's image

@@ -33,11 +33,14 @@ class Damped(Coupling):
             this recursion, and leaves that an update hands through stay as they are.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
         exact, two words of digits.
-    Not recommended when: the trained weights are to be those of the plain recursion: the dynamics differ away from
+    Not recommended when:
+        The trained weights are to be those of the plain recursion: the dynamics differ away from
         fixed points. On devices without float64.
-    Reference: J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
+    Reference:
+        J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
         "Gradient-based hyperparameter optimization through reversible learning", 2015, arXiv 1502.03492.
 
     Raises:
@@ -54,6 +57,7 @@ class Damped(Coupling):
         >>> rollout.state.sum().backward()  # verified: the first state was met again, bit for bit
     """
 
+    references = ("mccallum2025reversible", "maclaurin2015gradient")
     damped_copies = 2
 
     def __init__(
@@ -103,10 +107,13 @@ class Leapfrog(Coupling):
         per: "update", or "cycle" to take a whole cycle of the cell as f.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies.
-    Not recommended when: the recursion should settle: only a root of f is a fixed point, not one of the cell. On
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies.
+    Not recommended when:
+        The recursion should settle: only a root of f is a fixed point, not one of the cell. On
         devices without float64.
-    Reference: B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
+    Reference:
+        B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
         arXiv 1709.03698.
 
     Raises:
@@ -122,6 +129,8 @@ class Leapfrog(Coupling):
         >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=64)
         >>> rollout.state.sum().backward()
     """
+
+    references = ("chang2018reversible",)
 
     def __init__(
         self,
@@ -164,11 +173,14 @@ class Momentum(Coupling):
         per: "update", or "cycle" to take a whole cycle of the cell as f.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
         exact, a word of digits.
-    Not recommended when: f does not vanish where the recursion should settle: z grows by about f per update. On devices
+    Not recommended when:
+        The image f does not vanish where the recursion should settle: z grows by about f per update. On devices
         without float64.
-    Reference: M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
+    Reference:
+        M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
 
     Raises:
         ValueError: gamma, arithmetic or per is none of the above.
@@ -184,6 +196,7 @@ class Momentum(Coupling):
         >>> rollout.state.sum().backward()
     """
 
+    references = ("sander2021momentum",)
     damped_copies = 1
 
     def __init__(

@@ -108,7 +108,8 @@ class SwiGLU(nn.Module):
         expansion: Sets the inner width, see `swiglu_inner_size`.
         generator: Source of the initial weights.
 
-    Reference: N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
+    Reference:
+        N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
     """
 
     def __init__(self, size: int, expansion: float, generator: torch.Generator):

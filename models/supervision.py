@@ -143,9 +143,11 @@ def segment(
     Returns:
         (carry, loss, metrics, output).
 
-    Not recommended when: samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
+    Not recommended when:
+        Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
 
-    Reference: G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
+    Reference:
+        G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
         segment is one optimiser step.
     """
     carry = refill(model, carry, batch)

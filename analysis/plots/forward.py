@@ -52,7 +52,8 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
     Returns:
         The figure, and a row per point.
 
-    Not recommended when: cosines differ by powers of ten: the axis is linear, and small ones lie upon each other.
+    Not recommended when:
+        Cosines differ by powers of ten: the axis is linear, and small ones lie upon each other.
 
     Raises:
         ImportError: matplotlib is not installed.

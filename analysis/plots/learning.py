@@ -48,7 +48,8 @@ def learning(curves: Sequence[Learning]) -> Drawn:
     Returns:
         The figure, and a row per loss of each seed.
 
-    Not recommended when: estimators had different numbers of updates: the last losses then differ in more than memory.
+    Not recommended when:
+        Estimators had different numbers of updates: the last losses then differ in more than memory.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -53,7 +53,8 @@ def residuals(
     Returns:
         The figure, and a row per stream, group and update.
 
-    Not recommended when: the samples differ in kind: a median hides the few that cycle. See `heatmap`.
+    Not recommended when:
+        The samples differ in kind: a median hides the few that cycle. See `heatmap`.
 
     Raises:
         ImportError: matplotlib is not installed.

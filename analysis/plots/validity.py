@@ -41,7 +41,8 @@ def validity(points: Sequence[Point]) -> Drawn:
     Returns:
         The figure, and a row per point.
 
-    Not recommended when: the points differ in batch size: agreement rises with the batch.
+    Not recommended when:
+        The points differ in batch size: agreement rises with the batch.
 
     Raises:
         ImportError: matplotlib is not installed.
