@@ -30,7 +30,7 @@ class Cost:
             passes, gradients included (they start from None); parameters and data made before are not.
         cell_evaluations: Calls of the cell, recomputation included; None if no cell was given.
         vjps: Calls of the cell that a backward pass went through; None if no cell was given.
-        flops: Of matrix products, convolutions and attention in both passes, 2 per multiply-add.
+        flops: FLOPs of matrix products, convolutions and attention in both passes, 2 per multiply-add.
         seconds: Median wall time of both passes together, without any counter; nan if not timed.
     """
 

@@ -67,7 +67,7 @@ class Verdicts:
         rate: Factor per cycle by which the residual changes, from the tail; nan where it is zero or not finite.
         exponent: alpha of residual ~ cycle^alpha, from the tail.
         distance: Estimated distance that is left, residual / (1 - rate), relative; nan where rate >= 1.
-        period: Of a cycle, in cycles of the cell; 0 for other labels.
+        period: Period of a cycle, in cycles of the cell; 0 for other labels.
         straightness: Net displacement over path length, over the lags of the trace.
         lyapunov: The exponent that was given, nan if none was.
         floor: Relative residual that rounding leaves, from the dtype.
@@ -116,7 +116,7 @@ def classify(
     stopped, in a dtype that cannot resolve rtol or against a re-evaluation in a wider one: "stalled".
 
     Args:
-        trace: Of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
+        trace: Trace of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
         thresholds: Defaults are those of `Thresholds`.
         lyapunov: Largest exponents per sample, (B,), in nats per cycle, as `lyapunov` of this package finds them; of
             the joint map, or by stream.
@@ -150,8 +150,8 @@ def sweep(trace: Trace, factors: Sequence[float] = (0.3, 1.0, 3.0), **options: A
     """Classify with all thresholds multiplied by each factor: labels that change are not to be leant on.
 
     Args:
-        trace: Of `record(..., lags=16)`.
-        factors: Of rtol, recurrence and exponent.
+        trace: Trace of `record(..., lags=16)`.
+        factors: Multiples of rtol, recurrence and exponent.
         options: Further arguments of `classify`.
     """
     base = options.pop("thresholds", None) or Thresholds()

@@ -62,7 +62,7 @@ class Gap:
         """Return rows ready for JSON or a data frame: all parameters first, then each group of parameters.
 
         Args:
-            levels: Of the quantiles of residual and radius over samples, in columns such as "residual_q50".
+            levels: Levels of the quantiles of residual and radius over samples, in columns such as "residual_q50".
 
         Returns:
             One dict per row, the same columns in each; None where a number is not finite or was not asked for.
@@ -130,7 +130,7 @@ def gaps(
         inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
         num_steps: Number of updates T that the loss runs.
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
-        groups: Of parameters, as in `compare`.
+        groups: Groups of parameters, as in `compare`.
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
 
     Returns:

@@ -39,7 +39,7 @@ def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
     """Return the share of each label with its 95 % interval, for all samples or apart by group.
 
     Args:
-        verdicts: Of one stream.
+        verdicts: Verdicts of one stream.
         by: (B,) values such as whether each sample was solved.
 
     Not recommended when:
@@ -88,11 +88,11 @@ def bootstrap(
 
     Args:
         values: (B,) values, one per sample.
-        statistic: Of an array of values, such as np.median.
+        statistic: Function of an array of values, such as np.median.
         clusters: (B,) names of what is independent, such as the puzzle behind each augmentation; None for each sample.
         draws: Number of draws.
-        confidence: Of the interval.
-        seed: Of the draws.
+        confidence: Confidence level of the interval.
+        seed: Seed of the draws.
 
     Reference:
         B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.

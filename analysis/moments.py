@@ -27,7 +27,7 @@ class Moments:
 
     Attributes:
         count: K.
-        mean: Of the draws.
+        mean: Mean of the draws.
         squares: Sum over draws of ||x - mean||^2, (stretches + 1,).
 
     Reference:

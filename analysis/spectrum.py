@@ -102,7 +102,7 @@ def lyapunov(
         k: Exponents, at most n.
         transient: Applications before those, during which the vectors already turn.
         blocks: For the error, at least 2; num_steps should be many times that.
-        seed: Of the first vectors.
+        seed: Seed of the first vectors.
 
     Cost:
         (k + 1) evaluations of f per application, forward differentiation included.

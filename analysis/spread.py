@@ -120,7 +120,7 @@ def spread(
         module: Whose named parameters are differentiated; left as it was.
         draws: K, at least 4.
         reference: g*, parameter name -> tensor or None. Default: float64 `BPTT`.
-        groups: Of parameters, as in `compare`.
+        groups: Groups of parameters, as in `compare`.
 
     Returns:
         The spread, over all parameters and per group.

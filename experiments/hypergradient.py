@@ -141,8 +141,8 @@ def ridge(features: int = 16, samples: int = 64, seed: int = 0, **options: Any) 
 
     Args:
         features: Inputs of the linear map.
-        samples: Of training, and as many of validation.
-        seed: Of data and first weights.
+        samples: Samples of training, and as many of validation.
+        seed: Seed of data and first weights.
         options: log_lr, log_weight_decay and num_batches of `InnerSGD`.
     """
     network, options = nn.Linear(features, 1, bias=False), {"log_lr": -0.7, "log_weight_decay": -2.5, **options}
@@ -155,8 +155,8 @@ def mlp(features: int = 8, hidden: int = 32, samples: int = 64, seed: int = 0, *
     Args:
         features: Inputs of the network.
         hidden: Hidden features.
-        samples: Of training, and as many of validation.
-        seed: Of data and first weights.
+        samples: Samples of training, and as many of validation.
+        seed: Seed of data and first weights.
         options: log_lr, log_weight_decay and num_batches of `InnerSGD`.
     """
     network = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))

@@ -34,12 +34,12 @@ class Plan:
     """What one run needs; it can be sent to another process.
 
     Attributes:
-        name: Of the run, such as "last_cycle-seed0".
+        name: Name of the run, such as "last_cycle-seed0".
         task: With its data made.
         model: Configuration node of the model, plain values.
         estimator: How gradients are obtained; its noise starts here, and runs and probes draw from copies.
         trainer: Hyperparameters.
-        seed: Of the run.
+        seed: Seed of the run.
         folder: Where its files go.
         fingerprint: Plain values that a checkpoint must agree with.
         tensorboard: Whether scalars are written for TensorBoard too.

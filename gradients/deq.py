@@ -26,7 +26,7 @@ class TorchDEQ(Estimator):
         b_stop_mode: "abs" or "rel".
         b_max_iter: Largest number of vector-Jacobian products of the cycle map in backward.
         num_steps: Cycles of the phantom gradient.
-        damping: Of the phantom gradient.
+        damping: Damping of the phantom gradient.
         core: "sliced" or "indexing", torchdeq's two graphs.
 
     Cost:

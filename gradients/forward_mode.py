@@ -18,11 +18,12 @@ from loopgrad.gradients.tangents import carry, chunks
 
 @dataclass(frozen=True)
 class ForwardMode(Estimator):
-    """Forward-mode differentiation (RTRL): exact, one tangent per number that is differentiated.
+    r"""Forward-mode differentiation (RTRL): exact, one tangent per number that is differentiated.
 
-    u_{t+1} = J_z u_t + J_p for each of P numbers p beside the state; with the cotangent g of z_T the gradient of p is
-    g . u_T. For step sizes, damping, gains, halting biases and hyperparameters: P small, state and T as large as they
-    like.
+    .. math:: \frac{dL}{dp} = g \cdot u_T, \qquad u_{t+1} = J_z u_t + J_p, \quad u_0 = 0
+
+    for each of P numbers p beside the state, with g the cotangent of z_T. For step sizes, damping, gains, halting
+    biases and hyperparameters: P small, state and T as large as they like.
 
     Args:
         parameters: Names of the parameters, as in cell.named_parameters(); None for all that require grad.

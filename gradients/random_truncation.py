@@ -16,17 +16,18 @@ from loopgrad.gradients.recompute import run_without_graph
 
 @dataclass(frozen=True)
 class RandomTruncation(Estimator):
-    """Truncated backpropagation through time of random length, reweighted to be unbiased.
+    r"""Truncated backpropagation through time of random length, reweighted to be unbiased.
 
     Write the gradient of BPTT as sum_d g_d, d = 0..T-1, where g_d is what the update d before the last one adds to it
     through its parameters and inputs. Each call draws one k for the whole batch and returns
 
-        sum_{d < min(k, T)} g_d / P(k > d),   whose mean over k is sum_d g_d,
+    .. math:: \sum_{d=0}^{\min(k, T) - 1} \frac{g_d}{P(k > d)}
 
-    by multiplying the cotangent of z_{T-d} with P(k > d-1) / P(k > d) on its way back. z_0 gets its gradient over
-    P(k >= T) when k >= T, else zeros. Forward values are those of BPTT, bit for bit. With G_d = sum_{e >= d} g_e,
+    whose mean over k is the sum of all g_d, by multiplying the cotangent of z_{T-d} with P(k > d-1) / P(k > d) on its
+    way back. z_0 gets its gradient over P(k >= T) when k >= T, else zeros. Forward values are those of BPTT, bit for
+    bit. With G_d = sum_{e >= d} g_e,
 
-        E |estimate|^2 = sum_d (|G_d|^2 - |G_{d+1}|^2) / P(k > d),
+    .. math:: E |\mathrm{estimate}|^2 = \sum_d \frac{|G_d|^2 - |G_{d+1}|^2}{P(k > d)}
 
     so the variance grows with T without bound where |G_d|^2 shrinks no faster than P(k > d).
 
@@ -36,10 +37,10 @@ class RandomTruncation(Estimator):
     Args:
         mean_steps: Mean of k in updates, above 1. Give one of the two.
         mean_cycles: Mean of k / cell.period, for a k of whole cycles, above 1; d counts cycles then.
-        distribution: Of k, as in `Depths`: "geometric", "poisson" or "lognormal".
-        sigma: Of "lognormal".
+        distribution: Distribution of k, as in `Depths`: "geometric", "poisson" or "lognormal".
+        sigma: Sigma of "lognormal".
         reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
-        seed: Of the draws; None starts from the system's entropy.
+        seed: Seed of the draws; None starts from the system's entropy.
 
     Cost:
         T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
@@ -50,7 +51,7 @@ class RandomTruncation(Estimator):
         carry the distant terms. Poisson's tail is light: its weights 1 / P(k > d) explode past the mean. From 2 to 20
         times the mean those of "geometric" are the smallest of the three. `CheckpointedBPTT` has no variance at all,
         for O(sqrt T) and a second evaluation of each update.
-    No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
+        No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
     Reference:
         C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
         ARTBP, with a constant probability of truncation the "geometric" case. They report that it slightly

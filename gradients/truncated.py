@@ -12,11 +12,13 @@ from loopgrad.gradients.recompute import run_without_graph
 
 @dataclass(frozen=True)
 class TruncatedBPTT(Estimator):
-    """Truncated backpropagation through time.
+    r"""Truncated backpropagation through time.
 
-    The first T - k updates run without a graph, z_{T-k} is taken as a constant and the last k updates are
-    differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the last
-    z_H update), TRM's last loop is num_cycles=1.
+    .. math:: \sum_{t=T-k}^{T-1} \frac{\partial f_t}{\partial\theta}^T J_{t+1}^T \cdots J_{T-1}^T g
+
+    The last k terms of `BPTT`'s sum: the first T - k updates run without a graph, z_{T-k} is a constant and the rest
+    are differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the
+    last z_H update), TRM's last loop is num_cycles=1.
 
     Args:
         num_steps: k, the number of last updates that are differentiated, at least 1.

@@ -170,8 +170,8 @@ class Coupling(nn.Module):
         """Return the vector-Jacobian product of an update, save for the part that goes through the wrapped cell.
 
         Args:
-            images: Of the update that was undone.
-            gradients: Of the state after it: of each leaf of `current`, then of each of `other`; None for zero.
+            images: Images of the update that was undone.
+            gradients: Gradients of the state after it: of each leaf of `current`, then of `other`; None for zero.
 
         Returns:
             The gradients of the images, and those of the state before, to which the cell's products with the former

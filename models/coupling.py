@@ -18,9 +18,11 @@ SPARE_BITS = {"float64": 48, "float32": 20}
 
 
 class Damped(Coupling):
-    """Two copies of the state, each pulled toward the cell's image of the other (RevDEQ's update, bit-exact).
+    r"""Two copies of the state, each pulled toward the cell's image of the other (RevDEQ's update, bit-exact).
 
-    z_{t+1} = (1 - beta) z_{t-1} + beta f(z_t), starting from z_{-1} = z_0. A fixed point of f is one of this recursion.
+    .. math:: z_{t+1} = (1 - \beta) \, z_{t-1} + \beta f(z_t), \qquad z_{-1} = z_0
+
+    A fixed point of f is one of this recursion.
     f is one cycle of the cell (all `period` updates), unchanged inside: a post-norm TRM cycle keeps its norms.
 
     Args:
@@ -94,7 +96,9 @@ class Damped(Coupling):
 
 
 class Leapfrog(Coupling):
-    """The leapfrog recursion z_{t+1} = z_{t-1} + h f(z_t), starting from z_{-1} = z_0.
+    r"""The leapfrog recursion.
+
+    .. math:: z_{t+1} = z_{t-1} + h f(z_t), \qquad z_{-1} = z_0
 
     f is one update of the cell; a leaf that an update hands through stays as it is, so that TRM's two streams each keep
     a pair of their own. Nothing is ever forgotten: it needs no digits and its memory does not grow.
@@ -159,7 +163,9 @@ class Leapfrog(Coupling):
 
 
 class Momentum(Coupling):
-    """A velocity beside the state: v <- gamma v + (1 - gamma) f(z), then z <- z + v, starting from v = 0.
+    r"""A velocity beside the state.
+
+    .. math:: v_{t+1} = \gamma v_t + (1 - \gamma) f(z_t), \qquad z_{t+1} = z_t + v_{t+1}, \qquad v_0 = 0
 
     f is one update of the cell; a leaf that an update hands through keeps its place and its velocity.
 

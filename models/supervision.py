@@ -62,7 +62,7 @@ class Segment(NamedTuple):
         metrics: Scalars without one, on the device of the model (reading them synchronises): loss, token_loss, q_loss;
             token_accuracy and exact_accuracy over all rows; finished, the number of rows that halted,
             finished_exact, how many of those are right, and finished_segments, the sum of their segments.
-        output: Of the model.
+        output: Output of the model.
     """
 
     carry: Carry

@@ -85,7 +85,7 @@ class Trade(NamedTuple):
     """What one estimator takes and gives.
 
     Attributes:
-        name: Of the estimator.
+        name: Name of the estimator.
         bytes: Memory.
         accuracy: In percent.
         low: Lower end of its interval or its least seed, in percent.

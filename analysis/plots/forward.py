@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     Attributes:
         gradient: Name of the estimator.
         quantity: What is varied, the label of a panel.
-        value: Of that quantity, above 0.
+        value: Value of that quantity, above 0.
         cosine: With the exact gradient, such as the mean over draws.
         law: What theory says of the cosine; None or nan if nothing.
     """
@@ -47,7 +47,7 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
     gradients have a cosine of 1, a thin line.
 
     Args:
-        points: Of one or more gradients and quantities, in the order in which they are to be named.
+        points: Points of one or more gradients and quantities, in the order in which they are to be named.
 
     Returns:
         The figure, and a row per point.

@@ -23,7 +23,7 @@ class Learning(NamedTuple):
     """Trainings of one estimator in one case, over some seeds.
 
     Attributes:
-        name: Of the estimator.
+        name: Name of the estimator.
         case: What was learnt: trainings of one case stand in one column.
         bytes: Memory of an update of the weights.
         flops: Spent when each loss was taken, in order.

@@ -21,8 +21,8 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     table has what is below as it is.
 
     Args:
-        trace: Of `record`.
-        verdicts: Of one stream of it, or of "joint".
+        trace: Trace of `record`.
+        verdicts: Verdicts of one stream of it, or of "joint".
         kind: "cycle" or "update", as of `residuals`.
 
     Returns:

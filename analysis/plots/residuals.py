@@ -42,7 +42,7 @@ def residuals(
     unknown, and counted.
 
     Args:
-        trace: Of `record`.
+        trace: Trace of `record`.
         correct: (B,) whether each sample was solved, to draw the two apart.
         streams: A panel each; default all of the trace. "joint" is all together.
         kind: "cycle", each state beside that a cycle before, or "update".
