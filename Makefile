@@ -5,7 +5,7 @@ TORCH ?= $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS = .venv/constraints.txt
 
-.PHONY: setup compare test lint types clean
+.PHONY: setup compare test lint types docs clean
 
 setup: .venv/ready
 
@@ -36,5 +36,13 @@ types: setup
 	@for package in gradients models analysis experiments; do ln -sfn ../../$$package .ns/loopgrad/$$package; done
 	.venv/bin/pyright
 
+.venv/docs: .venv/ready
+	$(PIP) -e '.[docs]' -c $(CONSTRAINTS)
+	touch $@
+
+# the site, in docs/_build/html; a warning is an error, and nothing is fetched
+docs: .venv/docs
+	.venv/bin/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 clean:
-	rm -rf .venv .ns build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf docs/_build .venv .ns build dist *.egg-info .pytest_cache .ruff_cache
