@@ -126,7 +126,7 @@ def test_the_face_imports_nothing_above_gradients():
         ("analysis", "if TYPE_CHECKING:\n    from loopgrad.experiments import records"),
         ("models", "from loopgrad import experiments"),
         ("models", "import loopgrad\nx = loopgrad.analysis.measure"),
-        ("models", "importlib.import_module('loopgrad.experiments.trainer')"),
+        ("models", "importlib.import_module('loopgrad.experiments.training.loop')"),
         ("experiments", "from gradients import BPTT"),
         ("experiments", "try:\n    import models.layers\nexcept ImportError:\n    pass"),
         ("models", "from .cells import TwoStreamCell"),

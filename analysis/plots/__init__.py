@@ -1,5 +1,6 @@
 """Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
 
+from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
 from loopgrad.analysis.plots.learning import Learning, learning
@@ -18,7 +19,9 @@ __all__ = [
     "Learning",
     "Point",
     "Progress",
+    "Run",
     "Trade",
+    "accuracy_and_cost",
     "eigenvalue_cloud",
     "forward_cosines",
     "heatmap",
@@ -28,6 +31,7 @@ __all__ = [
     "pareto",
     "recurrence",
     "residuals",
+    "residuals_by_estimator",
     "save",
     "token_map",
     "trajectories",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from loopgrad.experiments import cli, compare, train
+from loopgrad.experiments import cli
+from loopgrad.experiments.commands import compare, train
 
 TINY = (
     "experiment=smoke",
