@@ -31,8 +31,7 @@ lint: setup
 # pyright reads the packages under their installed names through a tree of links
 types: setup
 	@mkdir -p .ns/loopgrad
-	@ln -sfn ../../loopgrad/__init__.py .ns/loopgrad/__init__.py
-	@ln -sfn ../../loopgrad/py.typed .ns/loopgrad/py.typed
+	@for file in __init__.py __main__.py py.typed; do ln -sfn ../../loopgrad/$$file .ns/loopgrad/$$file; done
 	@for package in gradients models analysis experiments; do ln -sfn ../../$$package .ns/loopgrad/$$package; done
 	.venv/bin/pyright
 

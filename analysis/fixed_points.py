@@ -29,7 +29,7 @@ class FixedPoints(NamedTuple):
     radius: np.ndarray
 
 
-def fixed_points(
+def find_fixed_points(
     f: StateMap, start: Tensor, tol: float = 1e-10, max_steps: int = 50, max_products: int = 60
 ) -> FixedPoints:
     """Search z = f(z) from each start by Newton's method, which finds unstable fixed points as well as stable ones.
@@ -53,10 +53,10 @@ def fixed_points(
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import StateMap, fixed_points
+        >>> from loopgrad.analysis import StateMap, find_fixed_points
         >>> from loopgrad.gradients import Stationary
         >>> f = StateMap(Stationary(lambda z, x: 3.9 * z * (1 - z)), torch.full((1, 1), 0.6), None)
-        >>> found = fixed_points(f, f.point)  # z = 1 - 1 / 3.9, where |f'| = 1.9: never visited
+        >>> found = find_fixed_points(f, f.point)  # z = 1 - 1 / 3.9, where |f'| = 1.9: never visited
         >>> round(found.state.item(), 4), round(found.radius.item(), 4)
         (0.7436, 1.9)
     """
@@ -97,7 +97,7 @@ def fixed_points(
     return FixedPoints(z, residual, found, distance, radius)
 
 
-class Starts(NamedTuple):
+class Multistart(NamedTuple):
     """Where several starts of the same samples ended.
 
     Attributes:
@@ -114,7 +114,7 @@ class Starts(NamedTuple):
     clusters: np.ndarray
 
 
-def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -> Starts:
+def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -> Multistart:
     """Iterate f from several starts and compare the ends: is the recursion independent of its path?
 
     Args:
@@ -155,7 +155,7 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     unit = torch.nn.functional.normalize(by_sample, dim=2)
     clusters = np.array([_components(row) for row in (apart <= tol).cpu().numpy()])
     spread, alignment = apart.amax(dim=(1, 2)), (unit @ unit.mT).amin(dim=(1, 2))
-    return Starts(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
+    return Multistart(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
 
 
 def _components(same: np.ndarray) -> int:

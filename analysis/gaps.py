@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import Agreement, Gradients, compare, gradients_of, reference, vector
+from loopgrad.analysis.agreement import (
+    Agreement,
+    Gradients,
+    compare_gradients,
+    float64_vector,
+    gradients_of,
+    group_of,
+    reference_gradients,
+)
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.streams import state_leaves, stream_names
@@ -23,7 +31,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Gap:
+class GradientGap:
     """One estimator's gradient g of the loss of one group of samples, beside float64 BPTT g* of the same loss.
 
     Attributes:
@@ -92,7 +100,7 @@ class Gap:
         ]
 
 
-def gaps(
+def gradient_gaps(
     estimators: Mapping[str, Estimator],
     loss: Callable[[nn.Module, Estimator, Tensor], Tensor],
     module: nn.Module,
@@ -104,7 +112,7 @@ def gaps(
     samples: Mapping[str, Any] | None = None,
     groups: Callable[[str], str] | None = None,
     radius_samples: int = 8,
-) -> list[Gap]:
+) -> list[GradientGap]:
     """Compare the gradient of each estimator with float64 BPTT for each group of samples, beside residual and radius.
 
     The loss of a group is a loss of its samples alone, with a gradient and a reference of its own. For a gap per sample
@@ -117,8 +125,8 @@ def gaps(
         with a radius as many vector-Jacobian products of a cycle as the state has features, up to 96, or tens to
         hundreds above.
     Not recommended when:
-        An estimator is random; this takes a single draw, see `spread`. When the cell mixes samples:
-        residual and radius are then those of the whole batch, the gradients those of the group alone.
+        An estimator is random; this takes a single draw, see `bias_and_variance`. When the cell mixes
+        samples: residual and radius are then those of the whole batch, the gradients those of the group alone.
 
     Args:
         estimators: Name -> estimator.
@@ -130,7 +138,7 @@ def gaps(
         inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
         num_steps: Number of updates T that the loss runs.
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
-        groups: Groups of parameters, as in `compare`.
+        groups: Groups of parameters, as in `compare_gradients`.
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
 
     Returns:
@@ -147,12 +155,12 @@ def gaps(
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis.gaps import gaps
+        >>> from loopgrad.analysis import gradient_gaps
         >>> from loopgrad.gradients import Stationary, TruncatedBPTT
         >>> w, x = torch.nn.Linear(1, 1).double(), torch.ones(1, 1).double()
         >>> cell = Stationary(lambda z, x: 0.5 * z + w(x), parameters=w)
         >>> loss = lambda module, estimator, rows: estimator(cell, 0 * x[rows], x[rows], 20).state.sum()
-        >>> round(gaps({"": TruncatedBPTT(1)}, loss, w, cell, 0 * x, x, 20)[0].norm_ratio, 3)  # residual 1e-6
+        >>> round(gradient_gaps({"": TruncatedBPTT(1)}, loss, w, cell, 0 * x, x, 20)[0].norm_ratio, 3)  # residual 1e-6
         0.5
     """
     if not estimators:
@@ -173,7 +181,7 @@ def gaps(
     found = []
     for group, index in rows.items():
         with preserved_buffers(module, cell):
-            exact = reference(lambda own, index=index: loss(own, BPTT(), index), module)
+            exact = reference_gradients(lambda own, index=index: loss(own, BPTT(), index), module)
         here = index.cpu().numpy()
         for name, estimator in estimators.items():
             with preserved_buffers(module, cell):
@@ -208,9 +216,9 @@ def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[st
         g, exact = gradient[name], reference[name]
         if exact is None:
             continue
-        sign = vector(exact).sign()
+        sign = float64_vector(exact).sign()
         total += int((sign != 0).sum())
-        same += 0 if g is None else int(((vector(g).sign() == sign) & (sign != 0)).sum())
+        same += 0 if g is None else int(((float64_vector(g).sign() == sign) & (sign != 0)).sum())
     return same / total if total else math.nan
 
 
@@ -223,13 +231,12 @@ def _gap(
     groups: Callable[[str], str] | None,
     residual: Array,
     radius: Array,
-) -> Gap:
+) -> GradientGap:
     members: dict[str, list[str]] = {}
     for parameter in exact:
-        key = groups(parameter) if groups else parameter.partition(".")[0]
-        members.setdefault(key, []).append(parameter)
-    whole = compare(gradient, exact, groups)
-    return Gap(
+        members.setdefault(group_of(parameter, groups), []).append(parameter)
+    whole = compare_gradients(gradient, exact, groups)
+    return GradientGap(
         estimator=name,
         samples=group,
         count=residual.size,

@@ -63,7 +63,7 @@ class Moments:
         self.squares += self._dot(step, draw - self.mean)
 
     def summary(self) -> list[dict]:
-        """Return the numbers of a `Spread`, for each stretch and for the whole; needs four draws."""
+        """Return the numbers of a `BiasVariance`, for each stretch and for the whole; needs four draws."""
         k = self.count
         variance = self.squares / (k - 1)
         off = self.mean - self._target

@@ -12,7 +12,7 @@ from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
 
-def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
+def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 
     ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
@@ -36,10 +36,10 @@ def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import rounding
+        >>> from loopgrad.analysis import rounding_error
         >>> from loopgrad.gradients import Stationary
         >>> cell = Stationary(lambda z, x: torch.tanh(z))
-        >>> bool(0 < rounding(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
+        >>> bool(0 < rounding_error(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
         True
     """
     steps = range(period_of(cell))

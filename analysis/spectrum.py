@@ -78,7 +78,7 @@ def operator_norm(f: StateMap, z: Tensor, tol: float = 1e-9) -> np.ndarray:
     return np.array([_largest_singular(f.sample(i), z[i : i + 1], tol) for i in range(batch)])
 
 
-class Exponents(NamedTuple):
+class LyapunovExponents(NamedTuple):
     """Attributes: mean (batch, k), in nats per cycle, largest first; error, its standard error over blocks; state."""
 
     mean: np.ndarray
@@ -88,7 +88,7 @@ class Exponents(NamedTuple):
 
 def lyapunov(
     f: StateMap, z: Tensor, num_steps: int, k: int = 1, transient: int = 0, blocks: int = 10, seed: int = 0
-) -> Exponents:
+) -> LyapunovExponents:
     """Return the k largest finite-time Lyapunov exponents along the orbit of z: mean rates at which differences grow.
 
     Products with J of k vectors, made orthonormal again by QR at every step; the mean of log |R_ii|, in nats per
@@ -129,7 +129,7 @@ def lyapunov(
             logs.append(r.diagonal(dim1=1, dim2=2).abs().log())
     values = torch.stack(logs).double().cpu().numpy()  # (num_steps, batch, k)
     means = np.stack([block.mean(axis=0) for block in np.array_split(values, blocks)])
-    return Exponents(values.mean(axis=0), means.std(axis=0, ddof=1) / blocks**0.5, z)
+    return LyapunovExponents(values.mean(axis=0), means.std(axis=0, ddof=1) / blocks**0.5, z)
 
 
 def _largest_singular(f: StateMap, point: Tensor, tol: float) -> float:

@@ -3,14 +3,14 @@
 from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
-from loopgrad.analysis.plots.learning import Learning, learning
+from loopgrad.analysis.plots.learning_curves import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
-from loopgrad.analysis.plots.residuals import residuals
+from loopgrad.analysis.plots.residual_curves import residuals
 from loopgrad.analysis.plots.spectra import eigenvalue_cloud
 from loopgrad.analysis.plots.style import Drawn, save
 from loopgrad.analysis.plots.training import Progress, over_training
-from loopgrad.analysis.plots.validity import Point, validity
+from loopgrad.analysis.plots.validity_points import Point, validity
 from loopgrad.analysis.plots.verdicts import verdict_bars
 
 __all__ = [

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS, Verdicts
 from loopgrad.analysis.plots.series import KINDS, relative_residuals
 from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, drawing, lifted, number, panels
 from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.verdicts import LABELS, Verdicts
 
 Array = np.ndarray
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.plots.style import COLUMN, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.verdicts import LABELS
 
 Array = np.ndarray
 

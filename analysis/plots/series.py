@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import FLOORS
 from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.verdicts import FLOORS
 
 Array = np.ndarray
 KINDS = {"cycle": "relative residual per cycle", "update": "relative residual per update"}

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.analysis.verdicts import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from loopgrad.analysis import compare, plots
+from loopgrad.analysis import compare_gradients, plots
 from loopgrad.experiments.benches.forward_points import Measured, Problem, Setting, schedules, within_flops, within_peak
 from loopgrad.experiments.benches.forward_words import words
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ForwardGradient, TruncatedBPTT
@@ -174,7 +174,7 @@ def _quality(problems: Sequence[Problem], estimators: Sequence[Estimator], draws
     found = []
     for problem, estimator in zip(problems, estimators, strict=True):
         for _ in range(draws):
-            found.append(compare(problem.gradient(estimator), problem.exact))
+            found.append(compare_gradients(problem.gradient(estimator), problem.exact))
     cosines = [it.cosine for it in found]
     return {"cosine": fmean(cosines), "sd": pstdev(cosines), "rel. MSE": fmean(it.relative_error**2 for it in found)}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loopgrad.analysis import Cost, gradients_of, measure, reference
+from loopgrad.analysis import Cost, gradients_of, measure, reference_gradients
 from loopgrad.analysis.agreement import Gradients
 from loopgrad.analysis.counters import flop_counter
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator
@@ -85,7 +85,7 @@ class Problem:
     @cached_property
     def exact(self) -> Gradients:
         """The gradient by BPTT with the same weights in float64."""
-        return reference(lambda cell: self.loss(cell, BPTT()), self.cell)
+        return reference_gradients(lambda cell: self.loss(cell, BPTT()), self.cell)
 
     def gradient(self, estimator: Estimator) -> Gradients:
         """Return one draw of the gradient by an estimator."""

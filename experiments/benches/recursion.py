@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from loopgrad.analysis import cast, compare, interleaved, measure, median_ratio, reference
+from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 
 Method = Callable[[nn.Module, Any, Tensor, int], Any]
@@ -80,7 +80,7 @@ class Recursion:
             last = method(module, cast(state, dtype), cast(x, dtype), length)
             return (last * last.roll(1, 0)).mean()
 
-        exact = reference(lambda module: loss(_hand_written, module), cell)
+        exact = reference_gradients(lambda module: loss(_hand_written, module), cell)
         runs = {name: _bind(loss, method, cell) for name, method in METHODS.items()}
         seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
         loop = _gradient(runs["loop"], cell)
@@ -99,7 +99,7 @@ class Recursion:
                     "evals": cost.cell_evaluations,
                     "vjps": cost.vjps,
                     "GFLOPs": cost.flops / 1e9,
-                    "error": compare(gradient, exact).relative_error,
+                    "error": compare_gradients(gradient, exact).relative_error,
                     "bits": "equal" if same else "differ",
                 }
             )

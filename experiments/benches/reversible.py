@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from loopgrad.analysis import compare, interleaved, measure, median_ratio, reference
+from loopgrad.analysis import compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.recursion import ResidualCell
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT
 from loopgrad.models import Damped, Leapfrog
@@ -96,7 +96,7 @@ class Reversible:
         cell = BranchCell(self.hidden_size, max(1, self.hidden_size // 32), generator)
         shape = (self.batch_size, self.seq_len, self.hidden_size)
         problem = Problem(cell, torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
-        exact = reference(lambda module: module.loss(makers["loop"](module.cell, length)), problem)  # pyright: ignore
+        exact = reference_gradients(lambda module: module.loss(makers["loop"](module.cell, length)), problem)  # pyright: ignore
         methods, gradients, broke = {}, {}, {}
         for name, make in makers.items():
             try:
@@ -113,7 +113,7 @@ class Reversible:
             if name in runs:
                 ratios = median_ratio(seconds[name], seconds["loop"]), costs[name].flops / costs["loop"].flops
                 sizes = costs[name].saved_bytes / 2**20, costs[name].peak_bytes / 2**20
-                found = [*ratios, *sizes, compare(gradients[name], exact).relative_error]
+                found = [*ratios, *sizes, compare_gradients(gradients[name], exact).relative_error]
             measured = dict(zip(COLUMNS, found, strict=True))
             rows.append({"updates": length, "group": group, "method": name, **measured, "broke": broke[name]})
         return rows
@@ -168,7 +168,7 @@ def _with_encoder(problem: Problem, method: Method, exact: Tensor) -> list[str]:
         return [f"encoded x {_words(error)}"]
     if ones.grad is None:
         return ["x.grad None"]
-    off = compare({"": ones.grad}, {"": (problem.x.detach() * exact).sum((0, 1))}).relative_error
+    off = compare_gradients({"": ones.grad}, {"": (problem.x.detach() * exact).sum((0, 1))}).relative_error
     return [] if off <= FAR else [f"x.grad off {off:.0e}"]
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from loopgrad.analysis import FixedPoints, Gap, Starts, Trace, Verdicts, sweep
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis import FixedPoints, GradientGap, Multistart, Trace, Verdicts, sweep_thresholds
 from loopgrad.analysis.plots.series import relative_residuals
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.records import LEVELS, OUTCOMES, DepthRecord, StreamRecord
 
 
@@ -19,7 +19,7 @@ def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Ve
         with quantiles per outcome, "rate", and "sweep" (number of converged samples at thresholds times .3, 1, 3).
     """
     thresholds, floor = verdicts["joint"].thresholds, verdicts["joint"].floor
-    swept = sweep(trace, thresholds=thresholds, floor=floor)
+    swept = sweep_thresholds(trace, thresholds=thresholds, floor=floor)
     streams: dict[str, StreamRecord] = {}
     for stream, verdict in verdicts.items():
         relative = trace.joint_relative if stream == "joint" else trace.map_relative[stream]
@@ -47,13 +47,13 @@ def by_outcome(values: np.ndarray, solved: np.ndarray) -> dict[str, list[float |
     return {name: _quantiles(values[mask]) for name, mask in masks.items() if mask.any()}
 
 
-def beside(gap: Gap) -> dict[str, Any]:
+def beside(gap: GradientGap) -> dict[str, Any]:
     """Return one gap: the gradient as a whole, its cosine per group of parameters, residual and radius."""
     whole = gap.table(LEVELS)[0]
     return {**whole, "parameters": {name: _finite(part.cosine) for name, part in gap.parameters.items()}}
 
 
-def of_search(solved: np.ndarray, points: FixedPoints, ends: Starts, right: np.ndarray) -> dict[str, Any]:
+def of_search(solved: np.ndarray, points: FixedPoints, ends: Multistart, right: np.ndarray) -> dict[str, Any]:
     """Return what searches for fixed points and other starts found, a list entry per sample."""
     return {
         "solved": solved.tolist(),

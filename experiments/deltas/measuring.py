@@ -18,12 +18,12 @@ from loopgrad.analysis import (
     cast,
     classify,
     eigenvalues,
-    fixed_points,
-    gaps,
+    find_fixed_points,
+    gradient_gaps,
     lyapunov,
     multistart,
     record,
-    rounding,
+    rounding_error,
 )
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.deltas.examination import Examination, Subject
@@ -103,7 +103,7 @@ def follow(subject: Subject, settings: Examination, name: str, updates: int, end
     floor = None
     if subject.plain:
         with subject.trainer.precision(subject.x.device):
-            floor = 2 * float(np.median(rounding(subject.cell, end, subject.x)))
+            floor = 2 * float(np.median(rounding_error(subject.cell, end, subject.x)))
     verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
     return Depth(name, trace, end, subject.solved(end), verdicts)
 
@@ -152,7 +152,7 @@ def _gaps(
     forward, subject.model.forward_dtype = subject.model.forward_dtype, None  # gradients in the dtype of the weights
     try:
         own = next(subject.model.parameters()).dtype
-        found = gaps(
+        found = gradient_gaps(
             estimators,
             loss,
             subject.model,
@@ -199,5 +199,5 @@ def _search(subject: Subject, depth: Depth, settings: Examination) -> dict[str, 
     ends = multistart(f, starts, cycles)
     rows = torch.from_numpy(chosen).to(subject.x.device)
     right = [subject.solved(f.state(z), rows) for z in ends.end]
-    points = fixed_points(f, end, max_steps=20, max_products=40)
+    points = find_fixed_points(f, end, max_steps=20, max_products=40)
     return of_search(depth.solved[chosen], points, ends, np.stack(right))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.analysis import bootstrap, wilson
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis import bootstrap_interval, wilson_interval
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.records import WeightsRecord
 
 
@@ -98,8 +98,10 @@ def settled(condition: Condition, depth: int, stream: str = "joint", outcome: st
     return Settled(
         count,
         total,
-        wilson(count, total),
-        bootstrap(converged[chosen].astype(float), lambda v: float(v.mean()), puzzles[chosen]) if several else None,
+        wilson_interval(count, total),
+        bootstrap_interval(converged[chosen].astype(float), lambda v: float(v.mean()), puzzles[chosen])
+        if several
+        else None,
         (float(min(by_seed)), float(max(by_seed))) if several else None,
     )
 

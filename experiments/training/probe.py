@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis import against_bptt, cast, interleaved, measure, median_ratio, record
+from loopgrad.analysis import cast, compare_with_bptt, interleaved, measure, median_ratio, record
 from loopgrad.analysis.gradient_points import taken_at
 from loopgrad.experiments.records import LEVELS
 from loopgrad.experiments.tasks.base import Batch
@@ -90,7 +90,7 @@ def cost(probe: Probe, estimator: Estimator) -> dict[str, Any]:
 
 def agreement(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     """Compare the estimator's gradient with float64 BPTT on the same batch and carry."""
-    found = against_bptt({"it": copy.deepcopy(estimator)}, probe.loss, probe.model)["it"]
+    found = compare_with_bptt({"it": copy.deepcopy(estimator)}, probe.loss, probe.model)["it"]
     return {
         "gradient_cosine": found.cosine,
         "gradient_relative_error": found.relative_error,

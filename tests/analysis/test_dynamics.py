@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loopgrad.analysis import StateMap, Thresholds, classify, lyapunov, record, sweep
+from loopgrad.analysis import StateMap, Thresholds, classify, lyapunov, record, sweep_thresholds
 from loopgrad.gradients import Stationary
 
 NOISE = (0.0, 1e-4)
@@ -195,7 +195,7 @@ def test_runs_that_are_too_short_say_so_and_what_is_not_finite_diverges():
 
 def test_a_sweep_shows_which_labels_hang_on_a_threshold():
     trace = record(cell_of(lambda z: 0.9 * z), starts(3), None, 60, lags=16)
-    found = {factor: verdicts["state"] for factor, verdicts in sweep(trace, (0.001, 1.0)).items()}
+    found = {factor: verdicts["state"] for factor, verdicts in sweep_thresholds(trace, (0.001, 1.0)).items()}
     assert found[1.0].thresholds == Thresholds() and found[0.001].thresholds.rtol == 1e-6
     assert found[0.001].counts() == {"converging": 64}
 

@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from loopgrad.analysis import compare
+from loopgrad.analysis import compare_gradients
 from loopgrad.experiments import records
 from loopgrad.experiments.benches.forward import Forward
 from loopgrad.experiments.benches.forward_points import Problem, Setting, schedules, within_flops, within_peak
@@ -85,7 +85,7 @@ def test_samples_that_agree_lower_the_error_and_others_do_not():
             problems = [Problem(Setting(batch, 8, 8, shared), seed) for seed in range(6)]
             estimators = [ForwardGradient(8, window=0, seed=seed) for seed in range(6)]
             draws = [(p, e) for p, e in zip(problems, estimators, strict=True) for _ in range(4)]
-            errors.append(fmean(compare(p.gradient(e), p.exact).relative_error ** 2 for p, e in draws))
+            errors.append(fmean(compare_gradients(p.gradient(e), p.exact).relative_error ** 2 for p, e in draws))
         ratios[shared] = errors[0] / errors[1]
     assert ratios[True] > 5 and 0.3 < ratios[False] < 3
 

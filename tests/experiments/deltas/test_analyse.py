@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments import records
 from loopgrad.experiments.deltas import jobs
 from loopgrad.experiments.deltas.examination import Examination, meet

@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from loopgrad.analysis.dynamics import LABELS
+from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.reports.conditions import conditions, outcomes, settled
 from loopgrad.experiments.reports.words import headline, sentence
 

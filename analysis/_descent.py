@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loopgrad.analysis.agreement import Gradients, check_names, reference, vector
+from loopgrad.analysis.agreement import Gradients, check_names, float64_vector, reference_gradients
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
 
 
 @dataclass(frozen=True)
-class Step:
+class DescentStep:
     """A step theta - eta g.
 
     Attributes:
@@ -44,7 +44,7 @@ class Descent:
 
     loss: float
     product: float
-    steps: tuple[Step, ...]
+    steps: tuple[DescentStep, ...]
 
 
 def descent(
@@ -80,17 +80,17 @@ def descent(
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis.descent import descent
+        >>> from loopgrad.analysis import descent
         >>> linear = torch.nn.Linear(1, 1, bias=False).requires_grad_()
         >>> _ = torch.nn.init.constant_(linear.weight, 1.0)
         >>> found = descent({"weight": torch.tensor([[2.0]])}, lambda own: own.weight.square().sum(), linear, [0.25])
         >>> found.product, found.steps[0]  # from 1 to 1/2
-        (4.0, Step(size=0.25, predicted=-1.0, measured=-0.75, down=True))
+        (4.0, DescentStep(size=0.25, predicted=-1.0, measured=-0.75, down=True))
     """
     sizes = [float(eta) for eta in steps]
     if not sizes or not all(0 < eta < math.inf for eta in sizes):
         raise ValueError(f"steps must be one or more finite step sizes above zero, got {tuple(steps)}")
-    exact = reference(loss, module)
+    exact = reference_gradients(loss, module)
     check_names(gradient, exact)
     shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
     for name, value in gradient.items():
@@ -100,12 +100,14 @@ def descent(
                 "both must be of the same module"
             )
     present = [name for name in exact if gradient[name] is not None and exact[name] is not None]
-    product = math.fsum(torch.dot(vector(gradient[name]), vector(exact[name])).item() for name in present)
+    product = math.fsum(
+        torch.dot(float64_vector(gradient[name]), float64_vector(exact[name])).item() for name in present
+    )
     start = _loss_after(gradient, loss, module, 0.0)
     found = []
     for eta in sizes:
         change = _loss_after(gradient, loss, module, eta) - start
-        found.append(Step(eta, -eta * product, change, change < 0))
+        found.append(DescentStep(eta, -eta * product, change, change < 0))
     return Descent(start, product, tuple(found))
 
 

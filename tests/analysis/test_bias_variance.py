@@ -1,17 +1,20 @@
-"""spread against random estimators whose bias and variance are closed forms, and the size of its standard errors."""
+"""Bias and variance of random estimators, beside closed forms, and the size of their standard errors."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from loopgrad.analysis import compare, gradients_of, reference
-from loopgrad.analysis.moments import Moments
-from loopgrad.analysis.spread import minibatch_variance, spread
+from loopgrad.analysis import (
+    bias_and_variance,
+    compare_gradients,
+    gradients_of,
+    minibatch_variance,
+    reference_gradients,
+)
 from loopgrad.gradients import BPTT, Estimator, Rollout, Stats, TruncatedBPTT
 
 P, T = 60, 6
@@ -38,7 +41,7 @@ def loss(cell, estimator):
 
 
 def exact(cell):
-    return reference(lambda own: loss(own, BPTT()), cell)
+    return reference_gradients(lambda own: loss(own, BPTT()), cell)
 
 
 def squared(gradient):
@@ -131,7 +134,7 @@ def near(found, expected, deviation):
 
 def test_gaussian_noise_has_the_variance_and_no_bias():
     k, sigma = 256, 30.0
-    found = spread(Noisy(sigma=sigma), loss, Cell(), draws=k, groups=lambda name: name)
+    found = bias_and_variance(Noisy(sigma=sigma), loss, Cell(), draws=k, groups=lambda name: name)
     size = squared(exact(Cell()))
     for one, p in ((found, P), (found.groups["a"], 50), (found.groups["b"], 10)):
         near(one.variance, p * sigma**2, sigma**2 * math.sqrt(2 * p / k))
@@ -144,7 +147,7 @@ def test_gaussian_noise_has_the_variance_and_no_bias():
 
 def test_a_bias_is_found_with_its_size():
     offset = 3.0
-    found = spread(Noisy(sigma=30.0, offset=offset), loss, Cell(), draws=256)
+    found = bias_and_variance(Noisy(sigma=30.0, offset=offset), loss, Cell(), draws=256)
     near(found.bias_squared, P * offset**2, found.bias_error)
     # 4 b S b / K + 2 tr(S^2) / K^2 with b of P equal entries
     expected = math.sqrt(4 * P * offset**2 * 900 / 256 + 2 * P * 900**2 / 256**2)
@@ -155,7 +158,7 @@ def test_a_bias_is_found_with_its_size():
 
 def test_a_forward_gradient_has_p_minus_1_times_the_square_as_error():
     k = 1024
-    found = spread(Forward(), loss, Cell(), draws=k, groups=lambda name: name)
+    found = bias_and_variance(Forward(), loss, Cell(), draws=k, groups=lambda name: name)
     near(found.relative_mse, P - 1, (P - 2) * math.sqrt(2 / k))  # (P - 2) (g . u)^2 + ||g||^2
     assert abs(found.z) < 4 and found.p > 1e-3
     assert found.draws_for(0.9) == pytest.approx((P - 1) * 0.81 / 0.19, rel=0.3)
@@ -172,10 +175,10 @@ def test_random_truncation_is_unbiased_only_where_it_is_weighed():
     cell, k, chance = Cell(), 256, 0.25
     short = gradients_of(lambda own: loss(own, TruncatedBPTT(1)), cell)
     rest = squared({name: short[name] - g for name, g in exact(cell).items()})
-    found = spread(Cut(chance=chance), loss, cell, draws=k)
+    found = bias_and_variance(Cut(chance=chance), loss, cell, draws=k)
     assert abs(found.z) < 6 and found.p > 1e-3 and found.dimensions < 2
     near(found.variance, rest * (1 / chance - 1), rest * (1 / chance - 1) * 2 / math.sqrt(k))
-    cut = spread(Cut(chance=chance, weighed=False), loss, cell, draws=k)
+    cut = bias_and_variance(Cut(chance=chance, weighed=False), loss, cell, draws=k)
     assert cut.bias_squared == pytest.approx((1 - chance) ** 2 * rest, rel=0.3) and cut.p < 1e-12
     near(cut.bias_squared, (1 - chance) ** 2 * rest, cut.bias_error)
     assert cut.variance == pytest.approx(chance * (1 - chance) * rest, rel=0.3)
@@ -183,14 +186,14 @@ def test_random_truncation_is_unbiased_only_where_it_is_weighed():
 
 def test_a_deterministic_estimator_has_no_variance_and_all_its_error_is_bias():
     cell = Cell()
-    found = spread(TruncatedBPTT(2), loss, cell, draws=5)
+    found = bias_and_variance(TruncatedBPTT(2), loss, cell, draws=5)
     gradient = gradients_of(lambda own: loss(own, TruncatedBPTT(2)), cell)
-    one = compare(gradient, exact(cell))
+    one = compare_gradients(gradient, exact(cell))
     assert found.variance == 0.0 and found.snr == math.inf and math.isnan(found.z) and math.isnan(found.p)
     assert found.relative_bias == pytest.approx(one.relative_error) and found.bias_squared == found.mse
     assert found.cosine == pytest.approx(one.cosine) and found.cosine_deviation == 0.0
     assert found.draws_for(one.cosine - 0.01) == 1.0 and found.draws_for(one.cosine + 1e-3) == math.inf
-    assert spread(BPTT(), loss, cell, draws=4).bias_squared == 0.0
+    assert bias_and_variance(BPTT(), loss, cell, draws=4).bias_squared == 0.0
 
 
 @pytest.mark.parametrize("chosen", ["global", "generator", "seed"])
@@ -200,12 +203,12 @@ def test_each_draw_is_another_wherever_the_randomness_comes_from(chosen):
         "generator": Noisy(torch.Generator().manual_seed(0), sigma=1.0),
         "seed": lambda draw: Noisy(torch.Generator().manual_seed(draw), sigma=1.0),
     }
-    found = spread(made[chosen], loss, Cell(), draws=64)
+    found = bias_and_variance(made[chosen], loss, Cell(), draws=64)
     near(found.variance, P, math.sqrt(2 * P / 64))
 
 
 def test_a_fixed_seed_is_one_draw():
-    found = spread(lambda draw: Noisy(torch.Generator().manual_seed(7), sigma=1.0), loss, Cell(), draws=8)
+    found = bias_and_variance(lambda draw: Noisy(torch.Generator().manual_seed(7), sigma=1.0), loss, Cell(), draws=8)
     assert found.variance == 0.0
 
 
@@ -218,90 +221,42 @@ def test_the_module_and_the_generator_are_left_and_a_second_call_repeats_the_fir
         own.calls += 1
         return loss(own, estimator) * own.calls
 
-    first = spread(Noisy(sigma=1.0), counting, cell, draws=8)
-    assert first == spread(Noisy(sigma=1.0), counting, cell, draws=8)
+    first = bias_and_variance(Noisy(sigma=1.0), counting, cell, draws=8)
+    assert first == bias_and_variance(Noisy(sigma=1.0), counting, cell, draws=8)
     assert torch.equal(rng, torch.get_rng_state()) and cell.calls == 0 and cell.calls._version == 0
     assert torch.equal(cell.a, Cell().a) and torch.equal(cell.a.grad, torch.ones_like(cell.a)) and cell.b.grad is None
 
 
 def test_a_reference_of_the_caller_is_used():
     doubled = {name: 2 * g for name, g in exact(Cell()).items()}
-    found = spread(BPTT(), loss, Cell(), draws=4, reference=doubled)
+    found = bias_and_variance(BPTT(), loss, Cell(), draws=4, reference=doubled)
     assert found.relative_bias == pytest.approx(0.5) and found.cosine == pytest.approx(1)
     with pytest.raises(ValueError, match="the reference lacks"):
-        spread(BPTT(), loss, Cell(), draws=4, reference={"a": None})
+        bias_and_variance(BPTT(), loss, Cell(), draws=4, reference={"a": None})
 
 
 def test_draws_for_a_cosine_follow_from_the_angle_and_the_noise():
-    found = spread(BPTT(), loss, Cell(), draws=4)
+    found = bias_and_variance(BPTT(), loss, Cell(), draws=4)
     unbiased = dataclasses.replace(found, reference_squared=2.0, product=2.0, bias_squared=0.0, variance=100.0)
     assert unbiased.draws_for(0.9) == pytest.approx(0.81 * 50 / 0.19) and unbiased.draws_for(0.01) == 1.0
-    opposite = spread(BPTT(), loss, Cell(), draws=4, reference={name: -g for name, g in exact(Cell()).items()})
+    opposite = bias_and_variance(
+        BPTT(), loss, Cell(), draws=4, reference={name: -g for name, g in exact(Cell()).items()}
+    )
     assert opposite.cosine == pytest.approx(-1) and opposite.draws_for(0.9) == math.inf
 
 
 def test_wrong_arguments_are_refused():
     for draws in (3, True, 8.0):
         with pytest.raises(ValueError, match="draws must be an int of at least 4"):
-            spread(BPTT(), loss, Cell(), draws=draws)
+            bias_and_variance(BPTT(), loss, Cell(), draws=draws)
     with pytest.raises(TypeError, match="estimator must be an Estimator or a function"):
-        spread("bptt", loss, Cell())
+        bias_and_variance("bptt", loss, Cell())
     with pytest.raises(TypeError, match=r"estimator\(0\) must return an Estimator, got int"):
-        spread(lambda draw: draw, loss, Cell())
+        bias_and_variance(lambda draw: draw, loss, Cell())
     with pytest.raises(ValueError, match=r"loss draws random numbers under BPTT.*module.eval\(\)"):
-        spread(BPTT(), lambda own, e: loss(own, e) * torch.rand(()), Cell())
+        bias_and_variance(BPTT(), lambda own, e: loss(own, e) * torch.rand(()), Cell())
     with pytest.raises(ValueError, match="cosine must be between 0 and 1"):
-        spread(BPTT(), loss, Cell(), draws=4).draws_for(1.0)
-
-
-def summaries(draw, bias, repeats, k):
-    """Whole-vector numbers of `repeats` runs of k draws each, as arrays."""
-    rows = []
-    for _ in range(repeats):
-        moments = Moments(torch.zeros(len(bias), dtype=torch.float64), [len(bias)])
-        for x in draw(k) + bias:
-            moments.add(x)
-        rows.append(moments.summary()[-1])
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
-
-
-def isotropic(k):
-    return torch.randn(k, 40, dtype=torch.float64)
-
-
-def one_direction(k):
-    return torch.randn(k, 1, dtype=torch.float64) * torch.ones(40, dtype=torch.float64)
-
-
-@pytest.mark.parametrize(("draw", "too_large"), [(isotropic, 1.5), (one_direction, 2.5)])
-def test_p_is_uniform_and_z_has_deviation_one_under_no_bias(draw, too_large):
-    found = summaries(draw, torch.zeros(40, dtype=torch.float64), repeats=200, k=64)
-    assert abs(found["z"].mean()) < 4 * 1.1 / math.sqrt(200)
-    assert 0.75 < found["z"].std() < 1.5
-    assert 0.8 < np.sqrt((found["bias_error"] ** 2).mean()) / found["bias_squared"].std() < too_large
-    for level in (0.1, 0.5):
-        near((found["p"] < level).mean(), level, math.sqrt(level * (1 - level) / 200))
-
-
-@pytest.mark.parametrize("draw", [isotropic, one_direction])
-def test_the_error_of_the_bias_is_its_standard_deviation(draw):
-    bias = torch.full((40,), 0.3, dtype=torch.float64)
-    found = summaries(draw, bias, repeats=200, k=64)
-    near(found["bias_squared"].mean(), 40 * 0.09, found["bias_squared"].std() / math.sqrt(200))
-    assert np.sqrt((found["bias_error"] ** 2).mean()) == pytest.approx(found["bias_squared"].std(), rel=0.25)
-
-
-def test_moments_equal_those_of_all_draws_held_at_once():
-    x, target = torch.randn(9, 7, dtype=torch.float64) + 5, torch.randn(7, dtype=torch.float64)
-    moments = Moments(target, [3, 4])
-    for row in x:
-        moments.add(row)
-    for found, part in zip(moments.summary(), (slice(0, 3), slice(3, 7), slice(0, 7)), strict=True):
-        off = (x - target)[:, part]
-        products = (off @ off.T).numpy()
-        assert found["bias_squared"] == pytest.approx(products[~np.eye(9, dtype=bool)].mean(), rel=1e-10)
-        assert found["variance"] == pytest.approx(x[:, part].var(dim=0).sum().item(), rel=1e-12)
-        assert found["mse"] == pytest.approx(off.square().sum(dim=1).mean().item(), rel=1e-12)
+        bias_and_variance(BPTT(), loss, Cell(), draws=4).draws_for(1.0)
 
 
 def test_the_variance_over_mini_batches_is_that_of_their_gradients():
@@ -312,7 +267,7 @@ def test_the_variance_over_mini_batches_is_that_of_their_gradients():
         minibatch_variance(losses[:1], cell)
 
 
-def test_a_spread_is_a_dict_of_plain_numbers():
-    numbers = dataclasses.asdict(spread(Noisy(sigma=1.0), loss, Cell(), draws=4))
+def test_the_result_is_a_dict_of_plain_numbers():
+    numbers = dataclasses.asdict(bias_and_variance(Noisy(sigma=1.0), loss, Cell(), draws=4))
     assert all(type(v) in (int, float) for v in numbers.values() if not isinstance(v, dict))
     assert set(numbers["groups"]) == {"a", "b"}

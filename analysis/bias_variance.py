@@ -10,8 +10,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import Gradients, compare, drawn_gradients, vector
-from loopgrad.analysis.agreement import reference as exact_gradient
+from loopgrad.analysis.agreement import (
+    Gradients,
+    compare_gradients,
+    drawn_gradients,
+    float64_vector,
+    group_of,
+    quotient,
+    reference_gradients,
+)
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.moments import Moments
 from loopgrad.analysis.precision import preserved_rng
@@ -21,7 +28,7 @@ Loss = Callable[[nn.Module, Estimator], Tensor]
 
 
 @dataclass(frozen=True)
-class Spread:
+class BiasVariance:
     """What K draws of a gradient say about its distribution, of mean m and covariance S, beside the exact gradient g*.
 
     Attributes:
@@ -54,22 +61,22 @@ class Spread:
     mse: float
     cosine: float
     cosine_deviation: float
-    groups: dict[str, "Spread"] = field(default_factory=dict)
+    groups: dict[str, "BiasVariance"] = field(default_factory=dict)
 
     @property
     def snr(self) -> float:
         """Signal to noise, ||g*||^2 / tr(S); inf without noise, nan if g* is zero as well."""
-        return _quotient(self.reference_squared, self.variance)
+        return quotient(self.reference_squared, self.variance)
 
     @property
     def relative_mse(self) -> float:
         """E ||g - g*||^2 / ||g*||^2 of one draw."""
-        return _quotient(self.mse, self.reference_squared)
+        return quotient(self.mse, self.reference_squared)
 
     @property
     def relative_bias(self) -> float:
         """||m - g*|| / ||g*||; 0 where the estimate of the square is below 0."""
-        return _quotient(math.sqrt(max(0.0, self.bias_squared)), math.sqrt(self.reference_squared))
+        return quotient(math.sqrt(max(0.0, self.bias_squared)), math.sqrt(self.reference_squared))
 
     def draws_for(self, cosine: float = 0.9) -> float:
         """Return how many draws to average for that cosine with g*, at least 1; inf if the bias keeps it from that.
@@ -89,14 +96,14 @@ class Spread:
         return max(1.0, cosine**2 * self.variance / room) if room > 0 else math.inf
 
 
-def spread(
+def bias_and_variance(
     estimator: Estimator | Callable[[int], Estimator],
     loss: Loss,
     module: nn.Module,
     draws: int = 256,
     reference: Gradients | None = None,
     groups: Callable[[str], str] | None = None,
-) -> Spread:
+) -> BiasVariance:
     """Draw the gradient of an estimator many times, and compare its mean and its noise with the exact gradient.
 
     The objective is fixed: a loss that itself draws random numbers, as active dropout does, is refused. Between draws
@@ -111,16 +118,16 @@ def spread(
         K forward and backward passes, and one in float64; a dozen passes over the gradient per draw on the CPU, and a
         dozen float64 vectors of the parameters' size, whatever K.
     Not recommended when:
-        The estimator is deterministic: `compare` says the same from one draw. With fewer than about
-        32 draws for a cosine, 256 for a bias.
+        The estimator is deterministic: `compare_gradients` says the same from one draw. With fewer
+        than about 32 draws for a cosine, 256 for a bias.
 
     Args:
         estimator: A random estimator, or a function of the number of the draw that returns one.
-        loss: loss(module, estimator) -> scalar, as in `against_bptt`.
+        loss: loss(module, estimator) -> scalar, as in `compare_with_bptt`.
         module: Whose named parameters are differentiated; left as it was.
         draws: K, at least 4.
         reference: g*, parameter name -> tensor or None. Default: float64 `BPTT`.
-        groups: Groups of parameters, as in `compare`.
+        groups: Groups of parameters, as in `compare_gradients`.
 
     Returns:
         The spread, over all parameters and per group.
@@ -135,10 +142,11 @@ def spread(
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis.spread import spread
+        >>> from loopgrad.analysis import bias_and_variance
         >>> from loopgrad.gradients import BPTT
         >>> w = torch.nn.Linear(2, 1).double()
-        >>> found = spread(BPTT(), lambda module, estimator: module(torch.ones(1, 2).double()).sum(), w, draws=4)
+        >>> loss = lambda module, estimator: module(torch.ones(1, 2).double()).sum()
+        >>> found = bias_and_variance(BPTT(), loss, w, draws=4)
         >>> found.variance, found.bias_squared, found.draws_for(0.9)
         (0.0, 0.0, 1.0)
     """
@@ -149,7 +157,7 @@ def spread(
     _check_fixed(loss, module)
     if reference is None:
         with preserved_buffers(module):
-            reference = exact_gradient(lambda own: loss(own, BPTT()), module)
+            reference = reference_gradients(lambda own: loss(own, BPTT()), module)
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     layout = _Layout(parameters, reference, groups)
     moments = Moments(layout.join(reference), layout.sizes)
@@ -159,7 +167,9 @@ def spread(
             with preserved_buffers(module):
                 moments.add(layout.join(drawn_gradients(lambda own, one=one: loss(own, one), module)))
     *parts, whole = moments.summary()
-    return Spread(**whole, groups={name: Spread(**part) for name, part in zip(layout.names, parts, strict=True)})
+    return BiasVariance(
+        **whole, groups={name: BiasVariance(**part) for name, part in zip(layout.names, parts, strict=True)}
+    )
 
 
 def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: nn.Module) -> float:
@@ -182,7 +192,7 @@ def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: 
     moments = Moments(torch.zeros(sum(layout.sizes), dtype=torch.float64), layout.sizes)
     for loss in losses:
         with preserved_buffers(module):
-            moments.add(layout.join(exact_gradient(loss, module)))
+            moments.add(layout.join(reference_gradients(loss, module)))
     if moments.count < 2:
         raise ValueError(f"losses must hold two mini-batches at least to have a variance, got {moments.count}")
     return float(moments.squares[-1]) / (moments.count - 1)
@@ -192,12 +202,12 @@ class _Layout:
     """The way from gradients by name to one vector, in which each group of parameters is a stretch."""
 
     def __init__(self, parameters: Gradients, reference: Gradients, groups: Callable[[str], str] | None):
-        compare(parameters, reference)  # that names and shapes are those of the module
+        compare_gradients(parameters, reference)  # that names and shapes are those of the module
         members: dict[str, list[str]] = {}
         for name in parameters:
-            members.setdefault(groups(name) if groups else name.partition(".")[0], []).append(name)
+            members.setdefault(group_of(name, groups), []).append(name)
         self.names = list(members)
-        self._lengths = {name: vector(parameter).numel() for name, parameter in parameters.items()}
+        self._lengths = {name: float64_vector(parameter).numel() for name, parameter in parameters.items()}
         self._order = [name for names in members.values() for name in names]
         self.sizes = [sum(self._lengths[name] for name in names) for names in members.values()]
 
@@ -205,7 +215,7 @@ class _Layout:
         return torch.cat([self._part(name, gradients[name]) for name in self._order])
 
     def _part(self, name: str, gradient: Tensor | None) -> Tensor:
-        return torch.zeros(self._lengths[name], dtype=torch.float64) if gradient is None else vector(gradient)
+        return torch.zeros(self._lengths[name], dtype=torch.float64) if gradient is None else float64_vector(gradient)
 
 
 def _check_fixed(loss: Loss, module: nn.Module) -> None:
@@ -228,9 +238,3 @@ def _made(build: Callable[[int], Estimator], draw: int) -> Estimator:
     if not isinstance(made, Estimator):
         raise TypeError(f"estimator({draw}) must return an Estimator, got {type(made).__name__}")
     return made
-
-
-def _quotient(value: float, scale: float) -> float:
-    if scale == 0:
-        return math.inf if value > 0 else math.nan
-    return value / scale
