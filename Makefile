@@ -8,7 +8,7 @@ CONSTRAINTS = .venv/constraints.txt
 WORKERS ?= 2
 PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: setup compare test test-slow lint types clean
+.PHONY: setup compare test test-slow lint types docs clean
 
 setup: .venv/ready
 
@@ -41,5 +41,13 @@ types: setup
 	@for package in gradients models analysis experiments; do ln -sfn ../../$$package .ns/loopgrad/$$package; done
 	.venv/bin/pyright
 
+.venv/docs: .venv/ready
+	$(PIP) -e '.[docs]' -c $(CONSTRAINTS)
+	touch $@
+
+# the site, in docs/_build/html; a warning is an error, and nothing is fetched
+docs: .venv/docs
+	.venv/bin/python -m sphinx --builder html --nitpicky --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 clean:
-	rm -rf .venv .ns build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf docs/_build .venv .ns build dist *.egg-info .pytest_cache .ruff_cache

@@ -65,8 +65,10 @@ def descent(
     All is computed in float64 with copies of the parameters and buffers; the module is left as it was, and every loss
     sees the same random numbers. The difference of predicted and measured shrinks as eta^2.
 
-    Cost: a forward and backward pass, and a forward pass per step and one more, in float64.
-    Not recommended when: an optimiser will rescale the gradient: its step is not theta - eta g, so hand over the step
+    Cost:
+        A forward and backward pass, and a forward pass per step and one more, in float64.
+    Not recommended when:
+        An optimiser will rescale the gradient: its step is not theta - eta g, so hand over the step
         that it takes as `gradient`, with steps=(1,).
 
     Args:

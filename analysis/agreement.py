@@ -48,8 +48,10 @@ def compare_gradients(
     Sums are taken in float64 on the CPU whatever the dtypes and devices. A `None` counts as a zero gradient: a
     parameter that an estimator does not reach is wrong by its whole reference.
 
-    Cost: one pass over both gradients.
-    Not recommended when: the gradient is one draw of a random estimator; its bias and variance need many draws.
+    Cost:
+        One pass over both gradients.
+    Not recommended when:
+        The gradient is one draw of a random estimator; its bias and variance need many draws.
 
     Args:
         gradient: g, parameter name -> tensor or None.
@@ -118,8 +120,10 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
     module computes with float64 copies (see `evaluated_in`) and is left as it was; the random number generators too,
     so that dropout draws the masks that the next call in the module's own dtype draws.
 
-    Cost: the loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
-    Not recommended when: the module casts to a narrow dtype inside its forward pass; this is then refused.
+    Cost:
+        The loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
+    Not recommended when:
+        The module casts to a narrow dtype inside its forward pass; this is then refused.
 
     Args:
         loss: Called with the module, returns the scalar to differentiate, in float64.
@@ -169,8 +173,10 @@ def compare_with_bptt(
 ) -> dict[str, Agreement]:
     """Compare the gradient of each estimator, in the module's own dtype, with float64 BPTT.
 
-    Cost: one forward and backward pass per estimator, and one in float64.
-    Not recommended when: an estimator is random; this takes a single draw.
+    Cost:
+        One forward and backward pass per estimator, and one in float64.
+    Not recommended when:
+        An estimator is random; this takes a single draw.
 
     Args:
         estimators: Name -> estimator.

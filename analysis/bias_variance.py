@@ -124,9 +124,11 @@ def bias_and_variance(
     Small z and large p mean that K draws show no bias, not that there is none: `bias_error` says how large a bias would
     have stayed unseen. An estimator without noise has variance exactly 0 and z of nan, and its bias is all its error.
 
-    Cost: K forward and backward passes, and one in float64; a dozen passes over the gradient per draw on the CPU, and a
+    Cost:
+        K forward and backward passes, and one in float64; a dozen passes over the gradient per draw on the CPU, and a
         dozen float64 vectors of the parameters' size, whatever K.
-    Not recommended when: the estimator is deterministic: `compare_gradients` says the same from one draw. With fewer
+    Not recommended when:
+        The estimator is deterministic: `compare_gradients` says the same from one draw. With fewer
         than about 32 draws for a cosine, 256 for a bias.
 
     Args:
@@ -135,7 +137,7 @@ def bias_and_variance(
         module: Whose named parameters are differentiated; left as it was.
         draws: K, at least 4.
         reference: g*, parameter name -> tensor or None. Default: float64 `BPTT`.
-        groups: Of parameters, as in `compare_gradients`.
+        groups: Groups of parameters, as in `compare_gradients`.
 
     Returns:
         The spread, over all parameters and per group.
@@ -144,7 +146,8 @@ def bias_and_variance(
         ValueError: draws is below 4; the loss draws random numbers under `BPTT`; reference names other parameters.
         TypeError: estimator is neither an estimator nor a function that returns one.
 
-    Reference: W. Hoeffding, "A class of statistics with asymptotically normal distribution", Annals of Mathematical
+    Reference:
+        W. Hoeffding, "A class of statistics with asymptotically normal distribution", Annals of Mathematical
         Statistics 19, 1948: bias_squared is the U-statistic of <g_i - g*, g_j - g*>, which gives its error.
 
     Example:
@@ -184,7 +187,8 @@ def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: 
 
     An estimator whose variance is far below it gains nothing from more draws.
 
-    Cost: a forward and backward pass in float64 per mini-batch; a few float64 vectors of the parameters' size.
+    Cost:
+        A forward and backward pass in float64 per mini-batch; a few float64 vectors of the parameters' size.
 
     Args:
         losses: For each of two or more random mini-batches of one size, loss(module) -> scalar in float64, with `BPTT`.

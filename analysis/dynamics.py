@@ -33,7 +33,7 @@ def classify(
     a wider one: "stalled".
 
     Args:
-        trace: Of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
+        trace: Trace of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
         thresholds: Defaults are those of `Thresholds`.
         lyapunov: Largest exponents per sample, (B,), in nats per cycle, as `lyapunov` of this package finds them; of
             the joint map, or by stream.
@@ -43,7 +43,8 @@ def classify(
     Returns:
         Name -> verdicts.
 
-    Not recommended when: a run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
+    Not recommended when:
+        A run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
         long transients cannot be told from an orbit.
 
     Raises:
@@ -68,8 +69,8 @@ def sweep_thresholds(
     """Classify with all thresholds multiplied by each factor: labels that change are not to be leant on.
 
     Args:
-        trace: Of `record(..., lags=16)`.
-        factors: Of rtol, recurrence and exponent.
+        trace: Trace of `record(..., lags=16)`.
+        factors: Multiples of rtol, recurrence and exponent.
         options: Further arguments of `classify`.
     """
     base = options.pop("thresholds", None) or Thresholds()

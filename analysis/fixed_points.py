@@ -54,9 +54,12 @@ def find_fixed_points(
         max_steps: Newton steps.
         max_products: Products with J in a step.
 
-    Cost: up to max_products + 11 evaluations per step, and the spectral radius at what was found.
-    Not recommended when: the claim is that there is no fixed point: a search that fails is no proof.
-    Reference: D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
+    Cost:
+        Up to max_products + 11 evaluations per step, and the spectral radius at what was found.
+    Not recommended when:
+        The claim is that there is no fixed point: a search that fails is no proof.
+    Reference:
+        D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
         Sussillo, "FixedPointFinder", JOSS 3(31), 2018.
 
     Example:
@@ -138,8 +141,10 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
         num_steps: Applications of f.
         tol: Relative distance below which two ends are the same.
 
-    Cost: starts * num_steps evaluations.
-    Reference: C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
+    Cost:
+        `starts` times `num_steps` evaluations.
+    Reference:
+        C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
         arXiv 2211.09961.
 
     Raises:

@@ -81,7 +81,7 @@ class GradientGap:
         """Return rows ready for JSON or a data frame: all parameters first, then each group of parameters.
 
         Args:
-            levels: Of the quantiles of residual and radius over samples, in columns such as "residual_q50".
+            levels: Levels of the quantiles of residual and radius over samples, in columns such as "residual_q50".
 
         Returns:
             One dict per row, the same columns in each; None where a number is not finite or was not asked for.
@@ -132,11 +132,13 @@ def gradient_gaps(
     give one group per sample: samples={str(i): [i] for i in range(batch)}. The module, its gradients and buffers and
     the random number generators are left as they were.
 
-    Cost: one forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
+    Cost:
+        One forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
         is once for all estimators but the truncated, twice the updates of the whole batch; and for each of its samples
         with a radius as many vector-Jacobian products of a cycle as the state has features, up to 96, or tens to
         hundreds above.
-    Not recommended when: an estimator is random; this takes a single draw, see `bias_and_variance`. When the cell mixes
+    Not recommended when:
+        An estimator is random; this takes a single draw, see `bias_and_variance`. When the cell mixes
         samples: residual and radius are then those of the whole batch, the gradients those of the group alone.
 
     Args:
@@ -149,7 +151,7 @@ def gradient_gaps(
         inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
         num_steps: Number of updates T that the loss runs.
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
-        groups: Of parameters, as in `compare_gradients`.
+        groups: Groups of parameters, as in `compare_gradients`.
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
 
     Returns:
@@ -160,7 +162,8 @@ def gradient_gaps(
             negative, or above zero for a coupled cell; no estimators; and as `record` and `reference`.
         TypeError: A group is neither bools nor indices; and as `record` and `reference`.
 
-    Reference: S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
+    Reference:
+        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
         al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
 
     Example:

@@ -39,12 +39,14 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
     """Return the share of each label with its 95 % interval, for all samples or apart by group.
 
     Args:
-        verdicts: Of one stream.
+        verdicts: Verdicts of one stream.
         by: (B,) values such as whether each sample was solved.
 
-    Not recommended when: samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
+    Not recommended when:
+        Samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
 
-    Reference: E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    Reference:
+        E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
 
     Raises:
         ValueError: by has another length than there are samples.
@@ -86,13 +88,14 @@ def bootstrap_interval(
 
     Args:
         values: (B,) values, one per sample.
-        statistic: Of an array of values, such as np.median.
+        statistic: Function of an array of values, such as np.median.
         clusters: (B,) names of what is independent, such as the puzzle behind each augmentation; None for each sample.
         draws: Number of draws.
-        confidence: Of the interval.
-        seed: Of the draws.
+        confidence: Confidence level of the interval.
+        seed: Seed of the draws.
 
-    Reference: B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+    Reference:
+        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
 
     Raises:
         ValueError: There are no values, or clusters has another length.

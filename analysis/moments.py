@@ -27,10 +27,11 @@ class Moments:
 
     Attributes:
         count: K.
-        mean: Of the draws.
+        mean: Mean of the draws.
         squares: Sum over draws of ||x - mean||^2, (stretches + 1,).
 
-    Reference: B. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics
+    Reference:
+        B. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics
         4(3), 1962; W. Hoeffding, "A class of statistics with asymptotically normal distribution", 1948.
     """
 

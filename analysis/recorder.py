@@ -26,9 +26,11 @@ class Recorder:
     norms are those of `record`; F(z) - z is taken one cycle before the end, at = T - period, where the run itself has
     computed F. Where a row of the batch takes a new sample, an episode ends, and nothing is compared across.
 
-    Cost: per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
+    Cost:
+        Per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
         synchronisation. Holds period + 1 states and `lags` more; each end of a cycle is compared with `lags` states.
-    Not recommended when: F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
+    Not recommended when:
+        F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
         runs the cycles for that. A model compiled as a whole may skip its hooks: analyse the eager one.
 
     Args:

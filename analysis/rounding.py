@@ -18,8 +18,10 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
     ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
     `classify`: below it, a residual is noise. Autocast applies to the first cycle, as it does in training.
 
-    Cost: one cycle, and one in float64.
-    Not recommended when: z is the initial state, which is no typical one.
+    Cost:
+        One cycle, and one in float64.
+    Not recommended when:
+        The point is the initial state, which is not a typical one.
 
     Args:
         cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.

@@ -24,10 +24,13 @@ def eigenvalues(f: StateMap, z: Tensor, k: int = 6, tol: float = 1e-9) -> np.nda
         k: How many, at most n.
         tol: Relative accuracy asked of ARPACK.
 
-    Cost: about 2 k + 20 to some hundred products per sample.
-    Not recommended when: J is far from normal and large: eigenvalues then say little about finite times; look at
+    Cost:
+        About 2 k + 20 to some hundred products per sample.
+    Not recommended when:
+        J is far from normal and large: eigenvalues then say little about finite times; look at
         `operator_norm` and `lyapunov` too.
-    Reference: R. Lehoucq, D. Sorensen and C. Yang, "ARPACK users' guide", 1998.
+    Reference:
+        R. Lehoucq, D. Sorensen and C. Yang, "ARPACK users' guide", 1998.
 
     Returns:
         (batch, k) complex128.
@@ -67,7 +70,8 @@ def operator_norm(f: StateMap, z: Tensor, tol: float = 1e-9) -> np.ndarray:
         z: (batch, n) points.
         tol: Relative accuracy asked of ARPACK.
 
-    Cost: products with J and J^T, some dozens of each per sample.
+    Cost:
+        Products with J and J^T, some dozens of each per sample.
     """
     batch, n = z.shape
     if n <= DENSE:
@@ -106,10 +110,12 @@ def lyapunov(
         k: Exponents, at most n.
         transient: Applications before those, during which the vectors already turn.
         blocks: For the error, at least 2; num_steps should be many times that.
-        seed: Of the first vectors.
+        seed: Seed of the first vectors.
 
-    Cost: (k + 1) evaluations of f per application, forward differentiation included.
-    Reference: G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", Meccanica 15, 1980;
+    Cost:
+        (k + 1) evaluations of f per application, forward differentiation included.
+    Reference:
+        G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", Meccanica 15, 1980;
         R. Engelken, "Gradient flossing", 2023, arXiv 2312.17306.
 
     Raises:

@@ -65,7 +65,7 @@ class Verdicts:
         rate: Factor per cycle by which the residual changes, from the tail; nan where it is zero or not finite.
         exponent: alpha of residual ~ cycle^alpha, from the tail.
         distance: Estimated distance that is left, residual / (1 - rate), relative; nan where rate >= 1.
-        period: Of a cycle, in cycles of the cell; 0 for other labels.
+        period: Period of a cycle, in cycles of the cell; 0 for other labels.
         straightness: Net displacement over path length, over the lags of the trace.
         lyapunov: The exponent that was given, nan if none was.
         floor: Relative residual that rounding leaves, from the dtype.

@@ -39,7 +39,7 @@ def completed(fn: Callable[[Job], Result], jobs: Sequence[Job], workers: int) ->
     Ctrl-C ends the workers at once, and so does the end of this process.
 
     Args:
-        fn: Of the top level of a module, and so what it gives: both go from process to process.
+        fn: A function of the top level of a module; it and what it returns go from process to process.
         jobs: Its arguments; those that take longest best come first.
         workers: Processes; with 1 there is none but this one.
 

@@ -19,7 +19,7 @@ class Trainer:
         halting: When a row takes a new sample.
         train_steps: Optimiser steps.
         batch_size: Rows of the carry.
-        learning_rate: Of AdamW, after a linear warm-up constant, as published.
+        learning_rate: Learning rate of AdamW, after a linear warm-up constant, as published.
         beta1: Decay of AdamW's first moment, per step.
         beta2: Decay of AdamW's second moment, per step.
         weight_decay: Decoupled, in units of the learning rate; on every parameter, as published.
@@ -28,8 +28,8 @@ class Trainer:
         grad_clip: Largest norm of the gradient; 0 for no clipping.
         autocast: "bf16" runs forward passes under autocast; "off" does not.
         cross_entropy: Loss of a token.
-        jacobian_weight: Of the Jacobian penalty of the last cycle at the state where it ends, added to the loss; 0 for
-            none.
+        jacobian_weight: Weight of the Jacobian penalty of the last cycle at the state where it ends, added to the loss;
+            0 for none.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ PACKAGES = [
     "loopgrad.experiments.tasks",
 ]
 LONGEST = 400
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 def packages_in(root: Path) -> set[str]:
@@ -141,5 +143,15 @@ def test_every_estimator_says_what_it_costs_and_where_it_fails():
     estimators.remove(gradients.Estimator)
     assert len(estimators) >= 3
     for estimator in estimators:
-        for heading in ("Cost:", "Not recommended when:", "Reference", "Example:"):
-            assert heading in (estimator.__doc__ or ""), f"{estimator.__name__} lacks {heading}"
+        for heading in ("Cost:", "Not recommended when:", "Reference:", "Example:"):
+            assert f"\n    {heading}\n" in (estimator.__doc__ or ""), f"{estimator.__name__} lacks {heading}"
+
+
+HEADINGS = re.compile(r"^ *(Cost|Not recommended when|References?|Example): \S.*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [p for top in FOLDERS for p in sources(top)], ids=lambda p: str(p.name))
+def test_a_heading_of_a_docstring_has_a_line_of_its_own(path):
+    """Only then is it rendered as a section."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, DOCUMENTED)]
+    assert [found[0] for node in nodes for found in HEADINGS.finditer(ast.get_docstring(node) or "")] == []

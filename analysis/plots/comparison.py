@@ -26,12 +26,12 @@ class Run(NamedTuple):
 
     Attributes:
         estimator: Its name; runs of one estimator are its seeds.
-        steps: Of the optimiser, when each of `accuracies` was taken.
-        accuracies: Of held-out samples, in percent.
+        steps: Steps of the optimiser, when each of `accuracies` was taken.
+        accuracies: Accuracies of held-out samples, in percent.
         accuracy: In percent, at the end.
         bytes: Saved for backward.
         time_ratio: Time of a step over that of BPTT; None if it was not taken.
-        cosine: Of the gradient with that of BPTT; None if it was not taken.
+        cosine: Cosine of the gradient with that of BPTT; None if it was not taken.
         residuals: Stream -> relative residual after each update, None where the stream was not updated.
     """
 
@@ -52,13 +52,14 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
     tenth of the least other.
 
     Args:
-        runs: Of one or more estimators, in the order in which they are to be named.
+        runs: Runs of one or more estimators, in the order in which they are to be named.
         title: Above the figure: what was trained, over how many seeds.
 
     Returns:
         The figure, and a row per estimator and evaluation, then a row per estimator with what it reached and cost.
 
-    Not recommended when: estimators trained for different numbers of steps: the last accuracies then differ in that.
+    Not recommended when:
+        Estimators trained for different numbers of steps: the last accuracies then differ in that.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -113,13 +114,14 @@ def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn
     An update at which any seed has a residual of zero is in the table and not in the figure.
 
     Args:
-        runs: Of one or more estimators, with residuals of the same streams.
+        runs: Runs of one or more estimators, with residuals of the same streams.
         xlabel: Which updates these are.
 
     Returns:
         The figure, and a row per estimator, stream and update at which the stream was updated.
 
-    Not recommended when: one recursion is to be judged: `residuals` shows its samples and the rounding floor.
+    Not recommended when:
+        One recursion is to be judged: `residuals` shows its samples and the rounding floor.
 
     Raises:
         ImportError: matplotlib is not installed.

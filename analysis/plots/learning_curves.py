@@ -23,7 +23,7 @@ class Learning(NamedTuple):
     """Trainings of one estimator in one case, over some seeds.
 
     Attributes:
-        name: Of the estimator.
+        name: Name of the estimator.
         case: What was learnt: trainings of one case stand in one column.
         bytes: Memory of an update of the weights.
         flops: Spent when each loss was taken, in order.
@@ -48,7 +48,8 @@ def learning(curves: Sequence[Learning]) -> Drawn:
     Returns:
         The figure, and a row per loss of each seed.
 
-    Not recommended when: estimators had different numbers of updates: the last losses then differ in more than memory.
+    Not recommended when:
+        Estimators had different numbers of updates: the last losses then differ in more than memory.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -39,7 +39,7 @@ def residuals(
     unknown, and counted.
 
     Args:
-        trace: Of `record`.
+        trace: Trace of `record`.
         correct: (B,) whether each sample was solved, to draw the two apart.
         streams: A panel each; default all of the trace. "joint" is all together.
         kind: "cycle", each state beside that a cycle before, or "update".
@@ -50,7 +50,8 @@ def residuals(
     Returns:
         The figure, and a row per stream, group and update.
 
-    Not recommended when: the samples differ in kind: a median hides the few that cycle. See `heatmap`.
+    Not recommended when:
+        The samples differ in kind: a median hides the few that cycle. See `heatmap`.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -13,7 +13,7 @@ def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
     """Return relative residuals, (T, B), row t that of the state after t + 1 updates.
 
     Args:
-        trace: Of `record`.
+        trace: Trace of `record`.
         stream: Its name, or "joint" for the root of the sum of squares over streams.
         kind: "cycle", a stream compared with itself a cycle before, or "update".
 

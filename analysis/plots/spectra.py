@@ -37,7 +37,8 @@ def eigenvalue_cloud(
     Returns:
         The figure, and a row per eigenvalue and per bar; what is not finite is not drawn.
 
-    Not recommended when: the map is far from normal: eigenvalues inside the circle then allow long growth. See
+    Not recommended when:
+        The map is far from normal: eigenvalues inside the circle then allow long growth. See
         `operator_norm`.
 
     Raises:

@@ -59,7 +59,7 @@ class Drawn(NamedTuple):
     """A figure and the numbers behind every mark of it.
 
     Attributes:
-        figure: Of matplotlib; it belongs to no window and needs no closing.
+        figure: A matplotlib figure; it belongs to no window and needs no closing.
         table: Rows ready for JSON: floats, ints, bools, strings, and None for what is not finite.
     """
 
@@ -196,7 +196,7 @@ def save(
     Args:
         drawn: What a function of this package returned.
         path_without_suffix: Where to; ".svg", ".png" and ".json" are added.
-        formats: Of matplotlib, such as "svg", "png", "pdf".
+        formats: File formats of matplotlib, such as "svg", "png", "pdf".
 
     Returns:
         The paths, those of the figures first.

@@ -16,7 +16,7 @@ class Point(NamedTuple):
         estimator: Its name.
         residual: Relative residual of the map where the gradient was taken.
         radius: Spectral radius of the Jacobian there; None if it is not known.
-        cosine: Of the gradient with that of BPTT.
+        cosine: Cosine of the gradient with that of BPTT.
         relative_error: Norm of the difference over that of BPTT's gradient.
         group: What points have in common, such as a run; those of one estimator and group are joined, "" joins none.
     """
@@ -36,12 +36,13 @@ def validity(points: Sequence[Point]) -> Drawn:
     the least positive value.
 
     Args:
-        points: Of one or more estimators.
+        points: Points of one or more estimators.
 
     Returns:
         The figure, and a row per point.
 
-    Not recommended when: the points differ in batch size: agreement rises with the batch.
+    Not recommended when:
+        The points differ in batch size: agreement rises with the batch.
 
     Raises:
         ImportError: matplotlib is not installed.

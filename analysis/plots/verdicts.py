@@ -17,7 +17,8 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
     Returns:
         The figure, and a table row per bar segment; low and high are those of the interval.
 
-    Not recommended when: samples are not independent, such as augmentations of one puzzle: the intervals are too
+    Not recommended when:
+        Samples are not independent, such as augmentations of one puzzle: the intervals are too
         narrow. See `bootstrap_interval`.
 
     Raises:

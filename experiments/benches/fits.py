@@ -45,9 +45,9 @@ class Fits:
         L_cycles: Values of n.
         H_cycles: Values of T.
         memory: Sizes in GB.
-        dtype: Of activations, "bfloat16" or "float32".
+        dtype: Dtype of activations, "bfloat16" or "float32".
         repeats: Not used: bytes do not vary.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 512

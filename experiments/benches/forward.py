@@ -59,11 +59,11 @@ class Forward:
         num_steps: Updates of the others.
         batch_size: Samples of the others.
         window: Last updates differentiated exactly, of "state, window"; the first of the truncations.
-        wider: Of the other truncation.
+        wider: Window of the other truncation.
         shared: One weight of the loss for all samples, so that their gradients agree; False draws one for each.
         cells: Random cells.
-        draws: Of each estimator on each cell.
-        seed: Of all random numbers.
+        draws: Draws of each estimator on each cell.
+        seed: Seed of all random numbers.
         repeats: Not used: nothing is timed.
         num_threads: Threads.
 

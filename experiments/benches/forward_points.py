@@ -64,7 +64,7 @@ class Problem:
 
     Args:
         setting: Sizes.
-        seed: Of all its numbers.
+        seed: Seed of all its numbers.
     """
 
     def __init__(self, setting: Setting, seed: int):

@@ -16,7 +16,7 @@ def words(rows: list[Row], windowed: str) -> str:
     """Return a few paragraphs; every figure but those of Panchal et al. is taken from the rows.
 
     Args:
-        rows: Of the bench.
+        rows: Rows of the bench.
         windowed: Name of the gradient that perturbs the state and differentiates the last updates exactly.
     """
     state, weights = ([r for r in rows if r["gradient"] == name] for name in (windowed, "weights"))

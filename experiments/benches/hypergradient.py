@@ -34,11 +34,11 @@ class Hypergradient:
 
     Args:
         hidden_size: Hidden features of the network; half as many are the features of the ridge regression.
-        samples: Of training and of validation.
+        samples: Samples of training and of validation.
         lengths: Steps of SGD.
-        seed: Of data and first weights.
+        seed: Seed of data and first weights.
         repeats: Timed rounds.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 64

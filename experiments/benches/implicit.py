@@ -52,7 +52,7 @@ class Implicit:
         targets: Relative gradient errors.
         per_decade: Tolerances of the solvers that are tried per decade, down to 1e-5.
         repeats: Timed rounds.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128

@@ -3,9 +3,10 @@
 One update is one step of SGD with weight decay, w <- w - lr (d loss / dw + decay w). The parameters are log lr and
 log decay, and the loss of the last weights on validation data is differentiated. Every estimator applies as it is.
 
-References: L. Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization", 2017,
-arXiv 1703.01785; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning", 2015,
-arXiv 1502.03492; E. Grefenstette et al., "Generalized inner loop meta-learning", 2019, arXiv 1910.01727 (higher).
+Reference:
+    L. Franceschi et al., "Forward and reverse gradient-based hyperparameter optimization", 2017, arXiv 1703.01785;
+    D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning", 2015,
+    arXiv 1502.03492; E. Grefenstette et al., "Generalized inner loop meta-learning", 2019, arXiv 1910.01727 (higher).
 """
 
 import copy
@@ -140,8 +141,8 @@ def ridge(features: int = 16, samples: int = 64, seed: int = 0, **options: Any) 
 
     Args:
         features: Inputs of the linear map.
-        samples: Of training, and as many of validation.
-        seed: Of data and first weights.
+        samples: Samples of training, and as many of validation.
+        seed: Seed of data and first weights.
         options: log_lr, log_weight_decay and num_batches of `InnerSGD`.
     """
     network, options = nn.Linear(features, 1, bias=False), {"log_lr": -0.7, "log_weight_decay": -2.5, **options}
@@ -154,8 +155,8 @@ def mlp(features: int = 8, hidden: int = 32, samples: int = 64, seed: int = 0, *
     Args:
         features: Inputs of the network.
         hidden: Hidden features.
-        samples: Of training, and as many of validation.
-        seed: Of data and first weights.
+        samples: Samples of training, and as many of validation.
+        seed: Seed of data and first weights.
         options: log_lr, log_weight_decay and num_batches of `InnerSGD`.
     """
     network = nn.Sequential(nn.Linear(features, hidden), nn.Tanh(), nn.Linear(hidden, 1))

@@ -22,7 +22,7 @@ class Reader(nn.Module):
         length: Tokens of a sequence. Biases of the update gate start at the logarithms of uniform numbers from 1 to
             length - 1, so that some features forget within a few tokens and some hardly at all ("chrono"
             initialisation; C. Tallec and Y. Ollivier, 2018, arXiv 1804.11188). The rest starts as torch's own.
-        generator: Of the weights.
+        generator: Source of the weights.
     """
 
     def __init__(self, modulus: int, hidden_size: int, length: int, generator: torch.Generator):
@@ -78,7 +78,7 @@ class RollingSums:
             entropy, log m for knowing nothing.
         length: Tokens of a sequence, one per update.
         modulus: m.
-        data_seed: Of the held-out sequences, 512 at most; training never shows them.
+        data_seed: Seed of the held-out sequences, 512 at most; training never shows them.
     """
 
     target: Target

@@ -55,7 +55,7 @@ class Recursion:
         batch_size: Samples.
         lengths: Numbers of updates.
         repeats: Timed rounds.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128

@@ -73,7 +73,7 @@ class Reversible:
         batch_size: Samples.
         lengths: Numbers of updates, even: memcnn and RevDEQ make two at a time.
         repeats: Timed rounds.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128

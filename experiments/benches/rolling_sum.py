@@ -44,14 +44,14 @@ class RollingSum:
     Args:
         targets: As in `RollingSums`, "sum" or "modulo".
         lengths: Tokens, and so updates of the recursion, for each of them.
-        updates: Of the weights, for each of them.
+        updates: Updates of the weights, for each of them.
         modulus: Number of tokens.
         hidden_size: Features.
         batch_size: Sequences.
         learning_rates: To choose from.
         window: Updates of the truncated gradient, and the mean of the random one.
-        num_tangents: Of "forward, state", whose last update is exact, and of "zeroth order".
-        seeds: Of weights, data and noise; a row is over all of them.
+        num_tangents: Tangents of "forward, state", whose last update is exact, and of "zeroth order".
+        seeds: Seeds of weights, data and noise; a row is over all of them.
         workers: Trainings at once; null: as many as there are cores. Changes no number.
         repeats: Not used: nothing is timed.
         num_threads: Threads.

@@ -35,11 +35,11 @@ class TRMStep:
         batch_size: Samples.
         H_cycles: Cycles.
         L_cycles: Updates of z_L in a cycle.
-        mixer: Of positions.
+        mixer: Mixer of positions.
         official_path: A checkout of github.com/SamsungSAILMontreal/TinyRecursiveModels, whose class is then timed in
             turn with ours; it needs einops and pydantic.
         repeats: Timed rounds.
-        num_threads: Of torch.
+        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128

@@ -24,7 +24,7 @@ class Validity:
         batch_size: Samples.
         radii: Spectral radii of the Jacobian at the last state, median over samples.
         lengths: Updates T.
-        seed: Of weights and inputs.
+        seed: Seed of weights and inputs.
         repeats: Not used: nothing is timed.
         num_threads: Threads.
     """

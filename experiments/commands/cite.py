@@ -2,73 +2,37 @@
 
     loopgrad cite estimator=one_step model=hrm
 
-References are read from the docstrings of the classes in use, so that there is no second list to keep.
+The classes in use name the papers, and references.bib holds their entries.
 """
 
-import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from importlib.resources import files
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import loopgrad
-import loopgrad.gradients as gradients
-import loopgrad.models as models
 from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.targets import target_of
 from loopgrad.models.reversible_cells import COUPLINGS
 
-# Authors, "Title", [venue,] year[, arXiv id]; where the arXiv id is given, the title may be missing
-ENTRY = re.compile(
-    r'(?P<authors>[^";]+?),\s+(?:"(?P<title>[^"]+?),?",?\s+(?:(?P<venue>[^";]*?),\s+)?)?(?P<year>(?:19|20)\d\d)\b'
-    r"(?:,\s+(?:arXiv\s+)?(?P<arxiv>\d{4}\.\d{4,5}))?"
-)
-
-
-@dataclass(frozen=True)
-class Work:
-    """A paper: authors, title (None where a docstring does not repeat it), year, and where it is."""
-
-    authors: str
-    title: str | None
-    year: str
-    venue: str | None
-    arxiv: str | None
-
-    @property
-    def identity(self) -> str:
-        """What makes two mentions the same work."""
-        return self.arxiv or f"{self.authors} {self.year} {(self.title or '').lower()}"
-
-    def bibtex(self) -> str:
-        """Return the BibTeX entry."""
-        names = re.split(r",\s+| and ", self.authors.removesuffix(" et al.").strip())
-        others = " and others" if self.authors.endswith(" et al.") else ""
-        surname = re.sub(r"\W", "", names[0].split()[-1]).lower()
-        title = self.title or f"arXiv {self.arxiv}"
-        word = next((w for w in re.findall(r"\w+", title.lower()) if len(w) > 3), "")
-        fields = {"author": " and ".join(names) + others, "title": f"{{{title}}}", "year": self.year}
-        if self.arxiv:
-            fields |= {"eprint": self.arxiv, "archivePrefix": "arXiv"}
-        elif self.venue:
-            fields["howpublished"] = self.venue
-        return _bibtex("misc", f"{surname}{self.year}{word}", fields)
+TOOLKIT = """@software{{loopgrad,
+  title = {{{{loopgrad: memory-efficient alternatives to backprop-through-time for recursive networks}}}},
+  author = {{{{The loopgrad developers}}}},
+  version = {{{version}}},
+  year = {{2026}},
+}}"""
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Print BibTeX entries."""
-    classes = [target_of(target) for target in targets(config)]
+    used = [target_of(target) for target in targets(config)]
     if coupling := OmegaConf.select(config, "model.coupling"):
-        classes.append(COUPLINGS[coupling])
-    used = [work for it in classes for work in references(inspect.getdoc(it) or "")]
-    works = {work.identity: work for work in used}
-    public = [getattr(package, name) for package in (gradients, models) for name in package.__all__]
-    for work in used + [work for it in public for work in references(inspect.getdoc(it) or "")]:
-        if work.identity in works and len(work.title or "") > len(works[work.identity].title or ""):
-            works[work.identity] = work
-    print("\n\n".join([_software(), *sorted(work.bibtex() for work in works.values())]))
+        used.append(COUPLINGS[coupling])
+    keys = {key for it in used for key in getattr(it, "references", ())}
+    known = entries()
+    print("\n\n".join([TOOLKIT.format(version=loopgrad.__version__), *(known[key] for key in sorted(keys))]))
 
 
 def targets(config: DictConfig) -> Iterator[str]:
@@ -81,19 +45,7 @@ def targets(config: DictConfig) -> Iterator[str]:
             yield from targets(node)
 
 
-def references(docstring: str) -> list[Work]:
-    """Return the works that a docstring's Reference paragraph gives with their titles or arXiv ids."""
-    paragraphs = re.findall(r"References?:(.*?)(?:\n\s*\n|\n\w[^\n]*:\n|\Z)", docstring, re.DOTALL)
-    matches = [ENTRY.search(" ".join(part.split())) for part in ";".join(paragraphs).split(";")]
-    return [Work(**match.groupdict()) for match in matches if match and (match["title"] or match["arxiv"])]
-
-
-def _software() -> str:
-    fields = {"author": "{The loopgrad developers}", "version": loopgrad.__version__, "year": "2026"}
-    title = "{loopgrad: memory-efficient alternatives to backprop-through-time for recursive networks}"
-    return _bibtex("software", "loopgrad", {"title": title, **fields})
-
-
-def _bibtex(kind: str, key: str, fields: dict[str, str]) -> str:
-    lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
-    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
+def entries() -> dict[str, str]:
+    """Return the entries of references.bib by key, as they are written there."""
+    text = files("loopgrad").joinpath("references.bib").read_text(encoding="utf-8")
+    return {entry[1]: entry[0] for entry in re.finditer(r"^@\w+\{(\S+),$.*?^\}$", text, re.MULTILINE | re.DOTALL)}

@@ -29,11 +29,11 @@ class Examination:
         exponent_samples: Samples that do not settle whose Lyapunov exponent is found; 0 for none.
         exponent_cycles: Cycles over which it is averaged.
         gradient_samples: Samples, solved and unsolved alike, whose gradients are compared with BPTT; 0 for none.
-        radius_samples: Of those, samples with a spectral radius where each gradient is taken.
+        radius_samples: How many of those get a spectral radius where each gradient is taken.
         search_samples: Samples near whose end a fixed point is searched, and which are started anew; 0 for none.
         device: "auto" for CUDA where there is one, else a torch device.
         num_threads: Threads of a CPU run.
-        seed: Of random starts.
+        seed: Seed of random starts.
 
     Raises:
         ValueError: A value is out of range.

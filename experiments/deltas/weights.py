@@ -47,7 +47,7 @@ class Weights:
         path: The file.
         group: What the runs of one comparison have in common, the name of its folder.
         estimator: What trained them, "" where that is not known.
-        seed: Of the run; None where it is not known.
+        seed: Seed of the run; None where it is not known.
         step: Optimiser steps taken; None where it is not known.
         task: Configuration node of the task.
         model: Configuration node of the model; None for the official layout.

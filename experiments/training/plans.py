@@ -14,8 +14,8 @@ def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
 
     Args:
         parts: What is trained.
-        seeds: Of the runs.
-        folder: Of the command; a run has one of its own in it.
+        seeds: Seeds of the runs.
+        folder: Folder of the command; a run has one of its own in it.
 
     Raises:
         ConfigError: The key `tensorboard` is no bool, or the package is missing.

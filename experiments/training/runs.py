@@ -36,11 +36,11 @@ class Plan:
     """What one run needs; it can be sent to another process.
 
     Attributes:
-        name: Of the run, such as "last_cycle-seed0".
+        name: Name of the run, such as "last_cycle-seed0".
         task: With its data made.
         estimator: How gradients are obtained; its noise starts here, and runs and probes draw from copies.
         trainer: Hyperparameters.
-        seed: Of the run.
+        seed: Seed of the run.
         folder: Where its files go.
         fingerprint: Configuration of the run, plain values: what a checkpoint must agree with.
         tensorboard: Whether scalars are written for TensorBoard too.

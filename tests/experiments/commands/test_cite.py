@@ -1,16 +1,20 @@
-"""Every choice of a configuration yields the papers behind it, as BibTeX that parses."""
+"""Every choice of a configuration yields the papers behind it, as BibTeX that parses; references.bib is in order."""
 
+import ast
+import importlib
+import inspect
 import re
 from importlib.resources import files
 
 import pytest
+from repository import FOLDERS, module_name, sources
 
-from loopgrad.experiments.commands.cite import references
+from loopgrad.experiments.commands.cite import entries
 
 CONF = files("loopgrad.experiments.conf")
 
 TRM, HRM = "2510.04871", "2506.21734"
-PAPERS = {  # what the published papers are, from arXiv, not from the docstrings
+PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=bptt": ["werbos1990"],
     "estimator=checkpointed": ["1604.06174"],
     "estimator=reversible": ["1707.04585", "1502.03492"],
@@ -33,10 +37,14 @@ PAPERS = {  # what the published papers are, from arXiv, not from the docstrings
     "model=feed_forward": [TRM],
     "model=feed_forward_deep": [TRM],
     "trainer=published": [TRM],
+    "task=maze": ["2402.14083"],
+    "task=arc1": ["1911.01547"],
+    "task=arc2": ["2505.11831"],
+    "task=sudoku9": [TRM],
 }
 
 
-def entries(text: str) -> dict[str, dict[str, str]]:
+def parsed(text: str) -> dict[str, dict[str, str]]:
     """Parse BibTeX by matching braces."""
     found = {}
     while text := text.strip():
@@ -54,17 +62,19 @@ def entries(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
+BIBLIOGRAPHY = parsed("\n".join(entries().values()))
+
+
 @pytest.mark.parametrize("choice", PAPERS)
 def test_a_choice_yields_its_paper(loopgrad, choice):
     group = choice.split("=")[0]
     others = {"estimator": "bptt", "model": "feed_forward", "trainer": "small", "task": "sorting"}
     rest = [f"{name}={value}" for name, value in others.items() if name != group]
     result = loopgrad("cite", *rest, choice)
-    found = entries(result.out)
+    found = parsed(result.out)
     assert result.code == 0 and found["loopgrad"]["kind"] == "software"
     for paper in PAPERS[choice]:
         assert any(paper in key or paper == entry.get("eprint") for key, entry in found.items())
-    assert all({"title", "year", "author"} <= entry.keys() for entry in found.values())
 
 
 def test_no_choice_of_estimator_or_model_is_left_out_above():
@@ -80,28 +90,81 @@ def test_no_choice_of_estimator_or_model_is_left_out_above():
     ("coupling", "paper"), [("damped", "2509.12917"), ("leapfrog", "1709.03698"), ("momentum", "2102.07870")]
 )
 def test_a_coupling_yields_its_paper(loopgrad, coupling, paper):
-    found = entries(loopgrad("cite", f"model.coupling={coupling}", "estimator=reversible").out)
+    found = parsed(loopgrad("cite", f"model.coupling={coupling}", "estimator=reversible").out)
     assert any(paper == entry.get("eprint") for entry in found.values())
 
 
-def test_each_work_comes_once_with_its_longest_title(loopgrad):
-    found = entries(loopgrad("cite", "estimator=[one_step,last_cycle]", "model=hrm", "trainer=published").out)
-    prints = [entry["eprint"] for entry in found.values() if "eprint" in entry]
-    assert len(prints) == len(set(prints)) and {TRM, HRM} <= set(prints)
-    title = next(entry["title"] for entry in found.values() if entry.get("eprint") == TRM)
-    assert title.lower() == "{less is more: recursive reasoning with tiny networks}"
+def test_what_several_classes_name_comes_once(loopgrad):
+    out = loopgrad("cite", "estimator=[one_step,last_cycle]", "model=hrm", "trainer=published").out
+    assert parsed(out).keys() == {
+        "loopgrad",
+        "jolicoeurmartineau2025less",
+        "wang2025hierarchical",
+        "williams1990efficient",
+    }
 
 
-def test_references_are_read_from_a_docstring():
-    (first, second, third) = references(
-        'What it does.\n\nReference: A. Author, B. C. Writer and D. Else, "A title: long, one", Journal 3(1),\n'
-        '    1999; E. Fellow et al., "Other", 2020, arXiv 2001.00001, section 3; F. Short, 2021, arXiv 2101.12345.\n\n'
-        'Raises:\n    ValueError: "not", 1990.\n'
-    )
-    assert (first.authors, first.title, first.venue, first.year) == (
-        "A. Author, B. C. Writer and D. Else", "A title: long, one", "Journal 3(1)", "1999"
-    )  # fmt: skip
-    assert (second.arxiv, third.arxiv, third.title) == ("2001.00001", "2101.12345", None)
-    assert "author = {A. Author and B. C. Writer and D. Else}" in first.bibtex()
-    assert "author = {E. Fellow and others}" in second.bibtex() and "@misc{fellow2020other," in second.bibtex()
-    assert references("No paragraph of that name, 1999.") == []
+@pytest.mark.parametrize("key", BIBLIOGRAPHY)
+def test_an_entry_is_complete(key):
+    entry = BIBLIOGRAPHY[key]
+    assert entry.keys() >= {"author", "title", "year"} and ("doi" in entry or "url" in entry)
+    if entry["kind"] == "misc" and "eprint" in entry:
+        assert entry["doi"] == f"10.48550/arXiv.{entry['eprint']}"
+    authors = entry["author"].split(" and ")
+    assert all(re.fullmatch(r"[^,]+, [^,]+", name) for name in authors), "family name, given names"
+    assert not {"others", "et al."} & set(authors)
+    surname = re.sub(r"\W", "", authors[0].split(",")[0]).lower()
+    assert key.startswith(surname + entry["year"])
+
+
+def test_the_file_holds_nothing_but_entries_in_order():
+    text = files("loopgrad").joinpath("references.bib").read_text(encoding="utf-8")
+    assert text.count("\n@") == len(BIBLIOGRAPHY) and list(BIBLIOGRAPHY) == sorted(BIBLIOGRAPHY)
+
+
+SOURCES = {module_name(path): path for folder in FOLDERS for path in sources(folder)}
+
+
+def classes() -> list[type]:
+    """Every class of the package that names papers."""
+    modules = map(importlib.import_module, SOURCES)
+    found = [it for module in modules for it in vars(module).values() if isinstance(it, type)]
+    return sorted({it for it in found if vars(it).get("references")}, key=lambda it: it.__qualname__)
+
+
+def mentions(key: str, text: str) -> bool:
+    """Whether a text speaks of the work: by its arXiv number, or, without one, by its first author and its year."""
+    entry = BIBLIOGRAPHY[key]
+    if "eprint" in entry:
+        return entry["eprint"] in text
+    surname = re.sub(r"\\\W|[{}]", "", entry["author"].split(",")[0])  # without LaTeX's accents
+    return surname in text and entry["year"] in text
+
+
+def named_in(docstring: str) -> tuple[set[str], int]:
+    """The entries that the Reference section of a docstring names, and how many works it names by their years."""
+    sections = re.findall(r"^References?:\n(.*?)(?:\n\n|^\w|\Z)", docstring, re.MULTILINE | re.DOTALL)
+    text = "\n".join(sections)
+    years = re.findall(r"\b(?:19|20)\d\d\b", re.sub(r"arXiv \S+", "", text))
+    return {key for key in BIBLIOGRAPHY if mentions(key, text)}, len(years)
+
+
+@pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__name__)
+def test_a_class_names_the_papers_of_its_docstring(cls):
+    assert len(cls.references) == len(set(cls.references))
+    assert named_in(inspect.getdoc(cls) or "")[0] == set(cls.references)
+
+
+def test_every_reference_of_a_docstring_is_an_entry():
+    for name, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                found, works = named_in(ast.get_docstring(node) or "")
+                assert len(found) == works, f"{name}, {getattr(node, 'name', 'the module')}: {found}"
+
+
+def test_every_entry_is_spoken_of_and_every_arxiv_number_is_that_of_an_entry():
+    texts = [path.read_text() for path in SOURCES.values()]
+    assert [key for key in BIBLIOGRAPHY if not any(mentions(key, text) for text in texts)] == []
+    spoken = {number for text in texts for number in re.findall(r"arXiv (\d{4}\.\d{4,5})", text)}
+    assert spoken <= {entry.get("eprint") for entry in BIBLIOGRAPHY.values()}
