@@ -3,52 +3,59 @@
 if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.analysis, not analysis: run `make setup` first")
 
-from loopgrad.analysis.agreement import Agreement, against_bptt, compare, gradients_of, reference
+from loopgrad.analysis._descent import Descent, DescentStep, descent
+from loopgrad.analysis.agreement import (
+    Agreement,
+    compare_gradients,
+    compare_with_bptt,
+    gradients_of,
+    reference_gradients,
+)
+from loopgrad.analysis.bias_variance import BiasVariance, bias_and_variance, minibatch_variance
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
-from loopgrad.analysis.descent import Descent, Step, descent
-from loopgrad.analysis.dynamics import Thresholds, Verdicts, classify, sweep
-from loopgrad.analysis.fixed_points import FixedPoints, Starts, fixed_points, multistart
-from loopgrad.analysis.gaps import Gap, gaps
-from loopgrad.analysis.intervals import Share, bootstrap, shares, wilson
+from loopgrad.analysis.dynamics import classify, sweep_thresholds
+from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_points, multistart
+from loopgrad.analysis.gaps import GradientGap, gradient_gaps
+from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval
 from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.recorder import Recorder
-from loopgrad.analysis.rounding import rounding
+from loopgrad.analysis.rounding import rounding_error
 from loopgrad.analysis.sites import CellSite, ModuleSite
-from loopgrad.analysis.spectrum import Exponents, eigenvalues, lyapunov, operator_norm, spectral_radius
-from loopgrad.analysis.spread import Spread, minibatch_variance, spread
+from loopgrad.analysis.spectrum import LyapunovExponents, eigenvalues, lyapunov, operator_norm, spectral_radius
 from loopgrad.analysis.state_map import StateMap
 from loopgrad.analysis.trajectory import Trace, record
+from loopgrad.analysis.verdicts import Thresholds, Verdicts
 
 __all__ = [
     "Agreement",
     "CellSite",
     "Cost",
     "Descent",
-    "Exponents",
+    "LyapunovExponents",
     "FixedPoints",
-    "Gap",
+    "GradientGap",
     "ModuleSite",
     "OfficialSite",
     "Recorder",
-    "Share",
-    "Spread",
-    "Starts",
+    "VerdictShare",
+    "BiasVariance",
+    "Multistart",
     "StateMap",
-    "Step",
+    "DescentStep",
     "Thresholds",
     "Trace",
     "Verdicts",
-    "against_bptt",
-    "bootstrap",
+    "compare_with_bptt",
+    "bootstrap_interval",
     "cast",
     "classify",
-    "compare",
+    "compare_gradients",
     "descent",
     "eigenvalues",
     "evaluated_in",
-    "fixed_points",
-    "gaps",
+    "find_fixed_points",
+    "gradient_gaps",
     "gradients_of",
     "interleaved",
     "lyapunov",
@@ -58,11 +65,11 @@ __all__ = [
     "multistart",
     "operator_norm",
     "record",
-    "reference",
-    "rounding",
-    "shares",
+    "reference_gradients",
+    "rounding_error",
+    "verdict_shares",
     "spectral_radius",
-    "spread",
-    "sweep",
-    "wilson",
+    "bias_and_variance",
+    "sweep_thresholds",
+    "wilson_interval",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 
 Gradients = Mapping[str, torch.Tensor | None]
@@ -32,15 +33,25 @@ class Agreement:
     norm_ratio: float
     groups: dict[str, "Agreement"] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Say how near the gradient is, over all parameters and by group."""
+        found = {"all": self, **self.groups}
+        rows = [[n, *(f"{v:.3g}" for v in (a.cosine, a.relative_error, a.norm_ratio))] for n, a in found.items()]
+        return screen("Agreement of gradients", ["parameters", "cosine", "relative error", "norm ratio"], rows)
 
-def compare(gradient: Gradients, reference: Gradients, groups: Callable[[str], str] | None = None) -> Agreement:
+
+def compare_gradients(
+    gradient: Gradients, reference: Gradients, groups: Callable[[str], str] | None = None
+) -> Agreement:
     """Compare a gradient with a reference, over all parameters and per group.
 
     Sums are taken in float64 on the CPU whatever the dtypes and devices. A `None` counts as a zero gradient: a
     parameter that an estimator does not reach is wrong by its whole reference.
 
-    Cost: one pass over both gradients.
-    Not recommended when: the gradient is one draw of a random estimator; its bias and variance need many draws.
+    Cost:
+        One pass over both gradients.
+    Not recommended when:
+        The gradient is one draw of a random estimator; its bias and variance need many draws.
 
     Args:
         gradient: g, parameter name -> tensor or None.
@@ -55,21 +66,20 @@ def compare(gradient: Gradients, reference: Gradients, groups: Callable[[str], s
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import compare
-        >>> result = compare({"head.w": torch.tensor([2.0, 0.0])}, {"head.w": torch.tensor([1.0, 0.0])})
+        >>> from loopgrad.analysis import compare_gradients
+        >>> result = compare_gradients({"head.w": torch.tensor([2.0, 0.0])}, {"head.w": torch.tensor([1.0, 0.0])})
         >>> result.cosine, result.relative_error, result.norm_ratio
         (1.0, 1.0, 2.0)
         >>> list(result.groups)
         ['head']
     """
     check_names(gradient, reference)
-    group_of = groups or (lambda name: name.partition(".")[0])
     sums: dict[str, _Sums] = {}
     total = _Sums()
     for name in reference:
         part = _sums(name, gradient[name], reference[name])
         total = total + part
-        group = group_of(name)
+        group = group_of(name, groups)
         sums[group] = sums.get(group, _Sums()) + part
     return total.agreement({group: part.agreement({}) for group, part in sums.items()})
 
@@ -103,15 +113,17 @@ def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module
     return dict(zip(wanted, found, strict=True))
 
 
-def reference(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
+def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """Return the gradient of loss(module) with the module's parameters and buffers in float64.
 
     For the exact gradient, `loss` runs `BPTT()` on the batch and carry in question, cast to float64 (`cast`). The
     module computes with float64 copies (see `evaluated_in`) and is left as it was; the random number generators too,
     so that dropout draws the masks that the next call in the module's own dtype draws.
 
-    Cost: the loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
-    Not recommended when: the module casts to a narrow dtype inside its forward pass; this is then refused.
+    Cost:
+        The loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
+    Not recommended when:
+        The module casts to a narrow dtype inside its forward pass; this is then refused.
 
     Args:
         loss: Called with the module, returns the scalar to differentiate, in float64.
@@ -126,10 +138,10 @@ def reference(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> d
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import compare, gradients_of, reference
+        >>> from loopgrad.analysis import compare_gradients, gradients_of, reference_gradients
         >>> linear = torch.nn.Linear(3, 1)
         >>> loss = lambda module: module(torch.ones(2, 3, dtype=module.weight.dtype)).square().sum()
-        >>> compare(gradients_of(loss, linear), reference(loss, linear)).relative_error < 1e-5
+        >>> compare_gradients(gradients_of(loss, linear), reference_gradients(loss, linear)).relative_error < 1e-5
         True
     """
     originals = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
@@ -153,7 +165,7 @@ def reference(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> d
     return dict(zip(originals, found, strict=False))
 
 
-def against_bptt(
+def compare_with_bptt(
     estimators: Mapping[str, Estimator],
     loss: Callable[[nn.Module, Estimator], torch.Tensor],
     module: nn.Module,
@@ -161,24 +173,26 @@ def against_bptt(
 ) -> dict[str, Agreement]:
     """Compare the gradient of each estimator, in the module's own dtype, with float64 BPTT.
 
-    Cost: one forward and backward pass per estimator, and one in float64.
-    Not recommended when: an estimator is random; this takes a single draw.
+    Cost:
+        One forward and backward pass per estimator, and one in float64.
+    Not recommended when:
+        An estimator is random; this takes a single draw.
 
     Args:
         estimators: Name -> estimator.
         loss: loss(module, estimator) -> scalar. It casts the batch and the carry to the dtype of the module's
             parameters, which is float64 when the reference is taken.
         module: Whose named parameters are differentiated.
-        groups: As in `compare`.
+        groups: As in `compare_gradients`.
 
     Returns:
         Name of the estimator -> its agreement with the reference.
     """
-    exact = reference(lambda float64_module: loss(float64_module, BPTT()), module)
+    exact = reference_gradients(lambda float64_module: loss(float64_module, BPTT()), module)
     result = {}
     for name, estimator in estimators.items():
         gradient = gradients_of(lambda own, estimator=estimator: loss(own, estimator), module)
-        result[name] = compare(gradient, exact, groups)
+        result[name] = compare_gradients(gradient, exact, groups)
     return result
 
 
@@ -206,8 +220,8 @@ class _Sums:
         error = math.sqrt(self.difference)
         return Agreement(
             cosine=max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan,
-            relative_error=0.0 if error == 0 else _quotient(error, scale),
-            norm_ratio=_quotient(size, scale),
+            relative_error=0.0 if error == 0 else quotient(error, scale),
+            norm_ratio=quotient(size, scale),
             groups=groups,
         )
 
@@ -220,9 +234,9 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
             f"the gradients of {name!r} differ in shape: {tuple(gradient.shape)} and {tuple(reference.shape)} in "
             "the reference; both must be of the same module"
         )
-    present = vector(gradient) if gradient is not None else vector(reference)
+    present = float64_vector(gradient) if gradient is not None else float64_vector(reference)
     g = present if gradient is not None else torch.zeros_like(present)
-    exact = vector(reference) if reference is not None else torch.zeros_like(present)
+    exact = float64_vector(reference) if reference is not None else torch.zeros_like(present)
     difference = g - exact
     return _Sums(
         torch.dot(g, g).item(),
@@ -232,7 +246,7 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
     )
 
 
-def vector(tensor: torch.Tensor | None) -> torch.Tensor:
+def float64_vector(tensor: torch.Tensor | None) -> torch.Tensor:
     """Return the entries as a float64 vector on the CPU; a complex entry as its two parts."""
     assert tensor is not None
     dense = tensor.detach().to_dense().cpu()
@@ -241,7 +255,13 @@ def vector(tensor: torch.Tensor | None) -> torch.Tensor:
     return dense.to(torch.float64).reshape(-1)
 
 
-def _quotient(size: float, scale: float) -> float:
+def group_of(name: str, groups: Callable[[str], str] | None) -> str:
+    """Return the group of a parameter; without groups, what stands before the first dot of its name."""
+    return groups(name) if groups else name.partition(".")[0]
+
+
+def quotient(size: float, scale: float) -> float:
+    """Divide by a size; over a size of zero, inf, and nan if both are zero."""
     if scale == 0:
         return math.inf if size > 0 else math.nan
     return size / scale

@@ -11,7 +11,8 @@ from torch import nn
 def preserved_buffers(*modules: nn.Module) -> Iterator[None]:
     """Let the modules read and write copies of their buffers inside the block, so that the originals do not move.
 
-    Not recommended when: another thread uses the modules at the same time.
+    Not recommended when:
+        Another thread uses the modules at the same time.
     """
     copies: dict[int, torch.Tensor] = {}
     owners = [owner for module in modules for owner in module.modules()]

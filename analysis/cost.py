@@ -30,7 +30,7 @@ class Cost:
             passes, gradients included (they start from None); parameters and data made before are not.
         cell_evaluations: Calls of the cell, recomputation included; None if no cell was given.
         vjps: Calls of the cell that a backward pass went through; None if no cell was given.
-        flops: Of matrix products, convolutions and attention in both passes, 2 per multiply-add.
+        flops: FLOPs of matrix products, convolutions and attention in both passes, 2 per multiply-add.
         seconds: Median wall time of both passes together, without any counter; nan if not timed.
     """
 
@@ -40,6 +40,14 @@ class Cost:
     vjps: int | None
     flops: int
     seconds: float
+
+    def __repr__(self) -> str:
+        """Say what was counted, in units that can be read."""
+        counts = f"{self.cell_evaluations} cell evaluations, {self.vjps} vjps, "
+        return (
+            f"Cost: saved {self.saved_bytes / 2**20:.4g} MiB, peak {self.peak_bytes / 2**20:.4g} MiB, "
+            f"{'' if self.cell_evaluations is None else counts}{self.flops / 1e9:.3g} GFLOPs, {self.seconds:.3g} s"
+        )
 
 
 def measure(
@@ -56,8 +64,10 @@ def measure(
     peak bytes, once under that of FLOPs, then plainly. Each time the random number generators start from the same
     state. They are restored at the end, and the `.grad` of every leaf that the loss depends on is put back.
 
-    Cost: the counting passes take a few times the plain one and keep nothing afterwards.
-    Not recommended when: `run` has side effects (an optimiser step, batch statistics), which happen at each call.
+    Cost:
+        The counting passes take a few times the plain one and keep nothing afterwards.
+    Not recommended when:
+        `run` has side effects (an optimiser step, batch statistics), which happen at each call.
 
     Args:
         run: Does a forward pass and returns the scalar loss; `loss.backward()` is called here.
@@ -122,7 +132,8 @@ def interleaved(
     Before each timed call the same run is called once untimed: a run finds memory as it would in a loop of its own.
     Without that, a run's time depends on which run came before it, by the memory pages that one left mapped.
 
-    Cost: two calls per run and round.
+    Cost:
+        Two calls per run and round.
 
     Args:
         runs: Name -> run. If a run returns a tensor that requires grad, its backward pass is timed with it and the

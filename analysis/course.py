@@ -32,7 +32,7 @@ class Course:
     """Measures each update on the device; holds period + 1 states, and one per lag.
 
     Args:
-        names: Of the streams.
+        names: Names of the streams.
         period: Updates in a cycle.
         lags: Number of earlier ends of cycles that each is compared with.
         upcast: Narrowest dtype of differences and norms.

@@ -1,99 +1,16 @@
 """A verdict per sample: does the recursion converge, drift, cycle, wander or diverge, and by which numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.trends import Trend, met_again, straight
+from loopgrad.analysis.verdicts import FLOORS, Thresholds, Verdicts
 
 Array = np.ndarray
-LABELS = (
-    "converged",
-    "converging",
-    "drift",
-    "cycle",
-    "orbit",
-    "quasiperiodic",
-    "chaotic",
-    "diverging",
-    "stalled",
-    "too short",
-)
-# rounding of one update relative to the state, as measured on blocks of attention and SwiGLU: some eps of the dtype
-FLOORS = {"bfloat16": 7.8e-3, "float16": 9.8e-4, "float32": 4.8e-7, "float64": 8.9e-16}
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """What the labels rest on; heuristics, so look at `sweep` too.
-
-    Attributes:
-        rtol: Relative residual per cycle that counts as having arrived.
-        min_cycles: Least number of cycles in the tail, the last half of the run.
-        errors: Standard errors of the slope of log residual that make it a trend (they ignore autocorrelation).
-        fit: Least R^2 of a trend.
-        recurrence: Distance to an earlier state, over the typical step, that counts as the same state.
-        straight: Net displacement over path length from which motion is straight.
-        exponent: Size of a Lyapunov exponent, in nats per cycle, that is told from zero.
-        turning: Net displacement over path length below which steps turn back on themselves.
-    """
-
-    rtol: float = 1e-3
-    min_cycles: int = 8
-    errors: float = 5.0
-    fit: float = 0.8
-    recurrence: float = 0.02
-    straight: float = 0.9
-    exponent: float = 0.02
-    turning: float = 0.2
-
-    def scaled(self, factor: float) -> "Thresholds":
-        """Return thresholds with rtol, recurrence and exponent multiplied."""
-        return replace(
-            self, rtol=self.rtol * factor, recurrence=self.recurrence * factor, exponent=self.exponent * factor
-        )
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """One stream's labels with the numbers behind them, arrays over the samples (B,).
-
-    Attributes:
-        stream: Its name, or "joint" for all together.
-        label: One of LABELS.
-        residual: Relative residual per cycle, median over the last quarter; of the re-evaluated map if that is larger.
-        rate: Factor per cycle by which the residual changes, from the tail; nan where it is zero or not finite.
-        exponent: alpha of residual ~ cycle^alpha, from the tail.
-        distance: Estimated distance that is left, residual / (1 - rate), relative; nan where rate >= 1.
-        period: Of a cycle, in cycles of the cell; 0 for other labels.
-        straightness: Net displacement over path length, over the lags of the trace.
-        lyapunov: The exponent that was given, nan if none was.
-        floor: Relative residual that rounding leaves, from the dtype.
-        at_floor: Whether the residual is within the floor.
-        cycles: Number of cycles that were judged.
-        thresholds: Those used.
-    """
-
-    stream: str
-    label: Array
-    residual: Array
-    rate: Array
-    exponent: Array
-    distance: Array
-    period: Array
-    straightness: Array
-    lyapunov: Array
-    floor: float
-    at_floor: Array
-    cycles: int
-    thresholds: Thresholds
-
-    def counts(self, where: Array | None = None) -> dict[str, int]:
-        """Return the number of samples per label, those of a boolean mask if one is given."""
-        chosen = self.label if where is None else self.label[where]
-        return {label: int((chosen == label).sum()) for label in LABELS if (chosen == label).any()}
 
 
 def classify(
@@ -110,13 +27,13 @@ def classify(
     "converged" if at most 10 rtol are left to go or it hovers within them, "converging" if it falls; else, or if the
     norm goes on, "drift". A falling residual whose steps add up to something finite, or turn back on themselves:
     "converging", else "drift". With a positive Lyapunov exponent no residual counts as falling, nor as growing unless
-    it does so as fast. A state p cycles back met
-    again: "cycle" of period p. Straight motion: "drift". The rest is bounded and does not settle: "chaotic",
-    "quasiperiodic" or "orbit" by the Lyapunov exponent, "orbit" where none is given. A residual that rounding may have
-    stopped, in a dtype that cannot resolve rtol or against a re-evaluation in a wider one: "stalled".
+    it does so as fast. A state p cycles back met again: "cycle" of period p. Straight motion: "drift". The rest is
+    bounded and does not settle: "chaotic", "quasiperiodic" or "orbit" by the Lyapunov exponent, "orbit" where none is
+    given. A residual that rounding may have stopped, in a dtype that cannot resolve rtol or against a re-evaluation in
+    a wider one: "stalled".
 
     Args:
-        trace: Of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
+        trace: Trace of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
         thresholds: Defaults are those of `Thresholds`.
         lyapunov: Largest exponents per sample, (B,), in nats per cycle, as `lyapunov` of this package finds them; of
             the joint map, or by stream.
@@ -126,7 +43,8 @@ def classify(
     Returns:
         Name -> verdicts.
 
-    Not recommended when: a run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
+    Not recommended when:
+        A run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
         long transients cannot be told from an orbit.
 
     Raises:
@@ -145,12 +63,14 @@ def classify(
     return result
 
 
-def sweep(trace: Trace, factors: Sequence[float] = (0.3, 1.0, 3.0), **options: Any) -> dict[float, dict[str, Verdicts]]:
+def sweep_thresholds(
+    trace: Trace, factors: Sequence[float] = (0.3, 1.0, 3.0), **options: Any
+) -> dict[float, dict[str, Verdicts]]:
     """Classify with all thresholds multiplied by each factor: labels that change are not to be leant on.
 
     Args:
-        trace: Of `record(..., lags=16)`.
-        factors: Of rtol, recurrence and exponent.
+        trace: Trace of `record(..., lags=16)`.
+        factors: Multiples of rtol, recurrence and exponent.
         options: Further arguments of `classify`.
     """
     base = options.pop("thresholds", None) or Thresholds()
@@ -219,7 +139,7 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
     native = float(np.median(step[-max(1, cycles // 4) :])) / scale if scale else 0.0
     outside = float(series.map_relative[i]) if series.reevaluated else native
     residual = max(native, outside)
-    trend = _Trend.of(times, tail)
+    trend = Trend.of(times, tail)
     falling, growing = trend.goes(-1, limits), trend.goes(1, limits)
     if exponent > limits.exponent:  # nearby states part: a trend of bounded motion is none, only growth as fast is
         falling, growing = False, growing and trend.change > 0.5 * exponent * tail.size
@@ -243,14 +163,14 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
         if residual <= max(limits.rtol, floor):
             if falling and adds_up and not at_floor and distance > 10 * limits.rtol:
                 return "converging"
-            if _straight(norm[half:]) and straightness > limits.straight and lagged[lag - 1, -1] > 2 * tail[-1]:
+            if straight(norm[half:]) and straightness > limits.straight and lagged[lag - 1, -1] > 2 * tail[-1]:
                 return "drift"
             near = float(lagged[lag - 1, half:].max()) <= 10 * limits.rtol * scale
             hovers = not falling and near and straightness <= limits.straight
             if at_floor or distance <= 10 * limits.rtol or hovers:
                 return "converged"
             return "converging" if falling and adds_up else "drift"
-        if not falling and not exponent > limits.exponent and (period := _period(lagged, half, scale, limits, floor)):
+        if not falling and not exponent > limits.exponent and (period := met_again(lagged, half, scale, limits, floor)):
             found["period"] = period
             return "cycle"
         if falling:
@@ -263,68 +183,3 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
 
     found["label"] = label()
     return found
-
-
-@dataclass(frozen=True)
-class _Trend:
-    """Least squares of log residual over cycles, and over their logarithm."""
-
-    slope: float
-    slope_error: float
-    fit: float
-    exponent: float
-    geometric: bool  # whether the former fits as well
-
-    change: float  # of log residual over the tail
-
-    @property
-    def rate(self) -> float:
-        return float(np.exp(self.slope))
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether the steps of a falling residual sum to something finite."""
-        return self.geometric or self.exponent < -1.05
-
-    def goes(self, sign: int, limits: Thresholds) -> bool:
-        """Whether the residual rises (+1) or falls (-1): by more than 1 %, and significantly or along a line."""
-        slope, errors = sign * self.slope, limits.errors * self.slope_error
-        return slope > errors and sign * self.change > 0.01 and (self.fit > limits.fit or slope > 2 * errors)
-
-    @classmethod
-    def of(cls, times: Array, tail: Array) -> "_Trend":
-        kept = tail > 0
-        if kept.sum() < 4:
-            return cls(-np.inf, 0.0, 0.0, np.nan, True, -np.inf)
-        logs = np.log(tail[kept])
-        slope, error, fit = _line(times[kept].astype(float), logs)
-        exponent, _, algebraic = _line(np.log(times[kept]), logs)
-        return cls(slope, error, fit, exponent, fit >= algebraic - 0.005, slope * (times[-1] - times[0]))
-
-
-def _line(x: Array, y: Array) -> tuple[float, float, float]:
-    """Return slope, its standard error and R^2 of a least-squares line."""
-    x, y = x - x.mean(), y - y.mean()
-    spread, total = (x @ x), (y @ y)
-    slope = (x @ y) / spread
-    rest = y - slope * x
-    left = float(rest @ rest)
-    error = (left / max(1, x.size - 2) / spread) ** 0.5
-    return float(slope), float(error), float(1 - left / total) if total > 0 else 0.0
-
-
-def _straight(norm: Array) -> bool:
-    """Whether a norm changes along a line, by more than 2 %."""
-    slope, _, fit = _line(np.arange(norm.size, dtype=float), norm)
-    return fit > 0.8 and abs(slope) * norm.size > 0.02 * norm.mean()
-
-
-def _period(lagged: Array, half: int, scale: float, limits: Thresholds, floor: float) -> int:
-    """Return the least lag, from 2 on, at which states are met again over the last half of the tail; 0 for none."""
-    start = half + (lagged.shape[1] - half) // 2
-    typical = float(np.sqrt(np.mean(lagged[0, start:] ** 2)))
-    bound = max(limits.recurrence * typical, 2 * floor * scale)
-    for lag in range(2, min(lagged.shape[0], start + 1) + 1):
-        if np.quantile(lagged[lag - 1, start:], 0.95) <= bound:
-            return lag
-    return 0

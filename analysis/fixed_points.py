@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loopgrad.analysis.spectrum import spectral_radius
 from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.summaries import band_of, screen
 from loopgrad.gradients.solvers import gmres
 
 
@@ -28,8 +29,18 @@ class FixedPoints(NamedTuple):
     distance: np.ndarray
     radius: np.ndarray
 
+    def __repr__(self) -> str:
+        """Say how many were found, and how near and how stable they are."""
+        found, stable = int(self.found.sum()), int((self.radius < 1).sum())
+        title = f"FixedPoints: found from {found} of {self.found.size} starts, {stable} of them stable"
+        rows = [
+            [name, band_of(values), band_of(values[self.found])]
+            for name, values in (("residual", self.residual), ("distance", self.distance), ("radius", self.radius))
+        ]
+        return screen(f"{title}; median [5 %, 95 %]", ["", "all", "found"], rows)
 
-def fixed_points(
+
+def find_fixed_points(
     f: StateMap, start: Tensor, tol: float = 1e-10, max_steps: int = 50, max_products: int = 60
 ) -> FixedPoints:
     """Search z = f(z) from each start by Newton's method, which finds unstable fixed points as well as stable ones.
@@ -43,17 +54,20 @@ def fixed_points(
         max_steps: Newton steps.
         max_products: Products with J in a step.
 
-    Cost: up to max_products + 11 evaluations per step, and the spectral radius at what was found.
-    Not recommended when: the claim is that there is no fixed point: a search that fails is no proof.
-    Reference: D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
+    Cost:
+        Up to max_products + 11 evaluations per step, and the spectral radius at what was found.
+    Not recommended when:
+        The claim is that there is no fixed point: a search that fails is no proof.
+    Reference:
+        D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
         Sussillo, "FixedPointFinder", JOSS 3(31), 2018.
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import StateMap, fixed_points
+        >>> from loopgrad.analysis import StateMap, find_fixed_points
         >>> from loopgrad.gradients import Stationary
         >>> f = StateMap(Stationary(lambda z, x: 3.9 * z * (1 - z)), torch.full((1, 1), 0.6), None)
-        >>> found = fixed_points(f, f.point)  # z = 1 - 1 / 3.9, where |f'| = 1.9: never visited
+        >>> found = find_fixed_points(f, f.point)  # z = 1 - 1 / 3.9, where |f'| = 1.9: never visited
         >>> round(found.state.item(), 4), round(found.radius.item(), 4)
         (0.7436, 1.9)
     """
@@ -94,7 +108,7 @@ def fixed_points(
     return FixedPoints(z, residual, found, distance, radius)
 
 
-class Starts(NamedTuple):
+class Multistart(NamedTuple):
     """Where several starts of the same samples ended.
 
     Attributes:
@@ -110,8 +124,15 @@ class Starts(NamedTuple):
     alignment: np.ndarray
     clusters: np.ndarray
 
+    def __repr__(self) -> str:
+        """Say how many samples ended where all their starts did."""
+        starts, batch, _ = self.end.shape
+        title = f"Multistart: {starts} starts of {batch} samples, one end for {int((self.clusters == 1).sum())} of them"
+        rows = [["spread", band_of(self.spread)], ["alignment", band_of(self.alignment)]]
+        return screen(title, ["", "median [5 %, 95 %]"], [*rows, ["ends", band_of(self.clusters)]])
 
-def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -> Starts:
+
+def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -> Multistart:
     """Iterate f from several starts and compare the ends: is the recursion independent of its path?
 
     Args:
@@ -120,8 +141,10 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
         num_steps: Applications of f.
         tol: Relative distance below which two ends are the same.
 
-    Cost: starts * num_steps evaluations.
-    Reference: C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
+    Cost:
+        `starts` times `num_steps` evaluations.
+    Reference:
+        C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
         arXiv 2211.09961.
 
     Raises:
@@ -150,7 +173,7 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     unit = torch.nn.functional.normalize(by_sample, dim=2)
     clusters = np.array([_components(row) for row in (apart <= tol).cpu().numpy()])
     spread, alignment = apart.amax(dim=(1, 2)), (unit @ unit.mT).amin(dim=(1, 2))
-    return Starts(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
+    return Multistart(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
 
 
 def _components(same: np.ndarray) -> int:

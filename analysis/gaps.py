@@ -13,10 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import Agreement, Gradients, compare, gradients_of, reference, vector
+from loopgrad.analysis.agreement import (
+    Agreement,
+    Gradients,
+    compare_gradients,
+    float64_vector,
+    gradients_of,
+    group_of,
+    reference_gradients,
+)
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.streams import state_leaves, stream_names
+from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.invertible import is_invertible
 
@@ -24,7 +33,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Gap:
+class GradientGap:
     """One estimator's gradient g of the loss of one group of samples, beside float64 BPTT g* of the same loss.
 
     Attributes:
@@ -59,18 +68,29 @@ class Gap:
     residual: Array
     radius: Array
 
-    def table(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> list[dict[str, Any]]:
+    def __repr__(self) -> str:
+        """Say how near the gradient is, over all parameters and by group, beside residual and radius."""
+        title = f"GradientGap of {self.estimator} on {self.samples} ({self.count} samples), taken at z_{self.at}\n"
+        title += f"residual {band_of(self.residual)}, spectral radius {band_of(self.radius)}; median [5 %, 95 %]"
+        keys = ("cosine", "relative_error", "norm_ratio", "best_scale", "sign_agreement")
+        numbers = [(row["parameters"], *(row[key] for key in keys)) for row in self.table(BAND)]
+        rows = [[name, *("-" if value is None else f"{value:.3g}" for value in values)] for name, *values in numbers]
+        return screen(title, ["parameters", *(key.replace("_", " ") for key in keys)], rows)
+
+    def table(self, levels: Sequence[float] = BAND) -> list[dict[str, Any]]:
         """Return rows ready for JSON or a data frame: all parameters first, then each group of parameters.
 
         Args:
-            levels: Of the quantiles of residual and radius over samples, in columns such as "residual_q50".
+            levels: Levels of the quantiles of residual and radius over samples, in columns such as "residual_q50".
 
         Returns:
             One dict per row, the same columns in each; None where a number is not finite or was not asked for.
         """
         known = self.radius[~np.isnan(self.radius)]
-        beside = {f"residual_q{100 * q:g}": _quantile(self.residual, q) for q in levels}
-        beside |= {f"radius_q{100 * q:g}": _quantile(known, q) for q in levels}
+        beside = {}
+        for name, values in (("residual", self.residual), ("radius", known)):
+            pairs = zip(levels, quantiles(values, levels), strict=True)
+            beside |= {f"{name}_q{100 * q:g}": value for q, value in pairs}
         whole = Agreement(self.cosine, self.relative_error, self.norm_ratio)
         rows = [("all", whole, self.sign_agreement)]
         rows += [(name, part, self.signs[name]) for name, part in self.parameters.items()]
@@ -93,7 +113,7 @@ class Gap:
         ]
 
 
-def gaps(
+def gradient_gaps(
     estimators: Mapping[str, Estimator],
     loss: Callable[[nn.Module, Estimator, Tensor], Tensor],
     module: nn.Module,
@@ -105,19 +125,21 @@ def gaps(
     samples: Mapping[str, Any] | None = None,
     groups: Callable[[str], str] | None = None,
     radius_samples: int = 8,
-) -> list[Gap]:
+) -> list[GradientGap]:
     """Compare the gradient of each estimator with float64 BPTT for each group of samples, beside residual and radius.
 
     The loss of a group is a loss of its samples alone, with a gradient and a reference of its own. For a gap per sample
     give one group per sample: samples={str(i): [i] for i in range(batch)}. The module, its gradients and buffers and
     the random number generators are left as they were.
 
-    Cost: one forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
+    Cost:
+        One forward and backward pass per estimator and group, and one in float64 per group; for each point z_at, that
         is once for all estimators but the truncated, twice the updates of the whole batch; and for each of its samples
         with a radius as many vector-Jacobian products of a cycle as the state has features, up to 96, or tens to
         hundreds above.
-    Not recommended when: an estimator is random; this takes a single draw, see `spread`. When the cell mixes samples:
-        residual and radius are then those of the whole batch, the gradients those of the group alone.
+    Not recommended when:
+        An estimator is random; this takes a single draw, see `bias_and_variance`. When the cell mixes
+        samples: residual and radius are then those of the whole batch, the gradients those of the group alone.
 
     Args:
         estimators: Name -> estimator.
@@ -129,7 +151,7 @@ def gaps(
         inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
         num_steps: Number of updates T that the loss runs.
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
-        groups: Of parameters, as in `compare`.
+        groups: Groups of parameters, as in `compare_gradients`.
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
 
     Returns:
@@ -140,17 +162,18 @@ def gaps(
             negative, or above zero for a coupled cell; no estimators; and as `record` and `reference`.
         TypeError: A group is neither bools nor indices; and as `record` and `reference`.
 
-    Reference: S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
+    Reference:
+        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
         al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis.gaps import gaps
+        >>> from loopgrad.analysis import gradient_gaps
         >>> from loopgrad.gradients import Stationary, TruncatedBPTT
         >>> w, x = torch.nn.Linear(1, 1).double(), torch.ones(1, 1).double()
         >>> cell = Stationary(lambda z, x: 0.5 * z + w(x), parameters=w)
         >>> loss = lambda module, estimator, rows: estimator(cell, 0 * x[rows], x[rows], 20).state.sum()
-        >>> round(gaps({"": TruncatedBPTT(1)}, loss, w, cell, 0 * x, x, 20)[0].norm_ratio, 3)  # residual 1e-6
+        >>> round(gradient_gaps({"": TruncatedBPTT(1)}, loss, w, cell, 0 * x, x, 20)[0].norm_ratio, 3)  # residual 1e-6
         0.5
     """
     if not estimators:
@@ -171,7 +194,7 @@ def gaps(
     found = []
     for group, index in rows.items():
         with preserved_buffers(module, cell):
-            exact = reference(lambda own, index=index: loss(own, BPTT(), index), module)
+            exact = reference_gradients(lambda own, index=index: loss(own, BPTT(), index), module)
         here = index.cpu().numpy()
         for name, estimator in estimators.items():
             with preserved_buffers(module, cell):
@@ -206,9 +229,9 @@ def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[st
         g, exact = gradient[name], reference[name]
         if exact is None:
             continue
-        sign = vector(exact).sign()
+        sign = float64_vector(exact).sign()
         total += int((sign != 0).sum())
-        same += 0 if g is None else int(((vector(g).sign() == sign) & (sign != 0)).sum())
+        same += 0 if g is None else int(((float64_vector(g).sign() == sign) & (sign != 0)).sum())
     return same / total if total else math.nan
 
 
@@ -221,13 +244,12 @@ def _gap(
     groups: Callable[[str], str] | None,
     residual: Array,
     radius: Array,
-) -> Gap:
+) -> GradientGap:
     members: dict[str, list[str]] = {}
     for parameter in exact:
-        key = groups(parameter) if groups else parameter.partition(".")[0]
-        members.setdefault(key, []).append(parameter)
-    whole = compare(gradient, exact, groups)
-    return Gap(
+        members.setdefault(group_of(parameter, groups), []).append(parameter)
+    whole = compare_gradients(gradient, exact, groups)
+    return GradientGap(
         estimator=name,
         samples=group,
         count=residual.size,
@@ -242,13 +264,6 @@ def _gap(
         residual=residual,
         radius=radius,
     )
-
-
-def _quantile(values: Array, level: float) -> float | None:
-    if not values.size:
-        return None
-    with np.errstate(invalid="ignore"):
-        return _finite(float(np.quantile(np.where(np.isnan(values), math.inf, values), level)))
 
 
 def _finite(value: float) -> float | None:

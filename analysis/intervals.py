@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS, Verdicts
+from loopgrad.analysis.verdicts import LABELS, Verdicts
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Share:
+class VerdictShare:
     """One row of a summary.
 
     Attributes:
@@ -35,23 +35,25 @@ class Share:
         return f"{self.count} of {self.total} {self.label} [{100 * self.low:.1f}-{100 * self.high:.1f} %]"
 
 
-def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
+def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictShare]:
     """Return the share of each label with its 95 % interval, for all samples or apart by group.
 
     Args:
-        verdicts: Of one stream.
+        verdicts: Verdicts of one stream.
         by: (B,) values such as whether each sample was solved.
 
-    Not recommended when: samples are not independent, such as augmentations of one puzzle: see `bootstrap`.
+    Not recommended when:
+        Samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
 
-    Reference: E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    Reference:
+        E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
 
     Raises:
         ValueError: by has another length than there are samples.
 
     Example:
-        >>> from loopgrad.analysis.intervals import wilson
-        >>> [round(end, 3) for end in wilson(64, 64)]
+        >>> from loopgrad.analysis import wilson_interval
+        >>> [round(end, 3) for end in wilson_interval(64, 64)]
         [0.943, 1.0]
     """
     groups = np.full(verdicts.label.size, "all") if by is None else np.asarray(by)
@@ -62,11 +64,11 @@ def shares(verdicts: Verdicts, by: Array | None = None) -> list[Share]:
         chosen = verdicts.label[groups == group]
         for label in LABELS:
             if count := int((chosen == label).sum()):
-                found.append(Share(str(group), label, count, chosen.size, *wilson(count, chosen.size)))
+                found.append(VerdictShare(str(group), label, count, chosen.size, *wilson_interval(count, chosen.size)))
     return found
 
 
-def wilson(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share, which is sound at 0 and at all of them too."""
     from scipy.stats import binomtest  # here: loading scipy changes the filters of warnings
 
@@ -74,7 +76,7 @@ def wilson(count: int, total: int, confidence: float = 0.95) -> tuple[float, flo
     return float(interval.low), float(interval.high)
 
 
-def bootstrap(
+def bootstrap_interval(
     values: Array,
     statistic: Callable[[Array], float],
     clusters: Array | None = None,
@@ -86,13 +88,14 @@ def bootstrap(
 
     Args:
         values: (B,) values, one per sample.
-        statistic: Of an array of values, such as np.median.
+        statistic: Function of an array of values, such as np.median.
         clusters: (B,) names of what is independent, such as the puzzle behind each augmentation; None for each sample.
         draws: Number of draws.
-        confidence: Of the interval.
-        seed: Of the draws.
+        confidence: Confidence level of the interval.
+        seed: Seed of the draws.
 
-    Reference: B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+    Reference:
+        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
 
     Raises:
         ValueError: There are no values, or clusters has another length.

@@ -27,10 +27,11 @@ class Moments:
 
     Attributes:
         count: K.
-        mean: Of the draws.
+        mean: Mean of the draws.
         squares: Sum over draws of ||x - mean||^2, (stretches + 1,).
 
-    Reference: B. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics
+    Reference:
+        B. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics
         4(3), 1962; W. Hoeffding, "A class of statistics with asymptotically normal distribution", 1948.
     """
 
@@ -62,7 +63,7 @@ class Moments:
         self.squares += self._dot(step, draw - self.mean)
 
     def summary(self) -> list[dict]:
-        """Return the numbers of a `Spread`, for each stretch and for the whole; needs four draws."""
+        """Return the numbers of a `BiasVariance`, for each stretch and for the whole; needs four draws."""
         k = self.count
         variance = self.squares / (k - 1)
         off = self.mean - self._target

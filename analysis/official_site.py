@@ -23,9 +23,11 @@ class OfficialSite:
     TRM one L_level makes both kinds. A row that has taken a new sample starts from another state than it was left in.
     The look-ahead of HRM's Q-learning, a second call of `inner` in a call of the model, is not read.
 
-    Not recommended when: the model is another one of those repositories, such as trm_hier6 with its six low streams.
+    Not recommended when:
+        The model is another one of those repositories, such as trm_hier6 with its six low streams.
 
-    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871; G. Wang et al., 2025, arXiv 2506.21734.
+    Reference:
+        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871; G. Wang et al., 2025, arXiv 2506.21734.
     """
 
     def cycle(self, model: nn.Module) -> int:

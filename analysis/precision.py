@@ -38,8 +38,10 @@ def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn
     module updates while it runs (batch statistics) are discarded. Tensors that the module holds without registering
     them keep their dtype.
 
-    Cost: one copy of the parameters and buffers.
-    Not recommended when: another thread uses the module at the same time.
+    Cost:
+        One copy of the parameters and buffers.
+    Not recommended when:
+        Another thread uses the module at the same time.
 
     Args:
         module: The module to evaluate.

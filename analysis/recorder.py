@@ -15,6 +15,7 @@ from loopgrad.analysis.course import Course, check_lags, check_upcast
 from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site
 from loopgrad.analysis.streams import check_leaves, check_names, short
+from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
 
 
@@ -25,9 +26,11 @@ class Recorder:
     norms are those of `record`; F(z) - z is taken one cycle before the end, at = T - period, where the run itself has
     computed F. Where a row of the batch takes a new sample, an episode ends, and nothing is compared across.
 
-    Cost: per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
+    Cost:
+        Per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
         synchronisation. Holds period + 1 states and `lags` more; each end of a cycle is compared with `lags` states.
-    Not recommended when: F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
+    Not recommended when:
+        F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
         runs the cycles for that. A model compiled as a whole may skip its hooks: analyse the eager one.
 
     Args:
@@ -58,6 +61,15 @@ class Recorder:
         self._period, self._lags, self._upcast = period, lags, upcast
         self._course: Course | None = None
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
+
+    def __repr__(self) -> str:
+        """Say what was recorded so far."""
+        course = self._course
+        if course is None:
+            return f"Recorder: nothing yet, lags={self._lags}"
+        batch, names = course.leaves[0].shape[0], ", ".join(course.names)
+        made = f"{course.num_steps} updates, period {course.period}, {batch} samples, lags={course.lags}"
+        return shortened(f"Recorder: {made}; streams {names}")
 
     @contextmanager
     def attach(self, model: nn.Module, sites: Site | Mapping[str, str] | None = None) -> Iterator["Recorder"]:

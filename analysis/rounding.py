@@ -12,14 +12,16 @@ from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
 
-def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
+def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 
     ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
     `classify`: below it, a residual is noise. Autocast applies to the first cycle, as it does in training.
 
-    Cost: one cycle, and one in float64.
-    Not recommended when: z is the initial state, which is no typical one.
+    Cost:
+        One cycle, and one in float64.
+    Not recommended when:
+        The point is the initial state, which is not a typical one.
 
     Args:
         cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.
@@ -34,10 +36,10 @@ def rounding(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
 
     Example:
         >>> import torch
-        >>> from loopgrad.analysis import rounding
+        >>> from loopgrad.analysis import rounding_error
         >>> from loopgrad.gradients import Stationary
         >>> cell = Stationary(lambda z, x: torch.tanh(z))
-        >>> bool(0 < rounding(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
+        >>> bool(0 < rounding_error(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
         True
     """
     steps = range(period_of(cell))

@@ -53,7 +53,8 @@ class CellSite:
     Args:
         name: Qualified name of the cell; None for the only module whose forward takes (state, inputs, step).
 
-    Not recommended when: the estimator searches a fixed point instead of rolling out, or tries updates beforehand
+    Not recommended when:
+        The estimator searches a fixed point instead of rolling out, or tries updates beforehand
         (CheckpointedBPTT with a memory budget): read under torch.no_grad(), where every estimator rolls out. The
         look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
     """

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.summaries import band_of, screen
 
 DENSE = 96  # features up to which the whole Jacobian is made
 
@@ -23,10 +24,13 @@ def eigenvalues(f: StateMap, z: Tensor, k: int = 6, tol: float = 1e-9) -> np.nda
         k: How many, at most n.
         tol: Relative accuracy asked of ARPACK.
 
-    Cost: about 2 k + 20 to some hundred products per sample.
-    Not recommended when: J is far from normal and large: eigenvalues then say little about finite times; look at
+    Cost:
+        About 2 k + 20 to some hundred products per sample.
+    Not recommended when:
+        J is far from normal and large: eigenvalues then say little about finite times; look at
         `operator_norm` and `lyapunov` too.
-    Reference: R. Lehoucq, D. Sorensen and C. Yang, "ARPACK users' guide", 1998.
+    Reference:
+        R. Lehoucq, D. Sorensen and C. Yang, "ARPACK users' guide", 1998.
 
     Returns:
         (batch, k) complex128.
@@ -66,7 +70,8 @@ def operator_norm(f: StateMap, z: Tensor, tol: float = 1e-9) -> np.ndarray:
         z: (batch, n) points.
         tol: Relative accuracy asked of ARPACK.
 
-    Cost: products with J and J^T, some dozens of each per sample.
+    Cost:
+        Products with J and J^T, some dozens of each per sample.
     """
     batch, n = z.shape
     if n <= DENSE:
@@ -74,17 +79,24 @@ def operator_norm(f: StateMap, z: Tensor, tol: float = 1e-9) -> np.ndarray:
     return np.array([_largest_singular(f.sample(i), z[i : i + 1], tol) for i in range(batch)])
 
 
-class Exponents(NamedTuple):
+class LyapunovExponents(NamedTuple):
     """Attributes: mean (batch, k), in nats per cycle, largest first; error, its standard error over blocks; state."""
 
     mean: np.ndarray
     error: np.ndarray
     state: Tensor
 
+    def __repr__(self) -> str:
+        """Say how large they are, and how sure."""
+        batch, k = self.mean.shape
+        title = f"LyapunovExponents of {batch} samples, nats per cycle; median [5 %, 95 %]"
+        rows = [[str(i + 1), band_of(self.mean[:, i]), band_of(self.error[:, i])] for i in range(k)]
+        return screen(title, ["rank", "mean", "error"], rows)
+
 
 def lyapunov(
     f: StateMap, z: Tensor, num_steps: int, k: int = 1, transient: int = 0, blocks: int = 10, seed: int = 0
-) -> Exponents:
+) -> LyapunovExponents:
     """Return the k largest finite-time Lyapunov exponents along the orbit of z: mean rates at which differences grow.
 
     Products with J of k vectors, made orthonormal again by QR at every step; the mean of log |R_ii|, in nats per
@@ -98,10 +110,12 @@ def lyapunov(
         k: Exponents, at most n.
         transient: Applications before those, during which the vectors already turn.
         blocks: For the error, at least 2; num_steps should be many times that.
-        seed: Of the first vectors.
+        seed: Seed of the first vectors.
 
-    Cost: (k + 1) evaluations of f per application, forward differentiation included.
-    Reference: G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", Meccanica 15, 1980;
+    Cost:
+        (k + 1) evaluations of f per application, forward differentiation included.
+    Reference:
+        G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", Meccanica 15, 1980;
         R. Engelken, "Gradient flossing", 2023, arXiv 2312.17306.
 
     Raises:
@@ -123,7 +137,7 @@ def lyapunov(
             logs.append(r.diagonal(dim1=1, dim2=2).abs().log())
     values = torch.stack(logs).double().cpu().numpy()  # (num_steps, batch, k)
     means = np.stack([block.mean(axis=0) for block in np.array_split(values, blocks)])
-    return Exponents(values.mean(axis=0), means.std(axis=0, ddof=1) / blocks**0.5, z)
+    return LyapunovExponents(values.mean(axis=0), means.std(axis=0, ddof=1) / blocks**0.5, z)
 
 
 def _largest_singular(f: StateMap, point: Tensor, tol: float) -> float:

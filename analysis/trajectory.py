@@ -40,9 +40,11 @@ def record(
     A residual of exactly zero in bfloat16 is no evidence of a fixed point: the update may be below the last bit.
     `reevaluate=torch.float64` computes F(z_at) anew in that dtype.
 
-    Cost: T cell evaluations, and up to `period` more to complete the cycle that starts at z_at (numbered on from T),
+    Cost:
+        T cell evaluations, and up to `period` more to complete the cycle that starts at z_at (numbered on from T),
         `period` more in the wider dtype with `reevaluate`; holds period + 1 states and the graph of one update.
-    Not recommended when: the recursion is compiled as a whole; this calls the cell update by update.
+    Not recommended when:
+        The recursion is compiled as a whole; this calls the cell update by update.
 
     Args:
         cell: Module called as cell(state, inputs, step) -> state, with `period` updates in a cycle (default 1).

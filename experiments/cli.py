@@ -3,9 +3,11 @@
 loopgrad COMMAND --help lists the groups and keys of a command.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args
@@ -15,12 +17,12 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from loopgrad import __version__
-from loopgrad.experiments.crew import WorkerLost
-from loopgrad.experiments.overrides import ConfigError, composed, nearest
-from loopgrad.experiments.plans import Names
-from loopgrad.experiments.runs import Interrupted
-from loopgrad.experiments.trainer import NonFinite
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, WorkerLost
 
+COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")
 USAGE = """usage: loopgrad COMMAND [key=value ...]
 
   compare   train one model under several gradient estimators; table, figures, records
@@ -58,7 +60,7 @@ def main() -> None:
         if not (asked.config_path or asked.config_name or asked.config_dir or asked.experimental_rerun):
             composed(command, asked.overrides, sweep=asked.multirun)  # else Hydra alone knows the configuration
     except ConfigError as error:
-        _refuse(error)
+        _end(2, str(error))
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what is not the user's mistake is shown whole
 
     def task(config: DictConfig) -> None:
@@ -71,79 +73,27 @@ def main() -> None:
 
 def _run(command: str, config: DictConfig, console: Console) -> None:
     runtime = HydraConfig.get()
-    choices = runtime.runtime.choices
-    names = Names(task=str(choices.get("task")), model=str(choices.get("model")))
     if runtime.mode == RunMode.MULTIRUN and "output_dir" in config:
         with open_dict(config):
             config.output_dir = str(Path(config.output_dir) / str(runtime.job.num))
     try:
-        COMMANDS[command](config, names, console)
+        importlib.import_module(f"loopgrad.experiments.commands.{command}").main(config, Names.chosen(), console)
     except ConfigError as error:
-        _refuse(error)
+        _end(2, str(error))
     except NonFinite as error:
-        print(f"loopgrad: the loss is not finite any more: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _end(1, f"the loss is not finite any more: {error}")
     except WorkerLost as error:
-        print(f"loopgrad: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _end(1, str(error))
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"loopgrad: {error.filename}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1) from None
+        _end(1, f"{error.filename}: {error.strerror}")
     except (Interrupted, KeyboardInterrupt):
-        stored = command in ("compare", "train")
-        rest = "goes on from the last checkpoint" if stored else "begins anew: nothing was stored"
-        print(f"loopgrad: interrupted; the same command {rest}", file=sys.stderr)
-        raise SystemExit(130) from None
+        rest = {"compare": "goes on from the last checkpoint", "analyse": "goes on with the weights left"}
+        rest["train"] = rest["compare"]
+        _end(130, f"interrupted; the same command {rest.get(command, 'begins anew: nothing was stored')}")
 
 
-def _refuse(error: ConfigError) -> None:
-    print(f"loopgrad: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
-
-
-def _compare(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import compare
-
-    compare.main(config, names, console)
-
-
-def _train(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import train
-
-    train.main(config, names, console)
-
-
-def _analyse(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import analyse
-
-    analyse.main(config, names, console)
-
-
-def _report(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import report
-
-    report.main(config, names, console)
-
-
-def _bench(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import bench
-
-    bench.main(config, names, console)
-
-
-def _cite(config: DictConfig, names: Names, console: Console) -> None:
-    from loopgrad.experiments import cite
-
-    cite.main(config, names, console)
-
-
-COMMANDS = {
-    "compare": _compare,
-    "train": _train,
-    "analyse": _analyse,
-    "bench": _bench,
-    "report": _report,
-    "cite": _cite,
-}
+def _end(code: int, message: str) -> NoReturn:
+    print(f"loopgrad: {message}", file=sys.stderr)
+    raise SystemExit(code) from None

@@ -1,23 +1,14 @@
-"""Deep-supervision training: one optimiser step is one segment of every row."""
+"""Hyperparameters of training, as a configuration gives them."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from loopgrad.analysis.counters import SavedBytes
-from loopgrad.experiments.seeds import generators, seed_for
-from loopgrad.experiments.tasks.base import Batch, Task
-from loopgrad.gradients import Estimator, jacobian_penalty, tree
-from loopgrad.models import supervision
 from loopgrad.models.halting import Halting
-from loopgrad.models.losses import right_tokens, softmax_cross_entropy, stablemax_cross_entropy, token_loss
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -28,7 +19,7 @@ class Trainer:
         halting: When a row takes a new sample.
         train_steps: Optimiser steps.
         batch_size: Rows of the carry.
-        learning_rate: Of AdamW, after a linear warm-up constant, as published.
+        learning_rate: Learning rate of AdamW, after a linear warm-up constant, as published.
         beta1: Decay of AdamW's first moment, per step.
         beta2: Decay of AdamW's second moment, per step.
         weight_decay: Decoupled, in units of the learning rate; on every parameter, as published.
@@ -37,8 +28,8 @@ class Trainer:
         grad_clip: Largest norm of the gradient; 0 for no clipping.
         autocast: "bf16" runs forward passes under autocast; "off" does not.
         cross_entropy: Loss of a token.
-        jacobian_weight: Of the Jacobian penalty of the last cycle at the state where it ends, added to the loss; 0 for
-            none.
+        jacobian_weight: Weight of the Jacobian penalty of the last cycle at the state where it ends, added to the loss;
+            0 for none.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
@@ -88,13 +79,7 @@ class Trainer:
         Raises:
             ValueError: The device does not exist here.
         """
-        name = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        try:
-            probe = torch.zeros((), device=name)
-            probe.item()  # a device such as "meta" holds no values
-            return probe.device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device={self.device}: {str(error).splitlines()[0]}") from error
+        return device_of(self.device)
 
     def loss_of_token(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return the cross entropy that is trained on."""
@@ -105,134 +90,16 @@ class Trainer:
         return torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else nullcontext()
 
 
-class NonFinite(RuntimeError):
-    """The loss stopped being a number; the message says at which step and which tensor was the first to go."""
-
-
-@dataclass
-class Run:
-    """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole."""
-
-    model: RecursiveModel
-    average: AveragedModel
-    optimizer: torch.optim.Optimizer
-    carry: supervision.Carry
-    exploration: torch.Generator
-    step: int = 0
-
-    @property
-    def evaluated(self) -> RecursiveModel:
-        """The model that is evaluated: the average of the weights."""
-        model = self.average.module
-        assert isinstance(model, RecursiveModel)
-        return model
-
-
-def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run:
-    """Return a run at step 0; seeds torch's global generator for dropout."""
-    device = trainer.torch_device()
-    model = model.to(device).train()
-    torch.manual_seed(seed_for("dropout", seed))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), trainer.learning_rate, (trainer.beta1, trainer.beta2), weight_decay=trainer.weight_decay
-    )
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
-    first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
-    exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
-    return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
-
-
-def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
-    """Train to the last step, yielding what each step measured; evaluations are part of it.
+def device_of(name: str) -> torch.device:
+    """Return the device that `device=name` means; "auto" is CUDA where there is one.
 
     Raises:
-        NonFinite: The loss or the gradient is not finite; the weights are those before the step.
+        ValueError: The device does not exist here.
     """
-    test = task.test_set()
-    saved = None
-    while run.step < trainer.train_steps:
-        began = time.perf_counter()
-        entry, saved = _step(run, trainer, task, estimator, seed, saved)
-        run.step += 1
-        entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
-        if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
-            scores = evaluate(run.evaluated, trainer, task, test)
-            entry |= {f"test_{name}": value for name, value in scores.items()}
-        yield entry
-
-
-def _step(
-    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
-) -> tuple[dict[str, Any], int]:
-    device = run.carry.segment.device
-    # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
-    batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
-    if generators(estimator):
-        saved = None  # it may be another at each draw
-    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
-    with trainer.precision(device), counter or nullcontext():
-        result = supervision.run_segment(
-            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
-        )
-        penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
-    saved = counter.held() if counter else saved
-    assert saved is not None
-    run.optimizer.zero_grad(set_to_none=True)
-    (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
-    if penalty is not None:
-        result.metrics["jacobian_penalty"] = penalty.detach()
-    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
-    scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
-    entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
-    entry |= {f"implicit_{name}": value for name, value in result.output.stats.numbers().items()}
-    if not all(map(torch.isfinite, (norm, result.loss))):
-        raise NonFinite(_first_non_finite(run, result))
-    if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
-        nn.utils.clip_grads_with_norm_(run.model.parameters(), trainer.grad_clip, norm)
-    rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.step()
-    run.average.update_parameters(run.model)
-    run.carry = result.carry
-    return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
-
-
-def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
-    """Return the Jacobian penalty at the states that the segment ended in."""
-    probe = torch.Generator(device=run.carry.segment.device).manual_seed(seed_for("jacobian", seed) + run.step)
-    x = run.model.encode(result.carry.batch.inputs, result.carry.batch.puzzle_ids)
-    return jacobian_penalty(run.model.cell, result.carry.state, x, run.model.num_steps, probe)
-
-
-def _first_non_finite(run: Run, result: supervision.Segment) -> str:
-    """Name the first tensor that is not finite, in the order in which a step computes them."""
-    named = [(f"parameter {name}", p) for name, p in run.model.named_parameters()]
-    named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
-    named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
-    named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
-    named += [(f"gradient of {name}", p.grad) for name, p in run.model.named_parameters() if p.grad is not None]
-    name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
-    return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
-
-
-@torch.no_grad()
-def evaluate(model: RecursiveModel, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
-    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens)."""
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    solved, tokens, losses = [], [], []
-    for start in range(0, len(samples), trainer.eval_batch_size):
-        batch = samples[start : start + trainer.eval_batch_size].to(device)
-        with trainer.precision(device):
-            output = supervision.predict(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
-        solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
-        tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
-        losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))
-    model.train(training)
-    return {
-        "exact_accuracy": torch.cat(solved).mean().item(),
-        "token_accuracy": torch.cat(tokens).mean().item(),
-        "loss": torch.stack(losses).sum().item() / len(samples),
-    }
+    wanted = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    try:
+        probe = torch.zeros((), device=wanted)
+        probe.item()  # a device such as "meta" holds no values
+        return probe.device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={name}: {str(error).splitlines()[0]}") from error

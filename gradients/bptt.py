@@ -10,13 +10,18 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradien
 
 @dataclass(frozen=True)
 class BPTT(Estimator):
-    """Backpropagation through time (full unroll).
+    r"""Backpropagation through time (full unroll).
 
-    d loss / d theta = sum_t (d z_T / d z_{t+1} . d z_{t+1} / d theta)^T d loss / d z_T, all of it, by autograd.
+    .. math:: \frac{dL}{d\theta} = \sum_{t=0}^{T-1} \frac{\partial f_t}{\partial\theta}^T J_{t+1}^T \cdots J_{T-1}^T g
 
-    Cost: T cell evaluations, T vjps; saves the graph of all T updates, O(T).
-    Not recommended when: T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
-    Reference: P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
+    with J_t = df_t / dz of the update z_{t+1} = f_t(z_t) and g = dL / dz_T: all terms, by autograd.
+
+    Cost:
+        T cell evaluations, T vjps; saves the graph of all T updates, O(T).
+    Not recommended when:
+        T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
+    Reference:
+        P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
 
     Example:
         >>> import torch
@@ -31,6 +36,7 @@ class BPTT(Estimator):
 
     kind = "exact"
     memory = "O(T)"
+    references = ("werbos1990backpropagation",)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion under autograd."""

@@ -34,11 +34,11 @@ def differences(
     Args:
         cell: The cell.
         num_steps: Number of updates.
-        leaves: Of the first state.
+        leaves: Leaves of the first state.
         others: The cell's other tensors.
         rows: How tangents are laid out.
         how: The estimator.
-        seed: Of the first tangent's noise.
+        seed: Seed of the first tangent's noise.
         chosen: Which of leaves and others are perturbed, once; none of them to perturb the state after each update.
         conditions: Those of the first update, met again by every pass.
     """

@@ -32,16 +32,19 @@ class CheckpointedBPTT(Estimator):
             tensors, an operator's internal scratch or an allocator's rounding.
         offload: "cpu" to keep stored states of an accelerator in host memory. Has not been run on a GPU.
 
-    Cost: 2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
+    Cost:
+        2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
         backward the graph of one segment of k updates lives beside them. "binomial": T + 1 + r T - C(s + r, r - 1)
         evaluations, s = c + 1 and r smallest with C(s + r, s) >= T; memory O(c) with one update graph. A budget adds
         one evaluation and one vjp for each update of a cycle; its memory is O(1) in T but for the inputs. With
         retain_graph=True the states that forward stored stay, up to c more.
-    Not recommended when: T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
+    Not recommended when:
+        T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
         on Python state that changes from call to call (the second run would differ); second derivatives are needed.
         Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
         weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts.
-    Reference: T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174; A. Griewank and
+    Reference:
+        T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174; A. Griewank and
         A. Walther, "Algorithm 799: revolve", ACM TOMS 26(1), 2000; A. Gruslys et al., "Memory-efficient
         backpropagation through time", 2016, arXiv 1606.03401.
 
@@ -68,6 +71,7 @@ class CheckpointedBPTT(Estimator):
 
     kind = "exact"
     memory = "O(sqrt T)"
+    references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
 
     def __post_init__(self) -> None:
         """Check the arguments."""

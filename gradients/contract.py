@@ -54,11 +54,13 @@ class Estimator(ABC):
         kind: "exact", "exact at a fixed point", "unbiased" or "biased".
         memory: Growth of what is saved for backward with num_steps T, such as "O(T)" or "O(sqrt T)".
         not_differentiated: Which of "parameters", "inputs", "state" get no gradient (None).
+        references: Keys of `loopgrad/references.bib`: the papers that it implements.
     """
 
     kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
     memory: ClassVar[str]
     not_differentiated: ClassVar[tuple[str, ...]] = ()
+    references: ClassVar[tuple[str, ...]] = ()
 
     def __call__(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion and return its last state.

@@ -31,7 +31,8 @@ class DepthDistribution:
         distribution: "geometric", "poisson" or "lognormal".
         sigma: Standard deviation of the logarithm of the rate of "lognormal", at least 0; the others ignore it.
 
-    Reference: C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209
+    Reference:
+        C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209
         (geometric); J. Geiping et al., "Scaling up test-time compute with latent reasoning: a recurrent depth
         approach", 2025, arXiv 2502.05171 (lognormal, with sigma 0.5).
 

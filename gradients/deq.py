@@ -26,13 +26,16 @@ class TorchDEQ(Estimator):
         b_stop_mode: "abs" or "rel".
         b_max_iter: Largest number of vector-Jacobian products of the cycle map in backward.
         num_steps: Cycles of the phantom gradient.
-        damping: Of the phantom gradient.
+        damping: Damping of the phantom gradient.
         core: "sliced" or "indexing", torchdeq's two graphs.
 
-    Cost: that of torchdeq; one cycle is evaluated for the graph and, for "ift", once more in backward.
-    Not recommended when: training with it: see docs/choosing.md for the faults that were shown of version 0.1.0, such
+    Cost:
+        That of torchdeq; one cycle is evaluated for the graph and, for "ift", once more in backward.
+    Not recommended when:
+        Training with it: see docs/choosing.md for the faults that were shown of version 0.1.0, such
         as a silent one-step gradient for a small loss and a batch lost to one NaN. The initial state gets no gradient.
-    Reference: Z. Geng and J. Z. Kolter, "TorchDEQ: a library for deep equilibrium models", 2023, arXiv 2310.18605.
+    Reference:
+        Z. Geng and J. Z. Kolter, "TorchDEQ: a library for deep equilibrium models", 2023, arXiv 2310.18605.
 
     Raises:
         ImportError: torchdeq is not installed.
@@ -58,6 +61,7 @@ class TorchDEQ(Estimator):
 
     kind = "exact at a fixed point"
     memory = "O(1)"
+    references = ("geng2023torchdeq",)
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

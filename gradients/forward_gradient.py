@@ -16,11 +16,13 @@ from loopgrad.gradients.row_layout import RowLayout
 
 @dataclass(frozen=True)
 class ForwardGradient(Estimator):
-    """Forward gradients: unbiased, from K tangents carried forward; backward needs no stored updates.
+    r"""Forward gradients: unbiased, from K tangents carried forward; backward needs no stored updates.
 
-    perturb="weights": u_{t+1} = J_z u_t + J_w v from u_0 = v_z0, with random v; with the cotangent g of z_T the
-    gradient is the mean over tangents of (g . u_T) v. For parameters g . u_T is over all samples; what has a row per
-    sample (z_0, and inputs whose first dimension is the batch) takes that of each sample.
+    .. math:: \hat g_w = \frac{1}{K} \sum_{k=1}^{K} (g \cdot u_T^{(k)}) \, v^{(k)}, \qquad u_{t+1} = J_z u_t + J_w v
+
+    perturb="weights": from u_0 = v_z0, with random v and the cotangent g of z_T, as above. For parameters g . u_T is
+    over all samples; what has a row per sample (z_0, and inputs whose first dimension is the batch) takes that of each
+    sample.
 
     perturb="state": u_{t+1} = J_z u_t + xi_{t+1} with fresh noise per sample after every update; the adjoint of z_t is
     estimated by the mean over tangents of (g . u_T) xi_t, row by row; the last one, g, is known. A second recursion
@@ -35,31 +37,35 @@ class ForwardGradient(Estimator):
         num_tangents: K. The error falls as 1 / sqrt(K).
         perturb: "state" or "weights".
         window: Last updates that are differentiated exactly, by autograd; 0 for none. With k >= T all of it is `BPTT`.
-        distribution: Of the noise, "rademacher" (least variance) or "gaussian".
+        distribution: Distribution of the noise, "rademacher" (least variance) or "gaussian".
         mode: "jvp" or "central".
         epsilon: Step of mode="central", per element.
         chunk_size: Tangents carried at once, None for all K; the recursion runs once per chunk. Changes no number.
-        seed: Of the estimator's own generator, from which each forward pass draws a fresh seed; None starts it from
-            the system's entropy. Ranks of torch.distributed draw different noise even with the same seed.
+        seed: Seed of the estimator's own generator, from which each forward pass draws a fresh one; None starts it
+            from the system's entropy. Ranks of torch.distributed draw different noise even with the same seed.
         scope: "sample" if samples do not see each other, "batch" if they do: one coefficient then serves all of them.
 
     Forward values are those of `BPTT`, bit for bit; with mode="jvp" attention runs on the kernel that has forward-mode
     rules, and rounds otherwise.
 
-    Variance: E ||estimate - g||^2 = C / K ||g'||^2 over all parameters, g' being the part that the window leaves.
+    Variance:
+        E ||estimate - g||^2 = C / K ||g'||^2 over all parameters, g' being the part that the window leaves.
         weights: C = P - 1 (rademacher) or P + 1 (gaussian) for P perturbed numbers, at any depth; the cosine with g is
         about sqrt(K / (P + K)). state: of order (T - window) features / batch times a constant of the cell; far less
         for small states and large batches.
-    Cost: weights: about 3 forward passes for one tangent, 10 for four; state: 3 for one, 8 for four, then a forward and
+    Cost:
+        "weights": about 3 forward passes for one tangent, 10 for four; state: 3 for one, 8 for four, then a forward and
         a backward pass; central: 1 + 2K forward passes, and with "state" a forward and a backward pass. Saves the K
         last tangents, K |z_T|, the same at any depth, and the graph of the window. While an update runs, K tangents
         hold K times its widest intermediate, and "weights" the K P numbers of v: chunk_size bounds both.
-    Not recommended when: `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
+    Not recommended when:
+        `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
         checkpoints was up to 31.1 % more accurate, converged 34.8 % faster and took 3.8 times less compute at
         comparable memory (Panchal et al. 2025). "weights" beyond a few hundred numbers: with 7 million the cosine is
         0.003 at 64 tangents. "state" where a sample's state is large, as with tokens. mode="central" in 16-bit
         arithmetic. And where the least error per FLOP is wanted: plain truncation mostly has less.
-    Reference: A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
+    Reference:
+        A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
         "Unbiased online recurrent optimization", 2017, arXiv 1702.05043; S. Malladi et al., "Fine-tuning language
         models with just forward passes", 2023, arXiv 2305.17333; K. Panchal et al., "The cost of avoiding
         backpropagation", 2025, arXiv 2506.21833.
@@ -92,6 +98,7 @@ class ForwardGradient(Estimator):
 
     kind = "unbiased"
     memory = "O(1)"
+    references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
         """Check the arguments and start the generator."""

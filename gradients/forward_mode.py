@@ -19,24 +19,28 @@ from loopgrad.gradients.tangents import carry, chunks
 
 @dataclass(frozen=True)
 class ForwardMode(Estimator):
-    """Forward-mode differentiation (RTRL): exact, one tangent per number that is differentiated.
+    r"""Forward-mode differentiation (RTRL): exact, one tangent per number that is differentiated.
 
-    u_{t+1} = J_z u_t + J_p for each of P numbers p beside the state; with the cotangent g of z_T the gradient of p is
-    g . u_T. For step sizes, damping, gains, halting biases and hyperparameters: P small, state and T as large as they
-    like.
+    .. math:: \frac{dL}{dp} = g \cdot u_T, \qquad u_{t+1} = J_z u_t + J_p, \quad u_0 = 0
+
+    for each of P numbers p beside the state, with g the cotangent of z_T. For step sizes, damping, gains, halting
+    biases and hyperparameters: P small, state and T as large as they like.
 
     Args:
         parameters: Names of the parameters, as in cell.named_parameters(); None for all that require grad.
         max_parameters: Most numbers P that are differentiated.
         chunk_size: Tangents carried at once, None for all P; the recursion runs once per chunk. Changes no number.
 
-    Cost: about 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
+    Cost:
+        About 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
         no vjps. Saves the tangents P |z_T|, the same at any depth.
-    Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
-    Not recommended when: P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
-    Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
+        Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
+    Not recommended when:
+        P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
+        Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
         recursion does not train.
-    Reference: R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
+    Reference:
+        R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
         networks", Neural Computation 1(2), 1989; L. Franceschi et al., "Forward and reverse gradient-based
         hyperparameter optimization", 2017, arXiv 1703.01785.
 
@@ -62,6 +66,7 @@ class ForwardMode(Estimator):
 
     kind = "exact"
     memory = "O(1)"
+    references = ("williams1989learning", "franceschi2017forward")
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:

@@ -22,7 +22,9 @@ CHOICES = ("fallback", "warn", "raise", "ignore")
 
 @dataclass(frozen=True)
 class ImplicitGradient(Estimator):
-    """The gradient of a fixed point z = f(z) of the cycle map, by a linear solve; and another where none was reached.
+    r"""The gradient of a fixed point z = f(z) of the cycle map, by a linear solve; and another where none was reached.
+
+    .. math:: \frac{dL}{d\theta} = \frac{\partial f}{\partial\theta}^T w, \qquad (1 - J^T) \, w = b
 
     With J = df/dz at the last state and the cotangent b, it solves (1 - J^T) w = b sample by sample, seeing J through
     vector-Jacobian products alone, and returns (df/dtheta)^T w: the sum of BPTT's terms over infinitely many updates.
@@ -52,14 +54,17 @@ class ImplicitGradient(Estimator):
 
     `Rollout.stats.verdict` holds the numbers per sample once backward has run.
 
-    Cost: T cell evaluations; in backward one cycle is run again, then one product of the cycle map per step of the
+    Cost:
+        T cell evaluations; in backward one cycle is run again, then one product of the cycle map per step of the
         solver and one for the parameters. Saves two states. In backward the graph of one cycle lives beside the
         solver's vectors (two per product for "gcr", one for "gmres", seven in all for "bicgstab"). Samples that are not
         trusted add the fallback's own cost.
-    Not recommended when: the recursion does not converge: all samples then get the fallback's gradient, which costs
+    Not recommended when:
+        The recursion does not converge: all samples then get the fallback's gradient, which costs
         less by itself. With warm_start a run that is resumed is not repeated to the last bit.
-    The initial state gets no gradient (None) unless the fallback goes back to it.
-    Reference: S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377; M. Blondel et al., "Efficient and
+        The initial state gets no gradient (None) unless the fallback goes back to it.
+    Reference:
+        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377; M. Blondel et al., "Efficient and
         modular implicit differentiation", 2021, arXiv 2105.15183.
 
     Raises:
@@ -93,6 +98,7 @@ class ImplicitGradient(Estimator):
 
     kind = "exact at a fixed point"
     memory = "O(1)"
+    references = ("bai2019deep", "blondel2022efficient")
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

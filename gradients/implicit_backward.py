@@ -19,8 +19,8 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     """Return the gradients of all tensors: implicit where that can be trusted, the fallback's elsewhere.
 
     Args:
-        ctx: Of the recursion's node, with the estimator as `how`.
-        cotangents: Of the leaves of the last state; None for zero.
+        ctx: Context of the recursion's node, with the estimator as `how`.
+        cotangents: Cotangents of the leaves of the last state; None for zero.
         wanted: Which leaves of the state and other tensors want a gradient.
     """
     cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)

@@ -19,7 +19,7 @@ class Verdict:
         forward_residual: |f(z) - z| / |f(z)| of the cycle map f, where it was linearised.
         backward_residual: |b - (1 - J^T) w| / |b| for the cotangent b; 0 where nothing was solved.
         amplification: |w| / |b|, a lower bound of |(1 - J)^-1|.
-        estimate: Of the relative error of the gradient: max(amplification * forward residual, backward residual).
+        estimate: Estimated relative error of the gradient: max(amplification * forward residual, backward residual).
         solved: Whether the sample took part in the solve.
         trusted: Whether its implicit gradient passed the gate.
         finite: Whether its state, its image and its cotangent are finite; if not, it contributes no gradient.
@@ -67,7 +67,7 @@ class ImplicitStats(Stats):
     Attributes:
         cell_evaluations: Calls of the cell so far.
         vjps: Products of one update so far.
-        verdict: Of the latest backward pass, or None.
+        verdict: Verdict of the latest backward pass, or None.
     """
 
     verdict: Verdict | None = field(default=None, compare=False)

@@ -33,10 +33,13 @@ def jacobian_penalty(
         generator: Source of v, on the device of the state; None for the global one.
         num_probes: Vectors v.
 
-    Cost: one cycle, and per probe one vector-Jacobian product with a graph, about two more cycles in time and memory.
-    Not recommended when: the cell uses an operator without second derivatives; attention is run by its plain kernel.
+    Cost:
+        One cycle, and per probe one vector-Jacobian product with a graph, about two more cycles in time and memory.
+    Not recommended when:
+        The cell uses an operator without second derivatives; attention is run by its plain kernel.
         The Frobenius norm bounds the spectral radius loosely: the penalty also costs what it need not.
-    Reference: S. Bai et al., "Stabilizing equilibrium models by Jacobian regularization", 2021, arXiv 2106.14342.
+    Reference:
+        S. Bai et al., "Stabilizing equilibrium models by Jacobian regularization", 2021, arXiv 2106.14342.
 
     Raises:
         ValueError: num_probes is below 1, or num_steps less than a cycle.

@@ -41,9 +41,9 @@ class Noise:
     """Streams of noise, one per tangent, that the same seed repeats, however the tangents are cut into chunks.
 
     Args:
-        seed: Of the first tangent; tangent k has seed + k.
+        seed: Seed of the first tangent; tangent k has seed + k.
         tangents: Which of the tangents are drawn.
-        distribution: Of each number: mean 0, variance 1.
+        distribution: Distribution of each number: mean 0, variance 1.
         device: On which to draw.
     """
 

@@ -14,20 +14,25 @@ from loopgrad.gradients.recompute import run_without_graph
 
 @dataclass(frozen=True)
 class PhantomGradient(Estimator):
-    """Gradient of k damped applications of the cycle map f, u <- (1 - damping) u + damping f(u), from u = z_T.
+    r"""Gradient of k damped applications of the cycle map f, u <- (1 - damping) u + damping f(u), from u = z_T.
 
-    z_T is a constant in it. At a fixed point that is the first k terms of a damped Neumann series of the implicit
-    gradient: damping * sum_{i<k} ((1 - damping) + damping J^T)^i of the cotangent. The last state is z_T itself.
+    z_T is a constant in it, and the last state is z_T itself. At a fixed point it is the first k terms of a damped
+    Neumann series of the implicit gradient, with d the damping and b the cotangent:
+
+    .. math:: \frac{\partial f}{\partial\theta}^T d \sum_{i=0}^{k-1} \left( (1 - d) + d J^T \right)^i b
 
     Args:
         num_steps: k, applications of the cycle map, at least 1.
         damping: In (0, 1].
 
-    Cost: T + k cycles of evaluations, k cycles of vjps; saves the graph of k cycles, O(k).
-    Not recommended when: the recursion does not settle, or settles slowly: the gradient is as biased as that of
+    Cost:
+        T + k cycles of evaluations, k cycles of vjps; saves the graph of k cycles, O(k).
+    Not recommended when:
+        The recursion does not settle, or settles slowly: the gradient is as biased as that of
         `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
         (None).
-    Reference: Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+    Reference:
+        Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
 
     Raises:
         ValueError: num_steps or damping is out of range.
@@ -47,6 +52,7 @@ class PhantomGradient(Estimator):
 
     kind = "biased"
     memory = "O(k)"
+    references = ("geng2021training",)
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

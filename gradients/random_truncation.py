@@ -15,17 +15,18 @@ from loopgrad.gradients.recompute import run_without_graph
 
 @dataclass(frozen=True)
 class RandomTruncation(Estimator):
-    """Truncated backpropagation through time of random length, reweighted to be unbiased.
+    r"""Truncated backpropagation through time of random length, reweighted to be unbiased.
 
     Write the gradient of BPTT as sum_d g_d, d = 0..T-1, where g_d is what the update d before the last one adds to it
     through its parameters and inputs. Each call draws one k for the whole batch and returns
 
-        sum_{d < min(k, T)} g_d / P(k > d),   whose mean over k is sum_d g_d,
+    .. math:: \sum_{d=0}^{\min(k, T) - 1} \frac{g_d}{P(k > d)}
 
-    by multiplying the cotangent of z_{T-d} with P(k > d-1) / P(k > d) on its way back. z_0 gets its gradient over
-    P(k >= T) when k >= T, else zeros. Forward values are those of BPTT, bit for bit. With G_d = sum_{e >= d} g_e,
+    whose mean over k is the sum of all g_d, by multiplying the cotangent of z_{T-d} with P(k > d-1) / P(k > d) on its
+    way back. z_0 gets its gradient over P(k >= T) when k >= T, else zeros. Forward values are those of BPTT, bit for
+    bit. With G_d = sum_{e >= d} g_e,
 
-        E |estimate|^2 = sum_d (|G_d|^2 - |G_{d+1}|^2) / P(k > d),
+    .. math:: E |\mathrm{estimate}|^2 = \sum_d \frac{|G_d|^2 - |G_{d+1}|^2}{P(k > d)}
 
     so the variance grows with T without bound where |G_d|^2 shrinks no faster than P(k > d).
 
@@ -35,20 +36,23 @@ class RandomTruncation(Estimator):
     Args:
         mean_steps: Mean of k in updates, above 1. Give one of the two.
         mean_cycles: Mean of k / cell.period, for a k of whole cycles, above 1; d counts cycles then.
-        distribution: Of k, as in `DepthDistribution`: "geometric", "poisson" or "lognormal".
-        sigma: Of "lognormal".
+        distribution: Distribution of k, as in `DepthDistribution`: "geometric", "poisson" or "lognormal".
+        sigma: Sigma of "lognormal".
         reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
-        seed: Of the draws; None starts from the system's entropy.
+        seed: Seed of the draws; None starts from the system's entropy.
 
-    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
+    Cost:
+        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
         that train together wait for the longest k among them.
-    Not recommended when: T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
+    Not recommended when:
+        T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
         that is when the spectral radius of the cell's Jacobian is near or above one: rare draws with large weights then
         carry the distant terms. Poisson's tail is light: its weights 1 / P(k > d) explode past the mean. From 2 to 20
         times the mean those of "geometric" are the smallest of the three. `CheckpointedBPTT` has no variance at all,
         for O(sqrt T) and a second evaluation of each update.
-    No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
-    Reference: C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
+        No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
+    Reference:
+        C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
         ARTBP, with a constant probability of truncation the "geometric" case. They report that it slightly
         outperforms truncated BPTT on character-level language modelling of Penn Treebank.
 
@@ -78,6 +82,7 @@ class RandomTruncation(Estimator):
 
     kind = "unbiased"
     memory = "O(k)"
+    references = ("tallec2017unbiasing",)
 
     def __post_init__(self) -> None:
         """Check the arguments and start the generator."""

@@ -37,13 +37,16 @@ class ReversibleBPTT(Estimator):
             relative difference below 0.1 is taken for rounding.
         anchors: Keep a state every so many updates and go on from it in backward; for arithmetic that rounds.
 
-    Cost: 2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves the last state, and the digits that damping loses
+    Cost:
+        2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves the last state, and the digits that damping loses
         (about log2(d/n) bits per element and update for a factor n/d; none for `Leapfrog`); T / anchors states with
         anchors. During backward the graph of one update lives beside them. A cell that draws random numbers adds a
         generator state per update (5 kB on CPU, 16 B on CUDA).
-    Not recommended when: the recursion itself is given and must not change, for a coupled recursion is another model:
+    Not recommended when:
+        The recursion itself is given and must not change, for a coupled recursion is another model:
         use `CheckpointedBPTT`; its states would fit anyway; second derivatives are needed.
-    Reference: A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
+    Reference:
+        A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
         arXiv 1707.04585; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning",
         2015, arXiv 1502.03492.
 
@@ -68,6 +71,7 @@ class ReversibleBPTT(Estimator):
 
     kind = "exact"
     memory = "O(1)"
+    references = ("gomez2017reversible", "maclaurin2015gradient")
 
     def __post_init__(self) -> None:
         """Check the choices."""

@@ -14,7 +14,7 @@ class RowLayout:
         per_sample: One row per sample; else one row for the whole batch.
 
     Attributes:
-        dtype: Of the matrix: float32, or float64 if a leaf has it.
+        dtype: Dtype of the matrix: float32, or float64 if a leaf has it.
 
     Raises:
         ValueError: per_sample, and the leaves have no first dimension in common.

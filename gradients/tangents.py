@@ -42,7 +42,7 @@ def carry(
     Args:
         cell: The cell.
         steps: Numbers of the updates.
-        leaves: Of the first state.
+        leaves: Leaves of the first state.
         others: In place of the cell's other tensors.
         buffers: To run with; empty for the cell's own.
         rows: How tangents are laid out.

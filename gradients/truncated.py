@@ -13,22 +13,27 @@ from loopgrad.gradients.recompute import run_without_graph
 
 @dataclass(frozen=True)
 class TruncatedBPTT(Estimator):
-    """Truncated backpropagation through time.
+    r"""Truncated backpropagation through time.
 
-    The first T - k updates run without a graph, z_{T-k} is taken as a constant and the last k updates are
-    differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the last
-    z_H update), TRM's last loop is num_cycles=1.
+    .. math:: \sum_{t=T-k}^{T-1} \frac{\partial f_t}{\partial\theta}^T J_{t+1}^T \cdots J_{T-1}^T g
+
+    The last k terms of `BPTT`'s sum: the first T - k updates run without a graph, z_{T-k} is a constant and the rest
+    are differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the
+    last z_H update), TRM's last loop is num_cycles=1.
 
     Args:
         num_steps: k, the number of last updates that are differentiated, at least 1.
         num_cycles: k in cycles of the cell: k = num_cycles * cell.period. Give one of the two.
 
-    Cost: T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
-    Not recommended when: the Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
+    Cost:
+        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
+    Not recommended when:
+        The Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
         the spectral radius of the cell's Jacobian is near or above one: the dropped terms are then as large as the
         kept ones. A state that converges does not repair this: the one-step gradient stays biased at a fixed point.
-    The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
-    Reference: R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
+        The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
+    Reference:
+        R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
         trajectories", Neural Computation 2(4), 1990; G. Wang et al., "Hierarchical Reasoning Model", 2025,
         arXiv 2506.21734; A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", 2025,
         arXiv 2510.04871.
@@ -52,6 +57,7 @@ class TruncatedBPTT(Estimator):
 
     kind = "biased"
     memory = "O(k)"
+    references = ("williams1990efficient", "wang2025hierarchical", "jolicoeurmartineau2025less")
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:

@@ -23,7 +23,8 @@ class Rotary(nn.Module):
     Raises:
         ValueError: head_dim is odd.
 
-    Reference: J. Su et al., "RoFormer", 2021, arXiv 2104.09864.
+    Reference:
+        J. Su et al., "RoFormer", 2021, arXiv 2104.09864.
     """
 
     cos: Tensor
@@ -86,10 +87,12 @@ class Attention(OneLine):
     Raises:
         ValueError: num_heads does not divide hidden_size.
 
-    Not recommended when: forward-mode or second derivatives are needed: torch's fused kernel has none and raises. Run
+    Not recommended when:
+        Forward-mode or second derivatives are needed: torch's fused kernel has none and raises. Run
         those under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH).
 
-    Reference: A. Vaswani et al., "Attention is all you need", 2017, arXiv 1706.03762.
+    Reference:
+        A. Vaswani et al., "Attention is all you need", 2017, arXiv 1706.03762.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, generator: torch.Generator):

@@ -22,7 +22,8 @@ class AttentionBlock(OneLine):
         expansion: Width of the SwiGLU, see `swiglu_inner_size`.
         generator: Source of the initial weights.
 
-    Reference: G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+    Reference:
+        G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, expansion: float, generator: torch.Generator):
@@ -51,7 +52,8 @@ class MLPBlock(OneLine):
         expansion: Width of both SwiGLUs, see `swiglu_inner_size`.
         generator: Source of the initial weights.
 
-    Reference: A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871;
+    Reference:
+        A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871;
         I. Tolstikhin et al., "MLP-Mixer", 2021, arXiv 2105.01601.
     """
 

@@ -22,9 +22,11 @@ class TwoStreamCell(nn.Module):
         H_net: The net of the high stream; None shares L_net (TRM), registered once.
         L_cycles: Updates of z_L in a cycle, at least 1.
 
-    Cost: one net call per update; the state holds two tensors (batch, positions, hidden_size).
+    Cost:
+        One net call per update; the state holds two tensors (batch, positions, hidden_size).
 
-    Reference: G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, figure 3.
+    Reference:
+        G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, figure 3.
     """
 
     def __init__(self, L_net: Net, H_net: Net | None = None, L_cycles: int = 6):
@@ -64,9 +66,11 @@ class OneStreamCell(nn.Module):
         net: The net.
         L_cycles: Updates that see x in a cycle, at least 1.
 
-    Not recommended when: accuracy matters most; the paper reports 71.9 % for one stream, 87.4 % for two, on Sudoku.
+    Not recommended when:
+        Accuracy matters most; the paper reports 71.9 % for one stream, 87.4 % for two, on Sudoku.
 
-    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, table 2.
+    Reference:
+        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, table 2.
     """
 
     def __init__(self, net: Net, L_cycles: int = 6):

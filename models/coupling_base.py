@@ -7,7 +7,7 @@ A coupled recursion is another dynamical system than the cell's own; see each cl
 from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class Coupling(Invertible):
         safe_length: Updates that can be undone one after the other; None for any number.
     """
 
+    references: ClassVar[tuple[str, ...]] = ()
     damped_copies = 0  # how many of the two copies are damped
     ratio: Ratio | None = None
     factor: float  # of the cell's image
@@ -138,8 +139,8 @@ class Coupling(Invertible):
         """Return the vector-Jacobian product of an update, save for the part that goes through the wrapped cell.
 
         Args:
-            images: Of the update that was undone.
-            gradients: Of the state after it: of each leaf of `current`, then of each of `other`; None for zero.
+            images: Images of the update that was undone.
+            gradients: Gradients of the state after it: of each leaf of `current`, then of `other`; None for zero.
 
         Returns:
             The gradients of the images, and those of the state before, to which the cell's products with the former

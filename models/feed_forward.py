@@ -58,8 +58,10 @@ class FeedForward(RecursiveModel):
     Raises:
         ValueError: Choices are unknown or contradict each other.
 
-    Not recommended when: compared at equal parameters only; give both sizes, `num_layers` and `depth`.
-    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
+    Not recommended when:
+        It is compared at equal parameters only; give both sizes, `num_layers` and `depth`.
+    Reference:
+        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
 
     Example:
         >>> import torch
@@ -70,6 +72,8 @@ class FeedForward(RecursiveModel):
         >>> tuple(output.logits.shape), model.num_steps, model.depth
         ((2, 16, 5), 1, 6)
     """
+
+    references = ("jolicoeurmartineau2025less",)
 
     def __init__(
         self,

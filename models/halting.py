@@ -21,6 +21,7 @@ class Halting(ABC):
         needs_next_segment: Whether `q_loss` wants the q values of one more segment.
     """
 
+    references: ClassVar[tuple[str, ...]] = ()
     needs_next_segment: ClassVar[bool] = False
     max_segments: int
 
@@ -60,7 +61,8 @@ class FixedSegments(Halting):
         num_segments: Segments per sample, at least 1.
         halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
 
-    Not recommended when: many samples are right after few segments: they are refined all the same.
+    Not recommended when:
+        Many samples are right after few segments: they are refined all the same.
     """
 
     num_segments: int
@@ -97,10 +99,13 @@ class QHalt(Halting):
         max_segments: Segments at most, and of evaluation.
         exploration: Probability, 0 to 1.
 
-    Not recommended when: answers are rarely right in training: then everything runs to max_segments anyway.
-    Reference: A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, section 4.6.
+    Not recommended when:
+        Answers are rarely right in training: then everything runs to max_segments anyway.
+    Reference:
+        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, section 4.6.
     """
 
+    references = ("jolicoeurmartineau2025less",)
     max_segments: int = 16
     exploration: float = 0.1
 
@@ -129,11 +134,15 @@ class QLearning(Halting):
         max_segments: Segments at most, and of evaluation.
         exploration: Probability, 0 to 1.
 
-    Cost: one more segment without a graph per training step, for the target.
-    Not recommended when: time counts: TRM does without q_continue and reports 87.4 % on Sudoku, 86.1 % with it.
-    Reference: G. Wang et al., 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
+    Cost:
+        One more segment without a graph per training step, for the target.
+    Not recommended when:
+        Time counts: TRM does without q_continue and reports 87.4 % on Sudoku, 86.1 % with it.
+    Reference:
+        G. Wang et al., 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
     """
 
+    references = ("wang2025hierarchical",)
     needs_next_segment = True
     max_segments: int = 16
     exploration: float = 0.1

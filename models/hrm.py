@@ -40,10 +40,13 @@ class HRM(RecursiveModel):
         forward_dtype: dtype of activations, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
-    Cost: H_cycles (L_cycles + 1) net calls per segment.
-    Not recommended when: parameters or accuracy count; TRM has a quarter of the parameters and is reported to score
+    Cost:
+        H_cycles (L_cycles + 1) net calls per segment.
+    Not recommended when:
+        Parameters or accuracy count; TRM has a quarter of the parameters and is reported to score
         higher on the published puzzles (arXiv 2510.04871, table 4).
-    Reference: G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+    Reference:
+        G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
 
     Example:
         >>> import torch
@@ -54,6 +57,8 @@ class HRM(RecursiveModel):
         >>> tuple(output.q_halt.shape), model.num_steps, model.depth
         ((2,), 6, 6)
     """
+
+    references = ("wang2025hierarchical",)
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ class InputEmbedding(OneLine):
     Raises:
         ValueError: The sizes contradict each other.
 
-    Reference: G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871.
+    Reference:
+        G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871.
     """
 
     def __init__(

@@ -15,7 +15,7 @@ from loopgrad.models.functional import gated_silu
 def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Generator) -> Tensor:
     """Draw from a normal cut at two of its own standard deviations and rescaled so that `std` is that of the result.
 
-    torch.nn.init.trunc_normal_ leaves out the rescaling and returns 0.88 std (JAX and the published models do not).
+    `torch.nn.init.trunc_normal_` leaves out the rescaling and returns 0.88 std (JAX and the published models do not).
 
     Args:
         shape: Shape of the result.
@@ -125,7 +125,8 @@ class SwiGLU(OneLine):
         expansion: Sets the inner width, see `swiglu_inner_size`.
         generator: Source of the initial weights.
 
-    Reference: N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
+    Reference:
+        N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
     """
 
     def __init__(self, size: int, expansion: float, generator: torch.Generator):

@@ -24,9 +24,11 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (batch, seq_len) float64, zero where not scored.
 
-    Not recommended when: the device has no float64.
+    Not recommended when:
+        The device has no float64.
 
-    Reference: L. Prieto et al., "Grokking at the edge of numerical stability", 2025, arXiv 2501.04697.
+    Reference:
+        L. Prieto et al., "Grokking at the edge of numerical stability", 2025, arXiv 2501.04697.
 
     Example:
         >>> import torch

@@ -1,6 +1,7 @@
 """The recursive model: encode the puzzle, iterate a cell on latent states for one segment, read out the answer."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,7 @@ class RecursiveModel(nn.Module):
         forward_dtype: dtype of x and of the states, weights being cast to it at each use; None for that of the weights.
     """
 
+    references: ClassVar[tuple[str, ...]] = ()
     embedding: InputEmbedding
     cell: nn.Module
 

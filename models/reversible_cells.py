@@ -19,9 +19,11 @@ SPARE_BITS = {"float64": 48, "float32": 20}
 
 
 class Damped(Coupling):
-    """Two copies of the state, each pulled toward the cell's image of the other (RevDEQ's update, bit-exact).
+    r"""Two copies of the state, each pulled toward the cell's image of the other (RevDEQ's update, bit-exact).
 
-    z_{t+1} = (1 - beta) z_{t-1} + beta f(z_t), starting from z_{-1} = z_0. A fixed point of f is one of this recursion.
+    .. math:: z_{t+1} = (1 - \beta) \, z_{t-1} + \beta f(z_t), \qquad z_{-1} = z_0
+
+    A fixed point of f is one of this recursion.
     f is one cycle of the cell (all `period` updates), unchanged inside: a post-norm TRM cycle keeps its norms.
 
     Args:
@@ -34,11 +36,14 @@ class Damped(Coupling):
             this recursion, and leaves that an update hands through stay as they are.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
         exact, two words of digits.
-    Not recommended when: the trained weights are to be those of the plain recursion: the dynamics differ away from
+    Not recommended when:
+        The trained weights are to be those of the plain recursion: the dynamics differ away from
         fixed points. On devices without float64.
-    Reference: J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
+    Reference:
+        J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
         "Gradient-based hyperparameter optimization through reversible learning", 2015, arXiv 1502.03492.
 
     Raises:
@@ -55,6 +60,7 @@ class Damped(Coupling):
         >>> rollout.state.sum().backward()  # verified: the first state was met again, bit for bit
     """
 
+    references = ("mccallum2025reversible", "maclaurin2015gradient")
     damped_copies = 2
 
     def __init__(
@@ -90,7 +96,9 @@ class Damped(Coupling):
 
 
 class Leapfrog(Coupling):
-    """The leapfrog recursion z_{t+1} = z_{t-1} + h f(z_t), starting from z_{-1} = z_0.
+    r"""The leapfrog recursion.
+
+    .. math:: z_{t+1} = z_{t-1} + h f(z_t), \qquad z_{-1} = z_0
 
     f is one update of the cell; a leaf that an update hands through stays as it is, so that TRM's two streams each keep
     a pair of their own. Nothing is ever forgotten: it needs no digits and its memory does not grow.
@@ -103,10 +111,13 @@ class Leapfrog(Coupling):
         per: "update", or "cycle" to take a whole cycle of the cell as f.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies.
-    Not recommended when: the recursion should settle: only a root of f is a fixed point, not one of the cell. On
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies.
+    Not recommended when:
+        The recursion should settle: only a root of f is a fixed point, not one of the cell. On
         devices without float64.
-    Reference: B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
+    Reference:
+        B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
         arXiv 1709.03698.
 
     Raises:
@@ -122,6 +133,8 @@ class Leapfrog(Coupling):
         >>> rollout = ReversibleBPTT()(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=64)
         >>> rollout.state.sum().backward()
     """
+
+    references = ("chang2018reversible",)
 
     def __init__(
         self,
@@ -153,7 +166,9 @@ class Leapfrog(Coupling):
 
 
 class Momentum(Coupling):
-    """A velocity beside the state: v <- gamma v + (1 - gamma) f(z), then z <- z + v, starting from v = 0.
+    r"""A velocity beside the state.
+
+    .. math:: v_{t+1} = \gamma v_t + (1 - \gamma) f(z_t), \qquad z_{t+1} = z_t + v_{t+1}, \qquad v_0 = 0
 
     f is one update of the cell; a leaf that an update hands through keeps its place and its velocity.
 
@@ -167,11 +182,14 @@ class Momentum(Coupling):
         per: "update", or "cycle" to take a whole cycle of the cell as f.
         dtype: Dtype in which the cell sees the state; None for that of its parameters.
 
-    Cost: one evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
+    Cost:
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
         exact, a word of digits.
-    Not recommended when: f does not vanish where the recursion should settle: z grows by about f per update. On devices
+    Not recommended when:
+        The image f does not vanish where the recursion should settle: z grows by about f per update. On devices
         without float64.
-    Reference: M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
+    Reference:
+        M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
 
     Raises:
         ValueError: gamma, arithmetic or per is none of the above.
@@ -187,6 +205,7 @@ class Momentum(Coupling):
         >>> rollout.state.sum().backward()
     """
 
+    references = ("sander2021momentum",)
     damped_copies = 1
 
     def __init__(

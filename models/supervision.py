@@ -62,7 +62,7 @@ class Segment(NamedTuple):
         metrics: Scalars without one, on the device of the model (reading them synchronises): loss, token_loss, q_loss;
             token_accuracy and exact_accuracy over all rows; finished, the number of rows that halted,
             finished_exact, how many of those are right, and finished_segments, the sum of their segments.
-        output: Of the model.
+        output: Output of the model.
     """
 
     carry: Carry
@@ -143,9 +143,11 @@ def run_segment(
     Returns:
         (carry, loss, metrics, output).
 
-    Not recommended when: samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
+    Not recommended when:
+        Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
 
-    Reference: G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
+    Reference:
+        G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
         segment is one optimiser step.
     """
     carry = refill_carry(model, carry, batch)

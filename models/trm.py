@@ -40,9 +40,12 @@ class TRM(RecursiveModel):
         forward_dtype: dtype of activations, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
-    Cost: H_cycles (L_cycles + 1) net calls per segment.
-    Not recommended when: puzzles are long sequences: attention costs the square of the length at every update.
-    Reference: A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871.
+    Cost:
+        H_cycles (L_cycles + 1) net calls per segment.
+    Not recommended when:
+        Puzzles are long sequences: attention costs the square of the length at every update.
+    Reference:
+        A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871.
 
     Example:
         >>> import torch
@@ -54,6 +57,8 @@ class TRM(RecursiveModel):
         >>> tuple(output.logits.shape), model.num_steps, model.depth
         ((2, 81, 11), 21, 42)
     """
+
+    references = ("jolicoeurmartineau2025less",)
 
     def __init__(
         self,

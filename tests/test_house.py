@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ PACKAGES = [
     "loopgrad.experiments.tasks",
 ]
 LONGEST = 400
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 
 def packages_in(root: Path) -> set[str]:
@@ -56,6 +59,17 @@ def test_a_file_is_short_and_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(text)), f"{path} opens without a docstring"
 
 
+def eager(face: list[ast.stmt]) -> list[ast.stmt]:
+    """What the face does beside naming, to whoever asks, what stands above it: the names twice, and their lookup."""
+    (lazy,) = (node for node in face if isinstance(node, ast.If))
+    assert ast.unparse(lazy.test) == "TYPE_CHECKING" and {type(node) for node in lazy.body} == {ast.ImportFrom}
+    table, listed, *functions = lazy.orelse
+    assert [ast.unparse(node.targets[0]) for node in (table, listed)] == ["_PACKAGES", "__all__"]
+    assert ast.literal_eval(table.value)
+    assert [node.name for node in functions] == ["__getattr__", "__dir__", "_nearest"]
+    return [node for node in face if node is not lazy]
+
+
 @pytest.mark.parametrize("top", FOLDERS)
 def test_an_init_lists_names_and_computes_nothing(top):
     for path in sources(top):
@@ -64,12 +78,20 @@ def test_an_init_lists_names_and_computes_nothing(top):
         body = ast.parse(path.read_text()).body[1:]
         if path.parent.parent == ROOT and top != "loopgrad":
             assert isinstance(body[0], ast.If) and "__name__.startswith" in ast.unparse(body[0].test), path
-        for node in body:
+        for node in body if top != "loopgrad" else eager(body):
             names = [ast.unparse(target) for target in getattr(node, "targets", [])]
             guard = isinstance(node, ast.If) and [type(part) for part in node.body] == [ast.Raise]
             assert isinstance(node, ast.ImportFrom) or names in (["__all__"], ["__version__"]) or guard, (
                 f"{path}, line {node.lineno}"
             )
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_function_has_the_name_of_its_module(package):
+    """Else `import loopgrad.analysis.x` and `from loopgrad.analysis import x` give two things of one name."""
+    module = importlib.import_module(package)
+    modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
+    assert modules & set(module.__all__) == set()
 
 
 def undocumented(module) -> list[str]:
@@ -121,5 +143,15 @@ def test_every_estimator_says_what_it_costs_and_where_it_fails():
     estimators.remove(gradients.Estimator)
     assert len(estimators) >= 3
     for estimator in estimators:
-        for heading in ("Cost:", "Not recommended when:", "Reference", "Example:"):
-            assert heading in (estimator.__doc__ or ""), f"{estimator.__name__} lacks {heading}"
+        for heading in ("Cost:", "Not recommended when:", "Reference:", "Example:"):
+            assert f"\n    {heading}\n" in (estimator.__doc__ or ""), f"{estimator.__name__} lacks {heading}"
+
+
+HEADINGS = re.compile(r"^ *(Cost|Not recommended when|References?|Example): \S.*$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [p for top in FOLDERS for p in sources(top)], ids=lambda p: str(p.name))
+def test_a_heading_of_a_docstring_has_a_line_of_its_own(path):
+    """Only then is it rendered as a section."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, DOCUMENTED)]
+    assert [found[0] for node in nodes for found in HEADINGS.finditer(ast.get_docstring(node) or "")] == []

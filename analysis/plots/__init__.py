@@ -1,15 +1,16 @@
 """Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
 
+from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
-from loopgrad.analysis.plots.learning import Learning, learning
+from loopgrad.analysis.plots.learning_curves import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
-from loopgrad.analysis.plots.residuals import residuals
+from loopgrad.analysis.plots.residual_curves import residuals
 from loopgrad.analysis.plots.spectra import eigenvalue_cloud
 from loopgrad.analysis.plots.style import Drawn, save
 from loopgrad.analysis.plots.training import Progress, over_training
-from loopgrad.analysis.plots.validity import Point, validity
+from loopgrad.analysis.plots.validity_points import Point, validity
 from loopgrad.analysis.plots.verdicts import verdict_bars
 
 __all__ = [
@@ -18,7 +19,9 @@ __all__ = [
     "Learning",
     "Point",
     "Progress",
+    "Run",
     "Trade",
+    "accuracy_and_cost",
     "eigenvalue_cloud",
     "forward_cosines",
     "heatmap",
@@ -28,6 +31,7 @@ __all__ = [
     "pareto",
     "recurrence",
     "residuals",
+    "residuals_by_estimator",
     "save",
     "token_map",
     "trajectories",

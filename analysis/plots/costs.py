@@ -33,7 +33,8 @@ def memory(measured: Bytes, predicted: Bytes) -> Drawn:
     Returns:
         The figure, and a row per marker or vertex of a line. A zero is drawn at a tenth of the least positive value.
 
-    Not recommended when: measured mixes saved bytes and peaks: they differ by a constant, say which in the caption.
+    Not recommended when:
+        Measured mixes saved bytes and peaks: they differ by a constant, say which in the caption.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -84,7 +85,7 @@ class Trade(NamedTuple):
     """What one estimator takes and gives.
 
     Attributes:
-        name: Of the estimator.
+        name: Name of the estimator.
         bytes: Memory.
         accuracy: In percent.
         low: Lower end of its interval or its least seed, in percent.
@@ -108,7 +109,8 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
         The figure, and a row per estimator; "dominated" where another takes no more, gives no less, and is better in
         one. No memory at all is drawn at a tenth of the least other.
 
-    Not recommended when: the intervals overlap: the line is of the means, and its order may be chance.
+    Not recommended when:
+        The intervals overlap: the line is of the means, and its order may be chance.
 
     Raises:
         ImportError: matplotlib is not installed.

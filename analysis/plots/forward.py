@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     Attributes:
         gradient: Name of the estimator.
         quantity: What is varied, the label of a panel.
-        value: Of that quantity, above 0.
+        value: Value of that quantity, above 0.
         cosine: With the exact gradient, such as the mean over draws.
         law: What theory says of the cosine; None or nan if nothing.
     """
@@ -47,12 +47,13 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
     gradients have a cosine of 1, a thin line.
 
     Args:
-        points: Of one or more gradients and quantities, in the order in which they are to be named.
+        points: Points of one or more gradients and quantities, in the order in which they are to be named.
 
     Returns:
         The figure, and a row per point.
 
-    Not recommended when: cosines differ by powers of ten: the axis is linear, and small ones lie upon each other.
+    Not recommended when:
+        Cosines differ by powers of ten: the axis is linear, and small ones lie upon each other.
 
     Raises:
         ImportError: matplotlib is not installed.

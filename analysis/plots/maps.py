@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS, Verdicts
 from loopgrad.analysis.plots.series import KINDS, relative_residuals
 from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, drawing, lifted, number, panels
 from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.verdicts import LABELS, Verdicts
 
 Array = np.ndarray
 
@@ -21,14 +21,15 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     table has what is below as it is.
 
     Args:
-        trace: Of `record`.
-        verdicts: Of one stream of it, or of "joint".
+        trace: Trace of `record`.
+        verdicts: Verdicts of one stream of it, or of "joint".
         kind: "cycle" or "update", as of `residuals`.
 
     Returns:
         The figure, and a row per cell that is drawn.
 
-    Not recommended when: there are thousands of samples: a row is thinner than a dot.
+    Not recommended when:
+        There are thousands of samples: a row is thinner than a dot.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -92,7 +93,8 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
     Returns:
         The figure, and a row per token.
 
-    Not recommended when: the tokens are not a grid, or some are no cell of it, such as the embedding of a puzzle: leave
+    Not recommended when:
+        The tokens are not a grid, or some are no cell of it, such as the embedding of a puzzle: leave
         these out.
 
     Raises:

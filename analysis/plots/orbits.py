@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.plots.style import COLUMN, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.verdicts import LABELS
 
 Array = np.ndarray
 
@@ -24,7 +24,8 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
     Returns:
         The figure, and a row per state, per fixed point and per axis.
 
-    Not recommended when: a path diverges: it sets the scale and the others shrink to a point; or the two axes hold
+    Not recommended when:
+        A path diverges: it sets the scale and the others shrink to a point; or the two axes hold
         little of the variance: what crosses there need not meet.
 
     Raises:
@@ -89,9 +90,11 @@ def recurrence(states: Array) -> Drawn:
     Returns:
         The figure, and a row per pair of steps i < j.
 
-    Not recommended when: there are thousands of steps: the matrix grows with their square.
+    Not recommended when:
+        There are thousands of steps: the matrix grows with their square.
 
-    Reference: J.-P. Eckmann, S. Oliffson Kamphorst, D. Ruelle, "Recurrence plots of dynamical systems", EPL 4, 1987.
+    Reference:
+        J.-P. Eckmann, S. Oliffson Kamphorst, D. Ruelle, "Recurrence plots of dynamical systems", EPL 4, 1987.
 
     Raises:
         ImportError: matplotlib is not installed.

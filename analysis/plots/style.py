@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.dynamics import LABELS
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.analysis.summaries import shortened
+from loopgrad.analysis.verdicts import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,12 +59,18 @@ class Drawn(NamedTuple):
     """A figure and the numbers behind every mark of it.
 
     Attributes:
-        figure: Of matplotlib; it belongs to no window and needs no closing.
+        figure: A matplotlib figure; it belongs to no window and needs no closing.
         table: Rows ready for JSON: floats, ints, bools, strings, and None for what is not finite.
     """
 
     figure: "Figure"
     table: list[Row]
+
+    def __repr__(self) -> str:
+        """Say how large the figure and its table are."""
+        width, height = self.figure.get_size_inches()
+        columns = ", ".join(self.table[0]) if self.table else "none"
+        return shortened(f"Drawn: {width:.3g} x {height:.3g} inches, a table of {len(self.table)} rows of {columns}")
 
 
 class Look(NamedTuple):
@@ -73,6 +80,34 @@ class Look(NamedTuple):
     hatch: str
     line: Any
     marker: str
+
+
+class Outcome(NamedTuple):
+    """Samples that share an outcome, as a mask (B,), and how they are drawn in all figures."""
+
+    chosen: Array
+    colour: str
+    line: Any
+    marker: str
+    hatch: str
+
+
+def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, Outcome]:
+    """Return the solved and the unsolved samples by a name with their number, those that there are; else all.
+
+    Raises:
+        ValueError: The argument of this name has another length than there are samples.
+    """
+    if solved is None:
+        return {f"all n={batch}": Outcome(np.ones(batch, dtype=bool), SOLVED, STYLES[0], "o", "")}
+    solved = np.asarray(solved, dtype=bool)
+    if solved.shape != (batch,):
+        raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
+    both = {
+        f"solved n={solved.sum()}": Outcome(solved, SOLVED, STYLES[0], "o", ""),
+        f"unsolved n={(~solved).sum()}": Outcome(~solved, UNSOLVED, STYLES[1], "^", "////"),
+    }
+    return {name: group for name, group in both.items() if group.chosen.any()}
 
 
 _VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)
@@ -161,7 +196,7 @@ def save(
     Args:
         drawn: What a function of this package returned.
         path_without_suffix: Where to; ".svg", ".png" and ".json" are added.
-        formats: Of matplotlib, such as "svg", "png", "pdf".
+        formats: File formats of matplotlib, such as "svg", "png", "pdf".
 
     Returns:
         The paths, those of the figures first.

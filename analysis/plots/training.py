@@ -47,7 +47,8 @@ def over_training(rows: Sequence[Progress]) -> Drawn:
         The figure, and a row per estimator, step and quantity. The lower panel is left out if no radius is known. A
         zero of the residual is drawn at a tenth of the least positive value.
 
-    Not recommended when: seeds were measured at different steps: the mean then jumps with who is in it.
+    Not recommended when:
+        Seeds were measured at different steps: the mean then jumps with who is in it.
 
     Raises:
         ImportError: matplotlib is not installed.

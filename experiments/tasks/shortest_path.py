@@ -22,7 +22,8 @@ class Reach:
 def reach(free: np.ndarray, start: np.ndarray) -> Reach:
     """Search from the start cells by moves up, down, left and right.
 
-    Cost: as many array operations as the longest shortest path has moves.
+    Cost:
+        As many array operations as the longest shortest path has moves.
 
     Args:
         free: Cells that can be entered, (batch, rows, columns) bool.

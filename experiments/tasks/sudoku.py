@@ -37,9 +37,11 @@ class Sudoku(Task):
     Training boards are transformed anew at each step by a random symmetry (see `symmetry`). An equivalence class
     of boards under all symmetries is wholly in training or wholly in the test. Puzzles are made or read at first use.
 
-    Cost: generating 1500 puzzles takes about 0.5 s (4x4), 2 s (6x6), 20 s (9x9).
-    Not recommended when: you want to compare with published Sudoku-Extreme numbers; read its files with `path` and
-    `test_path` then, generated puzzles are much easier.
+    Cost:
+        Generating 1500 puzzles takes about 0.5 s (4x4), 2 s (6x6), 20 s (9x9).
+    Not recommended when:
+        You want to compare with published Sudoku-Extreme numbers; read its files with `path` and
+        `test_path` then, generated puzzles are much easier.
 
     Attributes:
         size: 4, 6 or 9; boxes are 2x2, 2x3, 3x3.
@@ -57,7 +59,8 @@ class Sudoku(Task):
         ValueError: A hyperparameter is out of range; at first use: a file is malformed or holds too few puzzles, or so
             many different puzzles with such givens do not exist.
 
-    Reference: A. Jolicoeur-Martineau, "Less is more", 2025, 2510.04871 (the layout).
+    Reference:
+        A. Jolicoeur-Martineau, "Less is more", 2025, arXiv 2510.04871 (the layout).
 
     Example:
         >>> from loopgrad.experiments.tasks import Sudoku
@@ -76,6 +79,8 @@ class Sudoku(Task):
     path: str | None = None
     test_path: str | None = None
     data_seed: int = 0
+
+    references = ("jolicoeurmartineau2025less",)
 
     def __post_init__(self) -> None:
         if self.size not in BOX_SHAPE or isinstance(self.size, bool):

@@ -26,7 +26,8 @@ class Puzzle:
 def make_puzzle(size: int, min_givens: int, max_givens: int, rng: np.random.Generator) -> Puzzle:
     """Make one puzzle with min_givens..max_givens givens; how many is drawn uniformly, digging permitting.
 
-    Cost: about 0.2 ms (4x4), 1.5 ms (6x6), 10-20 ms (9x9).
+    Cost:
+        About 0.2 ms (4x4), 1.5 ms (6x6), 10-20 ms (9x9).
 
     Raises:
         ValueError: No grid of 200 could be dug down to `max_givens` with one solution left.

@@ -35,7 +35,8 @@ def solve(board: Sequence[int], size: int) -> Solution:
     candidate, a digit with one place in a row, column or box) are made first; otherwise the search branches on the cell
     or the digit's place with the fewest options. It stops at the second solution.
 
-    Cost: about 1 ms for an ordinary 9x9 puzzle; exponential in the worst case.
+    Cost:
+        About 1 ms for an ordinary 9x9 puzzle; exponential in the worst case.
 
     Args:
         board: size*size integers in 0..size, 0 for a blank.
@@ -76,7 +77,8 @@ def has_other_solution(board: Sequence[int], size: int, cell: int, digit: int) -
 def random_solution(size: int, rng: np.random.Generator) -> tuple[int, ...]:
     """Draw a full grid: the first solution of the empty board with cells' options tried in random order.
 
-    Not recommended when: grids must be uniform over all grids; this search favours some.
+    Not recommended when:
+        Grids must be uniform over all grids; this search favours some.
     """
     search = _Search(_geometry(size), limit=1, rng=rng)
     places = search.places_of([0] * (size * size))

@@ -59,7 +59,8 @@ def class_keys(boards: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     and positions enter only through these relations, which the group preserves. Inequivalent puzzles may share a key;
     then they are kept in the same set, which costs a puzzle and never leaks one.
 
-    Cost: about 20 microseconds per 9x9 puzzle.
+    Cost:
+        About 20 microseconds per 9x9 puzzle.
 
     Args:
         boards: Puzzles, (batch, size*size), digits 0..size, 0 for a blank.
@@ -69,7 +70,8 @@ def class_keys(boards: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     Returns:
         (batch,) uint64.
 
-    Reference: B. Weisfeiler and A. Leman, "The reduction of a graph to canonical form", 1968.
+    Reference:
+        B. Weisfeiler and A. Leman, "The reduction of a graph to canonical form", 1968.
     """
     keys = [_class_keys(boards[i : i + 8192], size, rounds) for i in range(0, len(boards), 8192)]
     return np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)

@@ -1,6 +1,7 @@
 """Searches for z = fn(z), row by row: plain and damped iteration, Anderson acceleration, Broyden's method."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ class _Search:
 
 class _Method:
     """Base of the searches: subclasses say where to evaluate next."""
+
+    references: ClassVar[tuple[str, ...]] = ()
 
     def __call__(
         self,
@@ -115,8 +118,10 @@ class Anderson(_Method):
         damping: Share of the combined step that is taken, in (0, 1].
         regularisation: Relative Tikhonov term of the least squares.
 
-    Not recommended when: fn is far from linear on the way: it can be worse than plain iteration there.
-    Reference: D. Anderson, "Iterative procedures for nonlinear integral equations", Journal of the ACM 12(4), 1965;
+    Not recommended when:
+        The map is far from linear on the way: it can be worse than plain iteration there.
+    Reference:
+        D. Anderson, "Iterative procedures for nonlinear integral equations", Journal of the ACM 12(4), 1965;
         H. Walker and P. Ni, "Anderson acceleration for fixed-point iterations", SIAM J. Numer. Anal. 49(4), 2011.
 
     Raises:
@@ -132,6 +137,8 @@ class Anderson(_Method):
     depth: int = 6
     damping: float = 1.0
     regularisation: float = 1e-8
+
+    references = ("anderson1965iterative", "walker2011anderson")
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -162,9 +169,12 @@ class Broyden(_Method):
     Args:
         depth: Corrections kept; then it starts anew from the point where it is.
 
-    Cost: 2 depth vectors.
-    Not recommended when: fn is cheap: each step costs several passes over the corrections.
-    Reference: C. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19(92), 1965.
+    Cost:
+        2 depth vectors.
+    Not recommended when:
+        The map is cheap: each step costs several passes over the corrections.
+    Reference:
+        C. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19(92), 1965.
 
     Raises:
         ValueError: depth is below 1.
@@ -177,6 +187,8 @@ class Broyden(_Method):
     """
 
     depth: int = 20
+
+    references = ("broyden1965class",)
 
     def __post_init__(self) -> None:
         """Check the range."""

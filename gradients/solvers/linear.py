@@ -52,7 +52,8 @@ def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int
     images of are known through them, r_k = b - sum_{i<=k} s_i q_i. A row that meets a number that is not finite gets
     w = 0.
 
-    Reference: S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
+    Reference:
+        S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
         equations", SIAM J. Numer. Anal. 20(2), 1983; without the directions: P. Jiranek, M. Rozloznik and M. Gutknecht,
         "How to make simpler GMRES and GCR more stable", SIAM J. Matrix Anal. Appl. 30(4), 2008.
     """
@@ -103,7 +104,8 @@ def _combined(b: Tensor, images: _Basis, columns: list[Tensor], steps: list[Tens
 def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
     """Generalised minimal residuals: the least residual of all polynomial methods, with one vector per product.
 
-    Reference: Y. Saad and M. Schultz, "GMRES: a generalized minimal residual algorithm for solving nonsymmetric linear
+    Reference:
+        Y. Saad and M. Schultz, "GMRES: a generalized minimal residual algorithm for solving nonsymmetric linear
         systems", SIAM J. Sci. Stat. Comput. 7(3), 1986.
     """
     norm = b.norm(dim=1)
@@ -146,7 +148,8 @@ def bicgstab(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every
 
     Its residual may rise on the way; the best point at a look is kept.
 
-    Reference: H. van der Vorst, "Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG for the solution of
+    Reference:
+        H. van der Vorst, "Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG for the solution of
         nonsymmetric linear systems", SIAM J. Sci. Stat. Comput. 13(2), 1992.
     """
     w, r, p, shadow, vjps = torch.zeros_like(b), b, b, b, 0

@@ -1,21 +1,18 @@
-"""agreement.compare against known vectors, and reference against finite differences and float64 autograd."""
+"""Cosine, relative error and norm ratio of gradients, over all and by group, beside known vectors."""
 
-import copy
 import math
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from loopgrad.analysis import against_bptt, cast, compare, gradients_of, reference
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT
+from loopgrad.analysis import compare_gradients
 
 
 def test_vectors_sixty_degrees_apart():
     g = {"w": torch.tensor([1.0, 0.0])}
     exact = {"w": torch.tensor([0.5, math.sqrt(3) / 2], dtype=torch.float64)}
-    result = compare(g, exact)
+    result = compare_gradients(g, exact)
     assert result.cosine == pytest.approx(0.5, abs=1e-15)
     assert result.relative_error == pytest.approx(1.0, abs=1e-15)  # an equilateral triangle
     assert result.norm_ratio == pytest.approx(1.0, abs=1e-15)
@@ -23,7 +20,7 @@ def test_vectors_sixty_degrees_apart():
 
 def test_opposite_and_scaled_vectors():
     exact = {"w": torch.tensor([3.0, 4.0])}
-    result = compare({"w": torch.tensor([-6.0, -8.0])}, exact)
+    result = compare_gradients({"w": torch.tensor([-6.0, -8.0])}, exact)
     assert (result.cosine, result.relative_error, result.norm_ratio) == (-1.0, 3.0, 2.0)
 
 
@@ -46,17 +43,19 @@ def test_groups_are_the_first_component_by_default_and_add_up():
         return [one.cosine, one.relative_error, one.norm_ratio]
 
     tensors = [{name: torch.from_numpy(value) for name, value in tree.items()} for tree in (g, exact)]
-    result = compare(*tensors)
+    result = compare_gradients(*tensors)
     assert list(result.groups) == ["embed", "block", "head"]
     np.testing.assert_allclose(figures(result), witness(names), rtol=1e-13)
     np.testing.assert_allclose(figures(result.groups["block"]), witness(names[1:3]), rtol=1e-13)
-    by_layer = compare(*tensors, groups=lambda name: name[-1])
+    by_layer = compare_gradients(*tensors, groups=lambda name: name[-1])
     assert list(by_layer.groups) == ["w", "d"]
     np.testing.assert_allclose(figures(by_layer.groups["w"]), witness(names[:3]), rtol=1e-13)
 
 
 def test_none_counts_as_zero():
-    result = compare({"a": None, "b": torch.tensor([4.0])}, {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])})
+    result = compare_gradients(
+        {"a": None, "b": torch.tensor([4.0])}, {"a": torch.tensor([3.0]), "b": torch.tensor([4.0])}
+    )
     assert result.cosine == pytest.approx(4 / 5)
     assert result.relative_error == pytest.approx(3 / 5)
     assert result.groups["a"].relative_error == 1.0
@@ -66,37 +65,37 @@ def test_none_counts_as_zero():
 
 def test_zero_gradients_give_nan_or_inf_and_no_exception():
     zero, one = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
-    both = compare(zero, {"a": None})
+    both = compare_gradients(zero, {"a": None})
     assert math.isnan(both.cosine) and both.relative_error == 0.0 and math.isnan(both.norm_ratio)
-    stray = compare(one, zero)
+    stray = compare_gradients(one, zero)
     assert math.isnan(stray.cosine) and stray.relative_error == math.inf and stray.norm_ratio == math.inf
-    lost = compare(zero, one)
+    lost = compare_gradients(zero, one)
     assert math.isnan(lost.cosine) and lost.relative_error == 1.0 and lost.norm_ratio == 0.0
 
 
 def test_a_gradient_with_nan_is_not_called_good():
-    result = compare({"a": torch.tensor([math.nan, 1.0])}, {"a": torch.ones(2)})
+    result = compare_gradients({"a": torch.tensor([math.nan, 1.0])}, {"a": torch.ones(2)})
     assert math.isnan(result.cosine) and math.isnan(result.relative_error)
 
 
 def test_sums_are_float64_even_for_bfloat16():
     # 1 + 2^-7 is a bfloat16, its square is not
     g = {"a": torch.full((1000,), 1 + 2**-7, dtype=torch.bfloat16)}
-    result = compare(g, {"a": torch.ones(1000, dtype=torch.float64)})
+    result = compare_gradients(g, {"a": torch.ones(1000, dtype=torch.float64)})
     assert result.relative_error == pytest.approx(2**-7, rel=1e-14)
     assert result.norm_ratio == pytest.approx(1 + 2**-7, rel=1e-14)
 
 
 def test_tiny_and_nearly_parallel_vectors_keep_a_cosine_within_one():
     g = {"a": torch.full((3,), 1e-140, dtype=torch.float64)}
-    assert compare(g, {"a": g["a"] * 3}).cosine == pytest.approx(1.0, abs=1e-15)
-    assert compare(g, {"a": g["a"] * 3}).cosine <= 1.0
+    assert compare_gradients(g, {"a": g["a"] * 3}).cosine == pytest.approx(1.0, abs=1e-15)
+    assert compare_gradients(g, {"a": g["a"] * 3}).cosine <= 1.0
 
 
 def test_sparse_and_complex_gradients():
     dense = torch.tensor([[0.0, 2.0], [0.0, 0.0]])
-    assert compare({"a": dense.to_sparse()}, {"a": dense}).relative_error == 0.0
-    turned = compare({"a": torch.tensor([1j])}, {"a": torch.tensor([1 + 0j])})
+    assert compare_gradients({"a": dense.to_sparse()}, {"a": dense}).relative_error == 0.0
+    turned = compare_gradients({"a": torch.tensor([1j])}, {"a": torch.tensor([1 + 0j])})
     assert turned.cosine == 0.0 and turned.relative_error == pytest.approx(math.sqrt(2))
 
 
@@ -110,197 +109,6 @@ def test_sparse_and_complex_gradients():
 )
 def test_gradients_of_other_modules_are_refused(gradient, text):
     with pytest.raises(ValueError, match=text):
-        compare(gradient, {"a": torch.ones(2), "b": torch.ones(1)})
+        compare_gradients(gradient, {"a": torch.ones(2), "b": torch.ones(1)})
     with pytest.raises(ValueError, match="nothing to compare"):
-        compare({}, {})
-
-
-class Net(nn.Module):
-    """A recursion with tied weights, a frozen one, an unused one, a buffer, and dropout."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__()
-        self.linear, self.twin, self.frozen = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3)
-        self.twin.weight = self.linear.weight
-        self.frozen.requires_grad_(False)
-        self.unused = nn.Parameter(torch.ones(2))
-        self.register_buffer("shift", torch.linspace(0, 1, 3))
-        self.norm = nn.BatchNorm1d(3)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, z):
-        for _ in range(3):
-            z = torch.tanh(self.linear(z) + self.twin(self.frozen(z)) + self.get_buffer("shift"))
-        return self.dropout(self.norm(z))
-
-
-X = torch.linspace(-1, 1, 12).reshape(4, 3)
-
-
-def loss_of(net):
-    return net(X.to(net.linear.weight.dtype)).square().mean() + net(X.to(net.shift.dtype))[0, 0]
-
-
-def net_with(dropout=0.0):
-    torch.manual_seed(1)
-    return Net(dropout)
-
-
-def test_reference_equals_autograd_of_a_module_that_was_float64_from_the_start():
-    net = net_with()
-    twin = copy.deepcopy(net).double()
-    loss_of(twin).backward()
-    found = reference(loss_of, net)
-    expected = {name: p.grad for name, p in twin.named_parameters() if p.requires_grad}
-    assert found.keys() == expected.keys()
-    assert found["unused"] is None and "frozen.weight" not in found and "twin.weight" not in found
-    for name, gradient in expected.items():
-        if gradient is not None:
-            assert found[name].dtype == torch.float64
-            torch.testing.assert_close(found[name], gradient, rtol=0, atol=0)
-
-
-def test_reference_equals_central_differences():
-    net = net_with()
-    found = reference(loss_of, net)["linear.weight"]
-    double = copy.deepcopy(net).double()
-    step, numeric = 1e-6, torch.zeros(3, 3, dtype=torch.float64)
-    with torch.no_grad():
-        for i in range(3):
-            for j in range(3):
-                ends = []
-                for sign in (1, -1):
-                    double.linear.weight[i, j] += sign * step
-                    ends.append(loss_of(double))
-                    double.linear.weight[i, j] -= sign * step
-                numeric[i, j] = (ends[0] - ends[1]) / (2 * step)
-    torch.testing.assert_close(found, numeric, rtol=1e-7, atol=1e-9)  # step^2 and eps / step
-
-
-def test_reference_leaves_the_module_and_the_generator_as_they_were():
-    net = net_with(dropout=0.5)
-    net.linear.weight.grad = torch.ones(3, 3)
-    tensors = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}
-    values = {name: (tensor.clone(), tensor._version) for name, tensor in tensors.items()}
-    rng = torch.get_rng_state()
-    reference(loss_of, net)
-    after = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}
-    assert torch.equal(rng, torch.get_rng_state())
-    for name, tensor in after.items():
-        assert tensor is tensors[name]
-        assert torch.equal(tensor, values[name][0]) and tensor._version == values[name][1]
-    assert torch.equal(net.linear.weight.grad, torch.ones(3, 3)) and net.linear.bias.grad is None
-
-
-def test_the_module_is_put_back_when_the_loss_fails():
-    net = net_with()
-    weight = net.linear.weight
-    with pytest.raises(ZeroDivisionError):
-        reference(lambda module: 1 / 0, net)
-    assert net.linear.weight is weight and net.twin.weight is weight
-
-
-def test_dropout_draws_the_same_masks_in_the_reference_and_in_the_gradient():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5), nn.Tanh(), nn.Linear(64, 3), nn.Dropout(0.5))
-
-    def loss(own):
-        return own(X.to(own[0].weight.dtype)).square().mean()
-
-    exact = reference(loss, net)
-    assert compare(gradients_of(loss, net), exact).relative_error < 1e-6  # float32
-    torch.manual_seed(1)
-    assert compare(gradients_of(loss, net), exact).relative_error > 0.1  # other masks
-
-
-def test_gradients_of_equals_backward_and_touches_no_grad():
-    net = net_with()
-    found = gradients_of(loss_of, net)
-    assert all(p.grad is None for p in net.parameters())
-    loss_of(net).backward()
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            assert (found[name] is None) == (parameter.grad is None)
-            if parameter.grad is not None:
-                torch.testing.assert_close(found[name], parameter.grad)
-
-
-def test_gradients_are_available_under_no_grad():
-    net = net_with()
-    with torch.no_grad():
-        assert gradients_of(loss_of, net)["linear.weight"] is not None
-        assert reference(loss_of, net)["linear.weight"] is not None
-
-
-def test_reference_reaches_a_module_that_the_cell_closes_over():
-    torch.manual_seed(0)
-    linear = nn.Linear(3, 3)
-    cell = Stationary(lambda z, x: torch.tanh(linear(z) + x), parameters=linear)
-
-    def loss(own):
-        x = cast(X, next(own.parameters()).dtype)
-        return BPTT()(own, x * 0, x, 5).state.square().sum()
-
-    double = copy.deepcopy(linear).double()
-    z = X.double() * 0
-    for _ in range(5):
-        z = torch.tanh(double(z) + X.double())
-    z.square().sum().backward()
-    found = reference(loss, cell)
-    for (_, gradient), expected in zip(found.items(), double.parameters(), strict=True):
-        torch.testing.assert_close(gradient, expected.grad, rtol=1e-12, atol=0)
-
-
-def test_reference_follows_a_recurrent_module_that_lists_its_weights_twice():
-    torch.manual_seed(0)
-    gru = nn.GRU(3, 3)
-    expected = copy.deepcopy(gru).double()
-    expected(X.double()[None])[0].sum().backward()
-    found = reference(lambda own: own(X.to(own.weight_ih_l0.dtype)[None])[0].sum(), gru)
-    for name, parameter in expected.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-12, atol=0)
-    gru(X[None])[0].sum().backward()
-    assert gru.weight_ih_l0.grad.dtype == torch.float32
-
-
-def test_a_parameter_reached_by_a_closure_over_the_tensor_is_refused():
-    weight = nn.Parameter(torch.tensor(0.5))
-    cell = Stationary(lambda z, x: weight * z, parameters=[weight])
-    with pytest.raises(ValueError, match="closure over the tensor"):
-        reference(lambda own: own(torch.ones(2, dtype=torch.float64), None, 0).sum(), cell)
-
-
-def test_a_loss_in_another_dtype_is_refused():
-    class Narrow(nn.Linear):
-        def forward(self, input):
-            return super().forward(input).float()
-
-    with pytest.raises(TypeError, match="cast the batch and the carry"):
-        reference(lambda own: own(X.to(own.weight.dtype)).sum(), Narrow(3, 3))
-
-
-def test_what_has_no_gradient_is_refused():
-    frozen = nn.Linear(3, 3).requires_grad_(False)
-    for function in (gradients_of, reference):
-        with pytest.raises(ValueError, match="no parameter that requires grad"):
-            function(lambda own: own(X).sum(), frozen)
-        with pytest.raises(ValueError, match="scalar tensor that requires grad"):
-            function(lambda own: own(cast(X, own.weight.dtype)), nn.Linear(3, 3))
-
-
-def test_against_bptt_tells_exact_estimators_from_a_truncated_one():
-    torch.manual_seed(0)
-    # z <- w z + 1 from 0, three times: z_3 = w^2 + w + 1, so 2 w + 1 = 2 in full, and z_2 = w + 1 by one step
-    linear = nn.Linear(1, 1, bias=False)
-    nn.init.constant_(linear.weight, 0.5)
-    cell = Stationary(lambda z, x: linear(z) + x, parameters=linear)
-
-    def loss(own, estimator):
-        ones = torch.ones(1, 1, dtype=next(own.parameters()).dtype)
-        return estimator(own, ones * 0, ones, 3).state.sum()
-
-    estimators = {"full": BPTT(), "checkpointed": CheckpointedBPTT(), "one": TruncatedBPTT(num_steps=1)}
-    result = against_bptt(estimators, loss, cell)
-    assert result["full"].relative_error == result["checkpointed"].relative_error == 0.0
-    assert result["one"].norm_ratio == pytest.approx(1.5 / 2)
-    assert result["one"].cosine == pytest.approx(1.0)
+        compare_gradients({}, {})

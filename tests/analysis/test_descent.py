@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from loopgrad.analysis import cast, gradients_of
-from loopgrad.analysis.descent import descent
+from loopgrad.analysis import cast, descent, gradients_of
 from loopgrad.gradients import BPTT, Stationary
 
 CURVATURE = torch.tensor([1.0, 4.0])

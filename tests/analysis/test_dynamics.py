@@ -1,12 +1,13 @@
 """Verdicts on systems whose fate is known in closed form, clean and with noise, and on the traps."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from loopgrad.analysis import StateMap, Thresholds, classify, lyapunov, record, sweep
+from loopgrad.analysis import StateMap, Thresholds, classify, lyapunov, record, sweep_thresholds
 from loopgrad.gradients import Stationary
 
 NOISE = (0.0, 1e-4)
@@ -53,11 +54,17 @@ def cell_of(fn, noise=0.0):
     return Stationary(update)
 
 
+@cache
+def largest_exponents(fn, start):
+    """Those of the system itself, which noise does not change: once for all its noises."""
+    f = StateMap(cell_of(fn), start, None)
+    return lyapunov(f, f.point, 400, transient=400).mean[:, 0]
+
+
 def labelled(fn, start, num_steps, noise=0.0, exponent=False, **options):
     trace = record(cell_of(fn, noise), start, None, num_steps, lags=16)
     if exponent:
-        f = StateMap(cell_of(fn), start, None)
-        options["lyapunov"] = lyapunov(f, f.point, 400, transient=400).mean[:, 0]
+        options["lyapunov"] = largest_exponents(fn, start)
     return classify(trace, floor=4 * noise if noise else None, **options)["state"]
 
 
@@ -195,7 +202,7 @@ def test_runs_that_are_too_short_say_so_and_what_is_not_finite_diverges():
 
 def test_a_sweep_shows_which_labels_hang_on_a_threshold():
     trace = record(cell_of(lambda z: 0.9 * z), starts(3), None, 60, lags=16)
-    found = {factor: verdicts["state"] for factor, verdicts in sweep(trace, (0.001, 1.0)).items()}
+    found = {factor: verdicts["state"] for factor, verdicts in sweep_thresholds(trace, (0.001, 1.0)).items()}
     assert found[1.0].thresholds == Thresholds() and found[0.001].thresholds.rtol == 1e-6
     assert found[0.001].counts() == {"converging": 64}
 

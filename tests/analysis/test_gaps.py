@@ -1,4 +1,4 @@
-"""gaps against a linear recursion whose one-step, implicit and full gradients, residuals and radii are closed forms."""
+"""Gradient gaps of a linear recursion whose gradients (one-step, implicit and full), residuals and radii are known."""
 
 import dataclasses
 import json
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from loopgrad.analysis import cast, compare, gradients_of, reference
-from loopgrad.analysis.gaps import gaps, sign_agreement
+from loopgrad.analysis import cast, compare_gradients, gradients_of, reference_gradients
+from loopgrad.analysis.gaps import gradient_gaps, sign_agreement
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, taken_at
 from loopgrad.gradients import BPTT, ImplicitGradient, TruncatedBPTT
 from loopgrad.models import Damped
@@ -44,7 +44,7 @@ def loss(cell, estimator, rows):
 
 
 def found(estimators, num_steps=T, **options):
-    return gaps(estimators, loss, Linear(), Linear(), torch.zeros_like(X), inputs(), num_steps, **options)
+    return gradient_gaps(estimators, loss, Linear(), Linear(), torch.zeros_like(X), inputs(), num_steps, **options)
 
 
 def sums(factor, rows):
@@ -80,7 +80,7 @@ def test_each_sample_has_the_gap_of_its_own_a():
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3, 4], [1, 4]])
 def test_a_group_has_the_gradient_of_its_samples_alone(estimator, factor, rows):
     (gap,) = found({"it": estimator}, samples={"some": rows})
-    expected = compare(sums(factor, rows), sums(full, rows))
+    expected = compare_gradients(sums(factor, rows), sums(full, rows))
     for name, got in [(None, gap), *gap.parameters.items()]:
         witness = expected if name is None else expected.groups[name]
         for figure in ("cosine", "relative_error", "norm_ratio"):
@@ -142,8 +142,8 @@ def test_parameter_groups_are_those_of_compare():
     (gap,) = found({"it": LAST_3}, groups=lambda name: f"group of {name}")
     everything = torch.arange(5)
     gradient = gradients_of(lambda own: loss(own, LAST_3, everything), Linear())
-    exact = reference(lambda own: loss(own, BPTT(), everything), Linear())
-    expected = compare(gradient, exact, lambda name: f"group of {name}")
+    exact = reference_gradients(lambda own: loss(own, BPTT(), everything), Linear())
+    expected = compare_gradients(gradient, exact, lambda name: f"group of {name}")
     assert gap.parameters == expected.groups and list(gap.signs) == ["group of w", "group of b"]
     assert dataclasses.replace(expected, groups={}) == type(expected)(gap.cosine, gap.relative_error, gap.norm_ratio)
 
@@ -199,7 +199,7 @@ def test_module_gradients_buffers_and_generator_are_left_as_they_were():
     tensors = dict(cell.named_parameters()) | dict(cell.named_buffers())
     values = {name: (tensor.clone(), tensor._version) for name, tensor in tensors.items()}
     rng, modes = torch.get_rng_state(), [module.training for module in cell.modules()]
-    exact, again = gaps({"a": BPTT(), "b": BPTT()}, loss, cell, cell, torch.zeros_like(X), inputs(), T)
+    exact, again = gradient_gaps({"a": BPTT(), "b": BPTT()}, loss, cell, cell, torch.zeros_like(X), inputs(), T)
     assert exact.relative_error == again.relative_error < 1e-4  # same masks, same count, in float64 and float32
     for name, tensor in (dict(cell.named_parameters()) | dict(cell.named_buffers())).items():
         assert tensor is tensors[name] and torch.equal(tensor, values[name][0]) and tensor._version == values[name][1]
@@ -232,4 +232,4 @@ def test_wrong_arguments_are_refused():
         found({"it": BPTT()}, radius_samples=-1)
     coupled = Damped(Linear())
     with pytest.raises(ValueError, match="radius_samples must be 0 for a coupled cell"):
-        gaps({"it": BPTT()}, loss, coupled, coupled, torch.zeros_like(X), inputs(), T)
+        gradient_gaps({"it": BPTT()}, loss, coupled, coupled, torch.zeros_like(X), inputs(), T)

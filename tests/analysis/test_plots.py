@@ -6,8 +6,8 @@ import torch
 from scipy.stats import binomtest
 
 from loopgrad.analysis import classify, record
-from loopgrad.analysis.dynamics import FLOORS, LABELS
 from loopgrad.analysis.plots import heatmap, residuals, token_map, verdict_bars
+from loopgrad.analysis.verdicts import FLOORS, LABELS
 from loopgrad.gradients import Stationary
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import CELLS, build, leaves_of, loop, loss_of
 
-from loopgrad.analysis.spread import spread
+from loopgrad.analysis.bias_variance import bias_and_variance
 from loopgrad.gradients import BPTT, Stationary, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.depth_distribution import DEPTH_FAMILIES, DepthDistribution
@@ -260,6 +260,7 @@ def test_nothing_to_differentiate_and_nothing_to_run():
     assert RandomTruncation(mean_steps=2)(problem.cell, problem.state, problem.inputs, 0).state is problem.state
 
 
+@pytest.mark.slow
 @every_distribution
 @pytest.mark.parametrize("reweight", [True, False])
 def test_many_draws_show_no_bias_with_weights_and_one_without(distribution, reweight):
@@ -271,7 +272,7 @@ def test_many_draws_show_no_bias_with_weights_and_one_without(distribution, rewe
         state, inputs = problem.state.detach().to(dtype), problem.inputs.detach().to(dtype)
         return loss_of(estimator(module, state, inputs, 6).state)
 
-    found = spread(estimator, loss, problem.cell, draws=400)
+    found = bias_and_variance(estimator, loss, problem.cell, draws=400)
     assert found.variance > 0
     assert abs(found.z) < 4 if reweight else found.z > 10
 

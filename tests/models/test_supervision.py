@@ -189,6 +189,7 @@ def test_answer_is_the_last_of_a_chain_of_segments():
         predict(model, batch.inputs, None, 0)
 
 
+@pytest.mark.slow
 def test_small_trm_learns_to_reverse_its_input():
     """A task that no position-wise map solves: the answer at i is the token at the mirrored position."""
     model = TRM(8, 6, hidden_size=32, num_layers=1, num_heads=2, H_cycles=2, L_cycles=2, mixer="mlp")

@@ -1,0 +1,185 @@
+"""Estimators compared in training: accuracy, memory, time, agreement with BPTT, and how their residuals fall."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from loopgrad.analysis.plots.style import (
+    COLOURS,
+    COLUMN,
+    MARKERS,
+    PAGE,
+    STYLES,
+    Drawn,
+    Row,
+    drawing,
+    legend_below,
+    lifted,
+    number,
+    panels,
+)
+
+
+class Run(NamedTuple):
+    """One training of one estimator, by one seed.
+
+    Attributes:
+        estimator: Its name; runs of one estimator are its seeds.
+        steps: Steps of the optimiser, when each of `accuracies` was taken.
+        accuracies: Accuracies of held-out samples, in percent.
+        accuracy: In percent, at the end.
+        bytes: Saved for backward.
+        time_ratio: Time of a step over that of BPTT; None if it was not taken.
+        cosine: Cosine of the gradient with that of BPTT; None if it was not taken.
+        residuals: Stream -> relative residual after each update, None where the stream was not updated.
+    """
+
+    estimator: str
+    steps: Sequence[int]
+    accuracies: Sequence[float]
+    accuracy: float
+    bytes: float
+    time_ratio: float | None = None
+    cosine: float | None = None
+    residuals: Mapping[str, Sequence[float | None]] = {}
+
+
+def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
+    """Draw accuracy over training and over memory, and the cosine with BPTT's gradient over time.
+
+    Marks are means over the seeds; bands and bars reach from the least to the greatest. No bytes at all are drawn at a
+    tenth of the least other.
+
+    Args:
+        runs: Runs of one or more estimators, in the order in which they are to be named.
+        title: Above the figure: what was trained, over how many seeds.
+
+    Returns:
+        The figure, and a row per estimator and evaluation, then a row per estimator with what it reached and cost.
+
+    Not recommended when:
+        Estimators trained for different numbers of steps: the last accuracies then differ in that.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: runs is empty, or the runs of an estimator were evaluated at different steps.
+
+    Example:
+        >>> from loopgrad.analysis.plots import Run, accuracy_and_cost
+        >>> drawn = accuracy_and_cost([Run("bptt", [50, 100], [40, 90], 90, 2**20, 1.0, 1.0)])
+        >>> [axis.get_xlabel() for axis in drawn.figure.axes]
+        ['optimiser step', 'saved for backward (MiB)', "time of a step / BPTT's"]
+    """
+    groups = _by_estimator(runs)
+    curves: list[Row] = []
+    ends: list[Row] = []
+    for name, group in groups.items():
+        steps = list(group[0].steps)
+        if any(list(run.steps) != steps or len(run.accuracies) != len(steps) for run in group):
+            raise ValueError(f"runs: those of {name} must have one accuracy at each of the same steps")
+        for step, *values in zip(steps, *(run.accuracies for run in group), strict=True):
+            curves.append({"estimator": name, "step": int(step), **_range(values)})
+        ends.append({"estimator": name, **_range([run.accuracy for run in group])})
+        for key in ("bytes", "time_ratio", "cosine"):
+            ends[-1][key] = _mean(getattr(run, key) for run in group)
+    memory = np.array([row["bytes"] for row in ends], dtype=float) / 2**20
+    with drawing():
+        figure, axes = panels(PAGE, 2.6, 1, 3)
+        curve, cost, angle = axes[0]
+        figure.suptitle(title, fontsize=8)
+        for i, (end, size) in enumerate(zip(ends, lifted(memory), strict=True)):
+            name, colour, marker = end["estimator"], COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+            x, mean, low, high = _columns(curves, name, "step", "accuracy", "low", "high")
+            curve.plot(x, mean, color=colour, ls=STYLES[i % len(STYLES)], marker=marker, ms=3, label=name)
+            curve.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            _, mean, low, high = _columns([end], name, "bytes", "accuracy", "low", "high")
+            cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
+            angle.plot(*_columns([end], name, "time_ratio", "cosine"), marker, ms=5, color=colour)
+        curve.set(xlabel="optimiser step", ylabel="held-out samples exact (%)", ylim=(-2, 102))
+        curve.set_xlim(left=0)
+        cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)")
+        if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
+            cost.set_xscale("log")
+        cost.xaxis.set_major_formatter("{x:g}")
+        angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
+        angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
+        legend_below(figure)
+    return Drawn(figure, curves + ends)
+
+
+def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn:
+    """Draw how the residual of each stream falls along the updates under each estimator, the mean over its seeds.
+
+    An update at which any seed has a residual of zero is in the table and not in the figure.
+
+    Args:
+        runs: Runs of one or more estimators, with residuals of the same streams.
+        xlabel: Which updates these are.
+
+    Returns:
+        The figure, and a row per estimator, stream and update at which the stream was updated.
+
+    Not recommended when:
+        One recursion is to be judged: `residuals` shows its samples and the rounding floor.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: runs is empty or has no residuals, or their streams or numbers of updates differ.
+
+    Example:
+        >>> from loopgrad.analysis.plots import Run, residuals_by_estimator
+        >>> runs = [Run("bptt", [], [], 90, 2**20, residuals={"z_L": [0.5, 0.1, None], "z_H": [None, None, 0.2]})]
+        >>> [(row["stream"], row["update"]) for row in residuals_by_estimator(runs).table]
+        [('z_L', 1), ('z_L', 2), ('z_H', 3)]
+    """
+    groups = _by_estimator(runs)
+    lengths = {stream: len(values) for stream, values in runs[0].residuals.items()}
+    if not lengths or any({s: len(v) for s, v in run.residuals.items()} != lengths for run in runs):
+        raise ValueError("runs: all need residuals of the same streams and as many updates")
+    table: list[Row] = []
+    for name, group in groups.items():
+        for stream, count in lengths.items():
+            for step in range(count):
+                values = [v for run in group if (v := run.residuals[stream][step]) is not None]
+                if values:
+                    row: Row = {"estimator": name, "stream": stream, "update": step + 1, "residual": _mean(values)}
+                    table.append({**row, "zeros": sum(v == 0 for v in values)})
+    with drawing():
+        from matplotlib.ticker import LogLocator
+
+        figure, axes = panels(COLUMN * len(lengths), 2.6, 1, len(lengths), sharex=True, sharey=True)
+        for axis, stream in zip(axes[0], lengths, strict=True):
+            shown = [row for row in table if row["stream"] == stream and not row["zeros"]]
+            for i, name in enumerate(groups):
+                x, y = _columns(shown, name, "update", "residual")
+                axis.plot(
+                    x, y, marker=".", ms=6, color=COLOURS[i % len(COLOURS)], ls=STYLES[i % len(STYLES)], label=name
+                )
+            axis.set(title=stream, xlabel=xlabel, yscale="log")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_minor_formatter("")
+        axes[0, 0].set_ylabel("||z(t+1) - z(t)|| / scale, median")
+        legend_below(figure)
+    return Drawn(figure, table)
+
+
+def _by_estimator(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    if not runs:
+        raise ValueError("runs is empty: there is nothing to draw")
+    return {name: [run for run in runs if run.estimator == name] for name in dict.fromkeys(r.estimator for r in runs)}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return number(np.mean(known)) if known else None
+
+
+def _range(values: Sequence[float]) -> Row:
+    return {"accuracy": _mean(values), "low": number(min(values)), "high": number(max(values))}
+
+
+def _columns(rows: Sequence[Row], name: str, *keys: str) -> np.ndarray:
+    return np.array([[row[key] for row in rows if row["estimator"] == name] for key in keys], dtype=float)

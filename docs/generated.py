@@ -1,0 +1,159 @@
+"""Pages made from the package and the records while the site builds: estimators, packages and the gallery.
+
+A new estimator, and a new figure beside its record, have their place without anyone thinking of it.
+"""
+
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+
+from sphinx.application import Sphinx
+
+from loopgrad import analysis, gradients, models
+from loopgrad.analysis import plots
+from loopgrad.experiments import tasks
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+KINDS = {
+    "exact": "Exact",
+    "exact at a fixed point": "Exact at a fixed point",
+    "unbiased": "Unbiased, with noise",
+    "biased": "Biased",
+}
+DRAWN = {
+    "comparison": "Accuracy, saved bytes and gradient cosine of the estimators.",
+    "residuals": "Residuals of the recursion over its updates.",
+    "eigenvalues": "Eigenvalues of the cycle map at the last state.",
+    "heatmap": "Residual of every sample over the updates.",
+    "memory": "Bytes saved for backward as the number of updates grows.",
+    "recurrence": "Distances between the states of a trajectory: recurrence plot.",
+    "trajectories": "Trajectories of single samples in the plane of their principal components.",
+    "validity": "Error of a gradient against the residual where it is taken.",
+    "verdicts-training": "Verdicts at the depth of training.",
+    "verdicts-extrapolated": "Verdicts when the recursion is followed four times as deep.",
+    "forward-figure": "Cosine of forward gradients with the exact gradient.",
+    "rolling_sum-figure": "Held-out loss against FLOPs and against peak memory.",
+    "validity-figure": "Gradient error of estimators against residual and spectral radius.",
+}
+
+PACKAGES = {
+    models: "What is iterated: layers, cells, recursive models, halting and deep supervision. "
+    "Couplings have [a page of their own](../couplings.md).",
+    analysis: "What happened: what a gradient cost, how far it is from the exact one, and where the recursion went.",
+    plots: "Figures of an analysis, each with the numbers behind its marks as a table. They need the extra `[plots]`.",
+    tasks: "Seeded puzzles with a token spec, an exact checker and a rendering as text.",
+}
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write the generated pages; a page that has not changed is left alone, so that it is not read again."""
+    pages = {f"api/estimators/{name}.md": estimator_page(cls) for name, cls in estimators().items()}
+    pages |= {f"api/packages/{it.__name__.split('.')[-1]}.md": package_page(it, text) for it, text in PACKAGES.items()}
+    for name, text in (pages | {"gallery.md": gallery()}).items():
+        page = HERE / name
+        page.parent.mkdir(exist_ok=True)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
+
+
+def estimators() -> dict[str, type[gradients.Estimator]]:
+    """Return the public estimators by name."""
+    named = {name: getattr(gradients, name) for name in gradients.__all__}
+    kinds = {name: it for name, it in named.items() if isinstance(it, type) and issubclass(it, gradients.Estimator)}
+    return {name: it for name, it in kinds.items() if it is not gradients.Estimator}
+
+
+def estimator_page(cls: type[gradients.Estimator]) -> str:
+    """Return the page of an estimator: its claims, and its docstring."""
+    memory = cls.memory.replace("sqrt T", r"\sqrt{T}")
+    missing = " and ".join(cls.not_differentiated)
+    facts = [f"{KINDS[cls.kind]}", f"saves ${memory}$ for backward"]
+    facts += [f"no gradient for {missing}"] if missing else []
+    return f"""# {cls.__name__}
+
+{"; ".join(facts)}. [How to choose](../../choosing.md) compares it with the others.
+
+```{{eval-rst}}
+.. autoclass:: loopgrad.gradients.{cls.__name__}
+```
+"""
+
+
+def package_page(package: ModuleType, text: str) -> str:
+    """Return the page of a package: every public name that has no page elsewhere."""
+    named = {name: getattr(package, name) for name in package.__all__}
+    coupled = (models.Coupling, models.Coupled)
+    shown = {n: it for n, it in named.items() if not (isinstance(it, type) and issubclass(it, coupled))}
+    lines = [
+        f".. {'autoclass' if isinstance(it, type) else 'autofunction' if callable(it) else 'autodata'}:: "
+        f"{package.__name__}.{name}" + ("\n   :members:" if isinstance(it, type) else "")
+        for name, it in shown.items()
+    ]
+    title = package.__name__.split(".")[-1].capitalize()
+    return (
+        f"# {title}\n\n{text}\n\n```{{eval-rst}}\n.. currentmodule:: {package.__name__}\n\n"
+        + "\n".join(lines)
+        + "\n```\n"
+    )
+
+
+def gallery() -> str:
+    """Return the page of all figures below results, each group with the command of the record beside it."""
+    parts = ["# Gallery", "Every figure of the results, with the command that made it; a click shows one in full."]
+    groups: dict[Path, list[Path]] = {}
+    for figure in sorted(RESULTS.rglob("*.png")):
+        groups.setdefault(record_of(figure), []).append(figure)
+    for record, figures in groups.items():
+        name = record.stem if record.suffix == ".json" else record.parent.name
+        found = json.loads(record.read_text().splitlines()[0] if record.suffix == ".jsonl" else record.read_text())
+        shown = "\n\n".join(map(figure_directive, figures))
+        parts += [
+            f"## {name.replace('_', ' ')}",
+            f":::::{{container}} gallery\n{shown}\n:::::",
+            f"```bash\n{found['command']}\n```",
+            f"Commit {found['commit']}, {found['date']}; [record]({record.relative_to(HERE).as_posix()}).",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def record_of(figure: Path) -> Path:
+    """Return the record that says which command made a figure."""
+    if figure.stem.endswith("-figure"):
+        return figure.with_name(figure.stem.removesuffix("-figure") + ".json")
+    folder = figure.parent.parent if figure.parent.name == "figures" else figure.parent
+    return folder / "records.jsonl"
+
+
+def figure_directive(figure: Path) -> str:
+    """Return the directive that shows a figure, with what its name says of it."""
+    path = figure.relative_to(HERE).as_posix()
+    kind = max((kind for kind in DRAWN if figure.stem.endswith(kind)), key=len, default=None)
+    run = figure.stem.removesuffix(kind or "").strip("-")
+    words = " ".join(filter(None, [f"`{run}`:" if run and kind else "", DRAWN[kind] if kind else figure.stem]))
+    return f"::::{{figure}} {path}\n:width: 100%\n:alt: {DRAWN.get(kind or '', figure.stem)}\n\n{words}\n::::"
+
+
+def escape_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep |x|, a norm in docstrings, from being read as a substitution."""
+    for i, line in enumerate(lines):
+        if not re.match(r"\s*(>>>|\.\.\.|\.\. math::)", line):
+            lines[i] = line.replace("|", r"\|")
+
+
+def add_citations(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """End the Reference section of a class with links to its entries in the bibliography."""
+    keys = getattr(obj, "references", ()) if isinstance(obj, type) and "references" in vars(obj) else ()
+    if keys and "Reference:" in lines:
+        start = lines.index("Reference:") + 1
+        end = next((i for i in range(start, len(lines)) if not lines[i].startswith("    ")), len(lines))
+        lines[end:end] = ["", f"    Bibliography: :cite:p:`{','.join(keys)}`."]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Write the pages first, and see docstrings before napoleon does."""
+    app.connect("builder-inited", write_pages)
+    app.connect("autodoc-process-docstring", escape_bars, priority=400)
+    app.connect("autodoc-process-docstring", add_citations, priority=400)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

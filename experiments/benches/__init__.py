@@ -1,0 +1,1 @@
+"""Benches: estimators beside other ways of computing the same gradient, one module each."""

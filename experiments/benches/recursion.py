@@ -1,0 +1,156 @@
+"""Exact gradients of one recursion: hand-written loop, BPTT, our checkpoints, torch.utils.checkpoint per update."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
+
+Method = Callable[[nn.Module, Any, Tensor, int], Any]
+
+
+class ResidualCell(nn.Module):
+    """z <- z + h attention(norm(z + x)); z <- z + h swiglu(norm(z)): a cell as a user writes it, in plain PyTorch.
+
+    h is 0.1, so that the untrained recursion is not chaotic: a float32 gradient through 256 updates is then one.
+    """
+
+    def __init__(self, size: int, num_heads: int, generator: torch.Generator):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv, self.out = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
+        self.gate_up, self.down = nn.Linear(size, 4 * size, bias=False), nn.Linear(2 * size, size, bias=False)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.normal_(0, weight.shape[1] ** -0.5, generator=generator)
+
+    def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
+        """Map (batch, positions, size) to the same shape."""
+        size = z.shape[-1:]
+        qkv = self.qkv(F.rms_norm(z + x, size)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (batch, heads, positions, head_dim)
+        z = z + 0.1 * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+        gate, up = self.gate_up(F.rms_norm(z, size)).chunk(2, dim=-1)
+        return z + 0.1 * self.down(F.silu(gate) * up)
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """A block of attention and SwiGLU applied over and over.
+
+    Columns: time, CPU time over that of a hand-written loop; saved and peak bytes, evaluations of the cell, vjps and
+    FLOPs of a forward and backward pass; error, relative to the float64 gradient; bits, beside the loop's gradient. The
+    torch rows are torch.utils.checkpoint per update, non-reentrant and reentrant.
+
+    Args:
+        hidden_size: Features.
+        seq_len: Positions.
+        batch_size: Samples.
+        lengths: Numbers of updates.
+        repeats: Timed rounds.
+        num_threads: Threads of torch.
+    """
+
+    hidden_size: int = 128
+    seq_len: int = 8
+    batch_size: int = 16
+    lengths: tuple[int, ...] = (64, 256)
+    repeats: int = 7
+    num_threads: int = 1
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Measure every method at every length."""
+        return [row for length in self.lengths for row in self._at(length)]
+
+    def _at(self, length: int) -> list[dict[str, Any]]:
+        generator = torch.Generator().manual_seed(0)
+        cell = ResidualCell(self.hidden_size, max(1, self.hidden_size // 32), generator)
+        shape = (self.batch_size, self.seq_len, self.hidden_size)
+        state, x = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+        def loss(method: Method, module: nn.Module) -> Tensor:
+            dtype = next(module.parameters()).dtype
+            last = method(module, cast(state, dtype), cast(x, dtype), length)
+            return (last * last.roll(1, 0)).mean()
+
+        exact = reference_gradients(lambda module: loss(_hand_written, module), cell)
+        runs = {name: _bind(loss, method, cell) for name, method in METHODS.items()}
+        seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
+        loop = _gradient(runs["loop"], cell)
+        rows = []
+        for name, run in runs.items():
+            gradient = _gradient(run, cell)
+            cost = measure(run, cell=cell, exclude=[state, x], repeats=0, warmup=0)
+            same = all(torch.equal(gradient[key], loop[key]) for key in loop)
+            rows.append(
+                {
+                    "updates": length,
+                    "method": name,
+                    "time": median_ratio(seconds[name], seconds["loop"]),
+                    "saved MiB": cost.saved_bytes / 2**20,
+                    "peak MiB": cost.peak_bytes / 2**20,
+                    "evals": cost.cell_evaluations,
+                    "vjps": cost.vjps,
+                    "GFLOPs": cost.flops / 1e9,
+                    "error": compare_gradients(gradient, exact).relative_error,
+                    "bits": "equal" if same else "differ",
+                }
+            )
+        return rows
+
+
+def _gradient(run: Callable[[], Tensor], cell: nn.Module) -> dict[str, Tensor]:
+    """Return gradients by backward(): reentrant checkpoints do not work with autograd.grad."""
+    cell.zero_grad()
+    run().backward()
+    found = {name: p.grad for name, p in cell.named_parameters() if p.grad is not None}
+    cell.zero_grad()
+    return found
+
+
+def _hand_written(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -> Any:
+    for step in range(num_steps):
+        state = cell(state, inputs, step)
+    return state
+
+
+def _checkpoint_per_update(use_reentrant: bool) -> Method:
+    def run(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -> Any:
+        z = state
+        if use_reentrant:  # it gives no gradient at all unless an argument requires grad
+            z = z.clone().requires_grad_()
+
+        def update(z: Tensor, step: int) -> Tensor:
+            return cell(z, inputs, step)
+
+        for step in range(num_steps):
+            z = checkpoint(update, z, step, use_reentrant=use_reentrant)
+            assert isinstance(z, Tensor)
+        return z
+
+    return run
+
+
+def _ours(estimator: Estimator) -> Method:
+    return lambda cell, state, inputs, num_steps: estimator(cell, state, inputs, num_steps).state
+
+
+def _bind(loss: Callable[[Method, nn.Module], Tensor], method: Method, cell: nn.Module) -> Callable[[], Tensor]:
+    return lambda: loss(method, cell)
+
+
+METHODS: dict[str, Method] = {
+    "loop": _hand_written,
+    "BPTT": _ours(BPTT()),
+    "CheckpointedBPTT": _ours(CheckpointedBPTT()),
+    "torch checkpoint": _checkpoint_per_update(use_reentrant=False),
+    "torch reentrant": _checkpoint_per_update(use_reentrant=True),
+    "TruncatedBPTT(2)": _ours(TruncatedBPTT(num_steps=2)),
+}

@@ -1,0 +1,73 @@
+"""loopgrad bench [NAME]: measure estimators beside other ways of computing the same gradient, in one run.
+
+    loopgrad bench
+    loopgrad bench trm bench.official_path=PATH
+
+Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
+"""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from loopgrad.experiments import provenance, records
+from loopgrad.experiments.benches.contract import Bench, Drawn, Told
+from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.values import check_count
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.folders import output_folder
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Run the bench, print its table and store its record."""
+    made = provenance.stamp()
+    bench: Bench = build(config.bench, "bench")
+    name = config.bench["_target_"].split(".")[-2]
+    path = output_folder(config.output_dir) / f"{name}.json"
+    try:  # before the measuring, which takes minutes
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={path.parent}: cannot be made: {error.strerror}") from error
+    check_count("bench.repeats", bench.repeats)
+    check_count("bench.num_threads", bench.num_threads)
+    torch.set_num_threads(bench.num_threads)
+    with console.status(f"Measuring: {name}"):
+        try:
+            rows = bench.rows()
+        except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
+            raise ConfigError(f"bench: {error}") from error
+    if not rows:
+        raise ConfigError("bench: these values leave nothing to measure")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 0))
+    columns = {key: value for key, value in rows[0].items() if not isinstance(value, list)}
+    for key, value in columns.items():
+        table.add_column(key, no_wrap=isinstance(value, str), justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*[_shown(row[key]) for key in columns])
+    console.print(table)
+    if isinstance(bench, Told):
+        console.print(bench.text(rows) + "\n")
+    record = {
+        "bench": OmegaConf.to_container(config.bench, resolve=True),
+        "rows": rows,
+        **made,
+        "device": provenance.device_name(torch.zeros(()).device),
+    }
+    records.write(path, [record])
+    if isinstance(bench, Drawn):
+        try:
+            bench.figures(rows, path.parent)
+        except ImportError as error:
+            console.print(f"No figure: {error}")
+    console.print(f"Record: {path}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.1e}"
+    return str(value)

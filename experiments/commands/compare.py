@@ -1,0 +1,49 @@
+"""loopgrad compare: train one model under several gradient estimators and say what each cost.
+
+    loopgrad compare
+    loopgrad compare task=rolling_sum estimator=[bptt,one_step] seeds=[0] output_dir=results/sum
+
+Same data order, same initial weights and same number of steps for every estimator of a seed.
+"""
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from loopgrad.experiments import provenance, records
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.parts import parts
+from loopgrad.experiments.conf.values import check_count, run_seeds
+from loopgrad.experiments.folders import claim, output_folder
+from loopgrad.experiments.processes import at_once
+from loopgrad.experiments.reports import comparison
+from loopgrad.experiments.training.crew import execute_all
+from loopgrad.experiments.training.plans import plans
+from loopgrad.experiments.training.results import probed
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Train, probe, record, report."""
+    made = provenance.stamp()
+    seeds, folder = run_seeds(config.seeds), output_folder(config.output_dir)
+    check_count("workers", config.workers, optional=True)
+    check_count("timing_repeats", config.timing_repeats)
+    built = parts(config)
+    runs = plans(built, seeds, folder)
+    if claim(folder, built.values, config.restart):
+        console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
+        comparison.render(folder, console)
+        return
+    workers = at_once(len(runs), config.workers, built.trainer.torch_device(), built.trainer.num_threads)
+    console.print(
+        f"{len(built.estimators)} estimators x {len(seeds)} seeds of {names.model} on {names.task}, "
+        f"{built.trainer.train_steps} steps each, {workers} at a time; results go to {folder}"
+    )
+    test = built.task.test_set()
+    console.print(built.task.render(test.inputs[0], test.labels[0]), highlight=False, markup=False)
+    execute_all(runs, workers, console)
+    found = []
+    with console.status("Probing the trained weights: time, bytes, gradients, residuals"):
+        for seed in seeds:
+            found += probed([plan for plan in runs if plan.seed == seed], names, config.timing_repeats, made)
+    records.write(folder / "records.jsonl", found)
+    comparison.render(folder, console)

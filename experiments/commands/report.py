@@ -1,0 +1,23 @@
+"""loopgrad report: render tables, sentences and figures from records.jsonl alone.
+
+loopgrad report output_dir=results/compare
+"""
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from loopgrad.experiments import records
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.reports import comparison, deltas
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """Render the report of the records in output_dir, of a comparison or of an analysis."""
+    folder = output_folder(config.output_dir)
+    try:
+        of_analysis = "depths" in records.read(folder / "records.jsonl")[0]
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    (deltas if of_analysis else comparison).render(folder, console)

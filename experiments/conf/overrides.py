@@ -1,0 +1,145 @@
+"""Overrides of the command line: a misspelt group, key or choice is refused with the nearest valid names.
+
+Hydra refuses unknown keys too, but without names, and takes any key with a leading `+` without a word.
+"""
+
+import re
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Transformer
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.conf.targets import parameters_of
+from loopgrad.experiments.errors import ConfigError
+
+CONF = "loopgrad.experiments.conf"
+
+
+def composed(command: str, overrides: list[str], sweep: bool = False) -> DictConfig:
+    """Compose the configuration of a command.
+
+    Args:
+        command: Name of the primary configuration.
+        overrides: As typed.
+        sweep: Whether an override may give several values; the first of each is composed.
+
+    Raises:
+        ConfigError: An override is malformed, or names a group, choice or key that does not exist, or takes away
+            what the command needs.
+    """
+    with initialize_config_module(CONF, version_base="1.3"):
+        try:
+            typed = [_parsed(line) for line in overrides]
+            parsed = [_single(o, sweep) for o in typed]
+            loader = GlobalHydra.instance().config_loader()
+            places = [str(o.input_line) for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            whole = compose(command, places, return_hydra_config=True)
+            default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+            choices = {
+                group: loader.get_group_options(group, overrides=places)
+                for group in loader.list_groups("")
+                if group in default or group in whole.hydra.runtime.choices
+            }
+            for override in typed:
+                if _group(override) in choices:
+                    _check_choice(override, choices[_group(override)])
+            groups = [o for o in parsed if _group(o) in choices]
+            base = compose(command, places + [str(o.input_line) for o in groups]) if groups else default
+            for override in parsed:
+                if _group(override) not in choices and re.split("[./]", override.key_or_group)[0] != "hydra":
+                    _check_key(override, base, parsed, choices)
+            config = compose(command, [str(o.input_line) for o in parsed])
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_first_sentence(error)) from error
+        for key in default:
+            if config.get(key) is None and default[key] is not None:
+                options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
+                raise ConfigError(f"{command} cannot do without {key}; {options}")
+        return config
+
+
+def _parsed(line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        raise ConfigError(f"{line}: cannot be read as key=value: {' '.join(str(error).split())}") from error
+
+
+def _single(override: Override, sweep: bool) -> Override:
+    """Return an override with one value: itself, or the first of a sweep."""
+    if not override.is_sweep_override():
+        return override
+    line = str(override.input_line)
+    if not sweep:
+        key, value = line.split("=", 1)
+        raise ConfigError(f"{line}: several values; write {key}=[{value}] for a list, or -m for one run after another")
+    if not override.is_discrete_sweep():
+        raise ConfigError(f"{line}: list the values of a sweep, separated by commas")
+    first = next(iter(override.sweep_iterator(transformer=Transformer.encode)))
+    return _parsed(f"{line.split('=', 1)[0]}={first}")
+
+
+def _group(override: Override) -> str:
+    return override.key_or_group.split("@")[0]
+
+
+def _check_choice(override: Override, options: list[str]) -> None:
+    if override.is_delete():
+        return
+    group = _group(override)
+    value = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if override.is_add() or override.is_force_add():
+        raise ConfigError(f"{override.input_line}: {group} is chosen without a +, by {group}=")
+    for choice in [item for part in value for item in (part if isinstance(part, list) else [part])]:
+        choice = "null" if choice is None else choice
+        if str(choice) not in options:
+            raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
+
+
+def _check_key(override: Override, base: DictConfig, overrides: list[Override], choices: dict[str, list[str]]) -> None:
+    key, line = override.key_or_group, str(override.input_line)
+    known = keys_of(base)
+    if key in known:
+        return
+    addable = _may_be_added(key, base, overrides)
+    if addable and (override.is_add() or override.is_force_add()):
+        return
+    if addable and not override.is_delete():
+        raise ConfigError(f"{line}: {key} is not set so far; to add it, write +{line}")
+    raise ConfigError(f"{line}: there is no key {key}; {nearest(key, [*known, *choices])}")
+
+
+def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool:
+    """Return whether a key is a parameter that has its default so far, or belongs to one more contestant."""
+    given = {o.key_or_group: o for o in overrides}
+    parent, _, name = key.rpartition(".")
+    path = key.split(".")
+    if path[0] == "estimator" and path[1:] and path[1] not in base.get("estimator", {}):
+        new = f"estimator.{path[1]}"
+        return key == new or f"{new}._target_" in given or new in given
+    node = OmegaConf.select(base, parent) if parent else None
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    if f"{parent}._target_" in given:
+        target = given[f"{parent}._target_"].value()
+    return target is not None and name in parameters_of(str(target))
+
+
+def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys of a configuration, nodes and leaves."""
+    keys = []
+    for key in config:
+        keys.append(f"{prefix}{key}")
+        node = None if OmegaConf.is_missing(config, key) else config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            keys += keys_of(node, f"{prefix}{key}.")
+    return keys
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

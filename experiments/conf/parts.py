@@ -1,0 +1,90 @@
+"""From a composed configuration to task, model, estimators and trainer, built and checked."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.values import plain
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
+from loopgrad.models import Coupling, RecursiveModel
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration describes.
+
+    Attributes:
+        task: With its data made.
+        estimators: By name, their noise not yet seeded.
+        trainer: Hyperparameters.
+        values: The whole configuration as plain values.
+    """
+
+    task: Task
+    estimators: dict[str, Estimator]
+    trainer: Trainer
+    values: dict[str, Any]
+
+
+def parts(config: DictConfig) -> Parts:
+    """Build task (with its data), estimators and trainer, and the model once to see that it can be built.
+
+    Raises:
+        ConfigError: Something is missing, misspelt, of the wrong type or refused; the data are malformed.
+    """
+    task = build(config.task, "task")
+    if not isinstance(task, Task):
+        raise ConfigError(f"task: {config.task['_target_']} is not a Task")
+    estimators = estimators_of(config)
+    trainer = build(config.trainer, "trainer")
+    try:
+        trainer.torch_device()
+        task.train_batch(0, 0, trainer.batch_size)
+        task.test_set()
+    except (ValueError, ImportError, MemoryError) as error:
+        raise ConfigError(str(error)) from error
+    model = build_model(config.model, task, seed=0)
+    for name, estimator in estimators.items():
+        if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
+            raise ConfigError(
+                f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
+            )
+        if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
+            raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
+    return Parts(task, estimators, trainer, plain(config))
+
+
+def estimators_of(config: DictConfig) -> dict[str, Estimator]:
+    """Build the estimators of a configuration, by name.
+
+    Raises:
+        ConfigError: There is none, or one is not an estimator.
+    """
+    estimators = {}
+    for name, node in (config.estimator or {}).items():
+        if not isinstance(node, DictConfig):
+            raise ConfigError(f"estimator.{name}={node}: give a class, estimator.{name}._target_=...")
+        estimator = build(node, f"estimator.{name}")
+        if not isinstance(estimator, Estimator):
+            raise ConfigError(f"estimator.{name}: {node['_target_']} is not an Estimator")
+        estimators[str(name)] = estimator
+    if not estimators:
+        raise ConfigError("estimator: name at least one, such as estimator=bptt")
+    return estimators
+
+
+def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int) -> RecursiveModel:
+    """Build the model of a configuration for a task, with initial weights drawn from a seed."""
+    spec = task.spec
+    node = OmegaConf.create(node) if isinstance(node, dict) else node
+    sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
+    model = build(node, "model", **sizes, seed=seed)
+    if not isinstance(model, RecursiveModel):
+        raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
+    return model

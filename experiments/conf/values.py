@@ -1,0 +1,45 @@
+"""Checks of single values of a configuration, and a configuration as plain values."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from loopgrad.experiments.errors import ConfigError
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as nested dicts, lists and values."""
+    found = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
+def check_count(name: str, value: Any, least: int = 1, optional: bool = False) -> None:
+    """Check a number of things.
+
+    Raises:
+        ConfigError: It is no int of at least `least` (or null, where it is optional).
+    """
+    if optional and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{name}={value}: must be an int of at least {least}{' or null' if optional else ''}")
+
+
+def run_seeds(seeds: Any, name: str = "seeds") -> list[int]:
+    """Return the seeds of runs.
+
+    Args:
+        seeds: A list, or a single seed.
+        name: Key of the configuration, for messages.
+
+    Raises:
+        ConfigError: It is no list of different ints of at least 0.
+    """
+    values = list(seeds) if OmegaConf.is_list(seeds) else [seeds]
+    if not values or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in values):
+        example = "an int of at least 0" if name == "seed" else "a list of ints of at least 0, such as seeds=[0,1,2]"
+        raise ConfigError(f"{name}={seeds}: must be {example}")
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{name}={seeds}: a seed is named twice")
+    return values

@@ -1,0 +1,1 @@
+"""What an analysis measures on trained weights: verdicts, spectra, gradients, and pictures of single recursions."""

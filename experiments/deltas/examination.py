@@ -1,0 +1,117 @@
+"""How trained weights are examined, and what they are examined on: frozen weights with held-out samples."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loopgrad.experiments.deltas.weights import Weights
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks.base import Batch, Task
+from loopgrad.experiments.trainer import Trainer, device_of
+from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.models.recursive import RecursiveModel, State
+
+
+@dataclass(frozen=True)
+class Examination:
+    """How trained weights are examined.
+
+    Args:
+        samples: Held-out samples.
+        segments: Segments from the initial state that count as the training depth; None for as many as training ran.
+        extrapolate: The recursion is followed to so many times the training depth as well.
+        lags: Cycles back that states are compared, so the longest period that is seen.
+        rtol: Relative residual of a cycle that counts as having arrived.
+        spectrum_samples: Samples, solved and unsolved alike, whose leading eigenvalues are found; 0 for none.
+        exponent_samples: Samples that do not settle whose Lyapunov exponent is found; 0 for none.
+        exponent_cycles: Cycles over which it is averaged.
+        gradient_samples: Samples, solved and unsolved alike, whose gradients are compared with BPTT; 0 for none.
+        radius_samples: How many of those get a spectral radius where each gradient is taken.
+        search_samples: Samples near whose end a fixed point is searched, and which are started anew; 0 for none.
+        device: "auto" for CUDA where there is one, else a torch device.
+        num_threads: Threads of a CPU run.
+        seed: Seed of random starts.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    samples: int = 256
+    segments: int | None = None
+    extrapolate: int = 4
+    lags: int = 16
+    rtol: float = 1e-3
+    spectrum_samples: int = 8
+    exponent_samples: int = 8
+    exponent_cycles: int = 32
+    gradient_samples: int = 48
+    radius_samples: int = 4
+    search_samples: int = 4
+    device: str = "auto"
+    num_threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        least = {"samples": 1, "segments": 1, "extrapolate": 1, "lags": 2, "exponent_cycles": 10, "num_threads": 1}
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < least.get(name, 0):
+                raise ValueError(f"{name}={value} must be at least {least.get(name, 0)}")
+        if not 0 < self.rtol < 1:
+            raise ValueError(f"rtol={self.rtol} must be between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Frozen weights with the samples on which they are examined, all on one device."""
+
+    weights: Weights
+    task: Task
+    trainer: Trainer
+    model: RecursiveModel
+    batch: Batch
+    state: State
+    x: Tensor
+
+    @property
+    def cell(self) -> nn.Module:
+        """The recursion."""
+        return self.model.cell
+
+    @property
+    def plain(self) -> bool:
+        """Whether its state is that of the map; a coupled cell carries more, and has another Jacobian."""
+        return not is_invertible(self.cell)
+
+    def run(self, state: State, num_steps: int) -> State:
+        """Return the state after some updates."""
+        with self.trainer.precision(self.x.device):
+            return run_without_graph(self.cell, state, self.x, range(num_steps))
+
+    def solved(self, state: State, rows: slice | Tensor = slice(None)) -> np.ndarray:
+        """Return whether the answers read off a state of some samples are right, a bool each."""
+        own = {name: z.to(self.state[name].dtype) for name, z in state.items()}
+        with torch.no_grad(), self.trainer.precision(self.x.device):
+            predicted = self.model.readout(own)[0].argmax(-1)
+        return self.task.is_solved(self.batch.inputs[rows].cpu(), predicted.cpu()).numpy()
+
+
+def meet(weights: Weights, settings: Examination) -> Subject:
+    """Load weights and samples.
+
+    Raises:
+        ConfigError: The weights do not fit the model or the task.
+    """
+    task, trainer = weights.make_task(), weights.make_trainer()
+    device = device_of(settings.device)
+    model = weights.load(task).to(device)
+    batch = task.test_set()[: settings.samples].to(device)
+    try:
+        with torch.no_grad():
+            x = model.encode(batch.inputs, batch.puzzle_ids)
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"{weights.path}: the model cannot read this task: {error}") from error
+    return Subject(weights, task, trainer, model, batch, model.initial_state(*batch.inputs.shape), x)

@@ -1,0 +1,203 @@
+"""What is measured on one set of trained weights: where the recursion goes, and what that means for its gradients.
+
+Nothing here is trained; the weights are frozen, the samples held out, and every estimator sees the same ones.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loopgrad.analysis import (
+    StateMap,
+    Thresholds,
+    Trace,
+    Verdicts,
+    cast,
+    classify,
+    eigenvalues,
+    find_fixed_points,
+    gradient_gaps,
+    lyapunov,
+    multistart,
+    record,
+    rounding_error,
+)
+from loopgrad.analysis.counters import SavedBytes
+from loopgrad.experiments.deltas.examination import Examination, Subject
+from loopgrad.experiments.deltas.findings import at_depth, beside, of_search
+from loopgrad.experiments.training.probe import Probe
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
+from loopgrad.gradients.contract import period_of
+from loopgrad.models.recursive import State
+
+LEAST = 4  # samples that make a group
+
+
+class Depth(NamedTuple):
+    """The recursion followed to one depth."""
+
+    name: str
+    trace: Trace
+    end: State
+    solved: np.ndarray
+    verdicts: dict[str, Verdicts]
+
+
+class Seen(NamedTuple):
+    """A record, and what its figures are drawn from."""
+
+    record: dict[str, Any]
+    depths: tuple[Depth, Depth]
+    eigenvalues: np.ndarray
+    of_solved: np.ndarray
+
+
+def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Estimator]) -> Seen:
+    """Measure all that the report shows of one set of weights.
+
+    Raises:
+        ValueError: The gradient of an estimator cannot be taken on this model.
+    """
+    segments = settings.segments or subject.trainer.halting.max_segments
+    length = subject.model.num_steps
+    updates = segments * length
+    last = subject.run(subject.state, updates - length)  # where the last segment of training depth starts
+    trained = follow(subject, settings, "training", updates, subject.run(last, length))
+    beyond = (settings.extrapolate - 1) * updates
+    deeper = follow(subject, settings, "extrapolated", updates + beyond, subject.run(trained.end, beyond))
+    found: dict[str, Any] = {
+        "name": subject.weights.name,
+        **{key: getattr(subject.weights, key) for key in ("group", "estimator", "seed", "step")},
+        "samples": len(subject.batch),
+        "segments": segments,
+        "cycles_per_segment": length // period_of(subject.cell),
+        "period": trained.trace.period,
+        "dtype": trained.trace.dtype,
+        "depths": [at_depth(it.name, it.trace, it.solved, it.verdicts) for it in (trained, deeper)],
+    }
+    values, chosen = np.zeros((0, 1), dtype=complex), _each(trained.solved, settings.spectrum_samples)
+    if subject.plain and chosen.size:
+        values = eigenvalues(*_map_at(subject, trained.end, chosen), k=4)
+        found["spectrum"] = {
+            "solved": trained.solved[chosen].tolist(),
+            "radius": np.abs(values[:, 0]).tolist(),
+            "leading": [[value.real, value.imag] for value in values[:, 0]],
+        }
+    if subject.plain and settings.exponent_samples:
+        found["exponents"] = _exponents(subject, deeper, settings)
+    if settings.gradient_samples and estimators:
+        found["gaps"] = _gaps(subject, last, trained.solved, settings, estimators)
+    if subject.plain and settings.search_samples:
+        found["search"] = _search(subject, deeper, settings)
+    return Seen(found, (trained, deeper), values, trained.solved[chosen])
+
+
+def follow(subject: Subject, settings: Examination, name: str, updates: int, end: State) -> Depth:
+    """Record the recursion from the initial state to its end, and judge it."""
+    wide = torch.float64 if subject.plain else None
+    with subject.trainer.precision(subject.x.device):
+        trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
+    floor = None
+    if subject.plain:
+        with subject.trainer.precision(subject.x.device):
+            floor = 2 * float(np.median(rounding_error(subject.cell, end, subject.x)))
+    verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
+    return Depth(name, trace, end, subject.solved(end), verdicts)
+
+
+def _each(solved: np.ndarray, count: int) -> np.ndarray:
+    """Return indices of up to `count` samples, half of them solved where there are enough of both."""
+    right, wrong = np.flatnonzero(solved), np.flatnonzero(~solved)
+    half = min(right.size, max(count // 2, count - wrong.size))
+    return np.sort(np.concatenate([right[:half], wrong[: count - half]]))
+
+
+def _map_at(subject: Subject, state: State, rows: np.ndarray) -> tuple[StateMap, Tensor]:
+    index = torch.from_numpy(rows).to(subject.x.device)
+    f = StateMap(subject.cell, {name: z[index] for name, z in state.items()}, subject.x[index])
+    return f, f.point
+
+
+def _exponents(subject: Subject, depth: Depth, settings: Examination) -> dict[str, Any]:
+    """Return the largest Lyapunov exponents of samples that are bounded and do not settle."""
+    restless = np.flatnonzero(np.isin(depth.verdicts["joint"].label, ["orbit", "cycle"]))
+    chosen = restless[_each(depth.solved[restless], settings.exponent_samples)]
+    if not chosen.size:
+        return {"solved": [], "mean": [], "error": []}
+    found = lyapunov(*_map_at(subject, depth.end, chosen), settings.exponent_cycles, transient=8, blocks=8)
+    return {
+        "solved": depth.solved[chosen].tolist(),
+        "mean": found.mean[:, 0].tolist(),
+        "error": found.error[:, 0].tolist(),
+    }
+
+
+def _gaps(
+    subject: Subject, start: State, solved: np.ndarray, settings: Examination, estimators: Mapping[str, Estimator]
+) -> list[dict[str, Any]]:
+    """Compare gradients of the segment that starts at `start`, apart for samples that it solves and others."""
+    chosen = _each(solved, settings.gradient_samples)
+    groups = {"all": chosen}
+    for name, mask in (("solved", solved), ("unsolved", ~solved)):
+        if mask[chosen].sum() >= LEAST and not mask[chosen].all():
+            groups[name] = chosen[mask[chosen]]
+
+    def loss(module: nn.Module, estimator: Estimator, rows: Tensor) -> Tensor:
+        state = {name: z[rows] for name, z in start.items()}
+        return Probe(subject.model, subject.trainer, subject.batch[rows], state).loss(module, estimator)
+
+    forward, subject.model.forward_dtype = subject.model.forward_dtype, None  # gradients in the dtype of the weights
+    try:
+        own = next(subject.model.parameters()).dtype
+        found = gradient_gaps(
+            estimators,
+            loss,
+            subject.model,
+            subject.cell,
+            cast(start, own),
+            subject.x.to(own),
+            subject.model.num_steps,
+            samples={name: torch.from_numpy(rows).to(subject.x.device) for name, rows in groups.items()},
+            radius_samples=settings.radius_samples if subject.plain else 0,
+        )
+    finally:
+        subject.model.forward_dtype = forward
+    return [beside(gap) for gap in found]
+
+
+def memory(subject: Subject) -> dict[str, dict[int, int]]:
+    """Return the bytes that gradients of 8 samples keep for backward, of 1 to 8 times a segment's updates."""
+    length, found = subject.model.num_steps, {}
+    state, x = {name: z[:8] for name, z in subject.state.items()}, subject.x[:8]
+    contestants = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "last cycle": TruncatedBPTT(num_cycles=1)}
+    owned = [*subject.model.parameters(), *subject.model.buffers(), x, *state.values()]
+    for name, estimator in contestants.items():
+        found[name] = {}
+        for factor in (1, 2, 4, 8):
+            counter = SavedBytes(owned)
+            with counter:
+                rollout = estimator(subject.cell, state, x, factor * length)
+            found[name][factor * length] = counter.held()
+            del rollout
+    return found
+
+
+def _search(subject: Subject, depth: Depth, settings: Examination) -> dict[str, Any]:
+    """Search fixed points near the ends, and compare the ends of other starts."""
+    chosen = _each(depth.solved, settings.search_samples)
+    f, end = _map_at(subject, depth.end, chosen)
+    size = end.norm(dim=1, keepdim=True)
+    learned = _map_at(subject, subject.state, chosen)[1]
+    noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64).to(end)
+    starts = torch.stack(
+        [learned, torch.zeros_like(end), noise / noise.norm(dim=1, keepdim=True) * size, end.roll(1, 0)]
+    )
+    cycles = depth.trace.num_steps // depth.trace.period
+    ends = multistart(f, starts, cycles)
+    rows = torch.from_numpy(chosen).to(subject.x.device)
+    right = [subject.solved(f.state(z), rows) for z in ends.end]
+    points = find_fixed_points(f, end, max_steps=20, max_products=40)
+    return of_search(depth.solved[chosen], points, ends, np.stack(right))

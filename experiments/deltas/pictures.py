@@ -1,0 +1,56 @@
+"""Pictures of a single recursion, drawn while its states are at hand."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from loopgrad.analysis import plots
+from loopgrad.analysis.plots import Drawn
+from loopgrad.experiments.deltas.examination import Subject
+from loopgrad.experiments.deltas.measuring import Seen
+from loopgrad.gradients.recompute import run_without_graph
+
+PICTURED = 48  # samples of the figures that need whole states
+
+
+def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
+    """Draw one recursion; return the paths of the PNGs below `folder`, none without matplotlib."""
+    trained, deeper = seen.depths
+    horizon, segment = trained.trace.num_steps, subject.model.num_steps
+    states = _states(subject, deeper.trace.num_steps, deeper.trace.period)
+    verdicts = deeper.verdicts["joint"]
+    labels = verdicts.label[: states.shape[1]]
+    odd = int(np.argmax(deeper.trace.joint_relative[: states.shape[1]]))
+    drawn = {
+        "residuals": plots.residuals(
+            deeper.trace, deeper.solved, segment=segment, horizon=horizon, floor=verdicts.floor
+        ),
+        "heatmap": plots.heatmap(deeper.trace, verdicts),
+        "trajectories": plots.trajectories(states, labels),
+        "recurrence": plots.recurrence(states[:, odd]),
+    }
+    if seen.eigenvalues.size:
+        drawn["eigenvalues"] = plots.eigenvalue_cloud(seen.eigenvalues, seen.of_solved)
+    return [_save(it, folder, f"{slug}-{name}") for name, it in drawn.items()]
+
+
+def _save(drawn: Drawn, folder: Path, name: str) -> str:
+    plots.save(drawn, folder / "figures" / name)
+    return f"figures/{name}.png"
+
+
+def _states(subject: Subject, updates: int, period: int) -> np.ndarray:
+    """Return the states at the ends of cycles of some samples, all streams as one vector, (cycles + 1, samples, n)."""
+    rows = slice(0, PICTURED)
+    state, x = {name: z[rows] for name, z in subject.state.items()}, subject.x[rows]
+    found = [_flat(state)]
+    with subject.trainer.precision(x.device):
+        for _ in range(updates // period):
+            state = run_without_graph(subject.cell, state, x, range(period))
+            found.append(_flat(state))
+    return np.stack(found)
+
+
+def _flat(state: dict[str, torch.Tensor]) -> np.ndarray:
+    return torch.cat([z.flatten(1).float() for z in state.values()], dim=1).cpu().numpy()

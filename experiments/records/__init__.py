@@ -1,0 +1,29 @@
+"""Records: what they hold, and how they are written and read."""
+
+from loopgrad.experiments.records.kinds import (
+    LEVELS,
+    OUTCOMES,
+    DepthRecord,
+    RunRecord,
+    StreamRecord,
+    WeightsRecord,
+    fields_of,
+)
+from loopgrad.experiments.records.lines import differences, line, read, read_whole_lines, replace_text, slug, write
+
+__all__ = [
+    "LEVELS",
+    "OUTCOMES",
+    "DepthRecord",
+    "RunRecord",
+    "StreamRecord",
+    "WeightsRecord",
+    "differences",
+    "fields_of",
+    "line",
+    "read",
+    "read_whole_lines",
+    "replace_text",
+    "slug",
+    "write",
+]

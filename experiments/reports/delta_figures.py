@@ -1,0 +1,106 @@
+"""The figures that the weights of an analysis share, drawn from their records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from loopgrad.analysis import plots
+from loopgrad.analysis.plots import Drawn, Point, Progress, Trade
+from loopgrad.experiments.records import WeightsRecord, slug
+from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, outcomes
+
+MANY = 12  # conditions from which on only the last step of each is drawn
+TOLD_APART = 8  # lines of one figure, or markers
+
+
+def of_all(records: Sequence[WeightsRecord], folder: Path) -> list[str]:
+    """Draw what all weights have in common: verdicts, validity of gradients, training, accuracy beside bytes."""
+    found, paths = conditions(records), []
+    last = at_last(found)
+    for at, depth in enumerate(("training", "extrapolated")):
+        rows = {
+            f"{condition.name}, {outcome}": counts
+            for condition in (last if len(found) > MANY else found)
+            for outcome, counts in outcomes(condition, at).items()
+            if sum(counts.values())
+        }
+        paths.append(_save(plots.verdict_bars(rows), folder, f"verdicts-{depth}"))
+    if points := [point for record in records for point in _points(record)]:
+        paths.append(_save(plots.validity(points), folder, "validity"))
+    paths += [_memory(record, folder) for record in records if "memory" in record]
+    if len(last) > TOLD_APART:
+        return paths
+    progress = _progress(found)
+    if len({row.step for row in progress}) > 1:
+        paths.append(_save(plots.over_training(progress), folder, "over-training"))
+    trades = _trades(last)
+    if len(trades) > 1:
+        paths.append(_save(plots.pareto(trades), folder, "pareto"))
+    return paths
+
+
+def _memory(record: WeightsRecord, folder: Path) -> str:
+    """Draw bytes against updates, as measured and by their law."""
+    found = record.get("memory", {})
+    measured = {name: {int(t): held for t, held in counts.items()} for name, counts in found.items()}
+    laws = {name: _law(name, values) for name, values in measured.items()}
+    return _save(plots.memory(measured, laws), folder, f"{slug(record['name'])}-memory")
+
+
+def _law(name: str, measured: dict[int, int]) -> dict[int, float]:
+    """Return what memory should be, from the fewest updates alone: T graphs, about sqrt(T) states, or a constant."""
+    first, second = sorted(measured)[:2]
+    slope = (measured[second] - measured[first]) / (second - first)
+    laws = {
+        "bptt": lambda t: measured[first] + slope * (t - first),
+        "checkpointed": lambda t: measured[first] * (t / first) ** 0.5,
+    }
+    return {t: float(laws[name](t)) if name in laws else float(measured[first]) for t in measured}
+
+
+def _save(drawn: Drawn, folder: Path, name: str) -> str:
+    plots.save(drawn, folder / "figures" / name)
+    return f"figures/{name}.png"
+
+
+def _points(record: WeightsRecord) -> list[Point]:
+    return [
+        Point(
+            gap["estimator"],
+            gap["residual_q50"],
+            gap["radius_q50"],
+            gap["cosine"],
+            gap["relative_error"],
+            f"{record['name']}, {gap['samples']}",
+        )
+        for gap in record.get("gaps", [])
+        if gap["samples"] != "all" and None not in (gap["residual_q50"], gap["cosine"], gap["relative_error"])
+    ]
+
+
+def _progress(found: Sequence[Condition]) -> list[Progress]:
+    rows = []
+    for condition in found:
+        for record in condition.records:
+            if record["step"] is None:
+                continue
+            joint = record["depths"][0]["streams"]["joint"]
+            residual = (joint["reevaluated"] or joint["residual"])["all"][1]
+            radii = record.get("spectrum", {}).get("radius")
+            radius = float(np.median(radii)) if radii else None
+            if residual is not None:
+                rows.append(Progress(condition.trained, record["step"], residual, radius))
+    return rows
+
+
+def _trades(found: Sequence[Condition]) -> list[Trade]:
+    trades = []
+    for condition in found:
+        exact = [100 * sum(r["depths"][0]["solved"]) / r["samples"] for r in condition.records]
+        saved = [held for record in condition.records if (held := record.get("saved_bytes"))]
+        if saved:
+            trades.append(
+                Trade(condition.trained, float(np.median(saved)), float(np.mean(exact)), min(exact), max(exact))
+            )
+    return trades

@@ -1,0 +1,151 @@
+"""From records to what a reader sees: one row per estimator with the spread over seeds, and one sentence."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loopgrad.experiments.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, least and greatest value over seeds; nan where no seed has a value."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Spread":
+        """Return the spread of the values that are not None."""
+        known = [value for value in values if value is not None]
+        if not known:
+            return cls(math.nan, math.nan, math.nan)
+        return cls(statistics.fmean(known), min(known), max(known))
+
+    def text(self, show: Callable[[float], str]) -> str:
+        """Return "mean (low-high)", or the one value if all are shown alike."""
+        if math.isnan(self.mean):
+            return "-"
+        low, high = show(self.low), show(self.high)
+        return show(self.mean) if low == high else f"{show(self.mean)} ({low}-{high})"
+
+
+def by_estimator(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Group records by estimator, in order of first appearance."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(record["estimator"], []).append(record)
+    return groups
+
+
+def spread(records: Sequence[RunRecord], *path: str | int) -> Spread:
+    """Return the spread over records of the value at a path of keys, such as "residuals", "joint", "map", 1."""
+    return Spread.of([_at(record, path) for record in records])
+
+
+def _at(record: Any, path: Sequence[str | int]) -> float | None:
+    for key in path:
+        if record is None:
+            return None
+        record = record[key] if isinstance(key, int) else record.get(key)
+    return record
+
+
+def percent(value: float) -> str:
+    """Return a fraction in percent."""
+    return f"{100 * value:.1f}"
+
+
+def mebibytes(value: float) -> str:
+    """Return bytes in MiB."""
+    return f"{value / 2**20:.2f}"
+
+
+def ratio(value: float) -> str:
+    """Return a ratio."""
+    return f"{value:.2f}"
+
+
+def significant(value: float) -> str:
+    """Return a number to two digits."""
+    return f"{value:.2g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: title, path of the value in a record, how a number is shown, with a spread or not."""
+
+    title: str
+    path: tuple[str | int, ...]
+    show: Callable[[float], str]
+    spread: bool = False
+
+    def text(self, records: Sequence[RunRecord], always_spread: bool) -> str:
+        """Return the mean over records, with least and greatest where asked for."""
+        found = spread(records, *self.path)
+        if not (self.spread or always_spread):
+            found = Spread(found.mean, found.mean, found.mean)
+        return found.text(self.show)
+
+
+COLUMNS = (
+    Column("exact %", ("exact_accuracy",), percent, spread=True),
+    Column("time / BPTT", ("time_ratio_to_bptt",), ratio),
+    Column("saved MiB", ("saved_bytes",), mebibytes),
+    Column("peak MiB", ("peak_bytes",), mebibytes),
+    Column("cosine", ("gradient_cosine",), lambda value: f"{value:.3f}"),
+    Column("rel. error", ("gradient_relative_error",), significant),
+    Column("tokens %", ("token_accuracy",), percent, spread=True),
+    Column("loss", ("loss",), significant),
+    Column("evaluations", ("cell_evaluations",), lambda value: f"{value:.0f}"),
+    Column("vjps", ("vjps",), lambda value: f"{value:.0f}"),
+    Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.2f}"),
+    Column("residual", ("residuals", "joint", "map_relative", 1), significant),
+)
+# of implicit estimators only
+VERDICTS = (Column("trusted %", ("verdicts", "mean_trusted"), percent, spread=True),)
+
+
+def columns_of(records: Sequence[RunRecord]) -> tuple[Column, ...]:
+    """Return the columns that these records have values for."""
+    return COLUMNS + VERDICTS if any(record.get("verdicts") for record in records) else COLUMNS
+
+
+def table(
+    records: Sequence[RunRecord], columns: Sequence[Column] | None = None, always_spread: bool = True
+) -> tuple[list[str], list[list[str]]]:
+    """Return the header and one row per estimator."""
+    columns = columns_of(records) if columns is None else columns
+    groups = by_estimator(records)
+    rows = [[name, *(column.text(group, always_spread) for column in columns)] for name, group in groups.items()]
+    return ["estimator", *(column.title for column in columns)], rows
+
+
+def reading(records: Sequence[RunRecord]) -> str:
+    """Return one sentence that says what each estimator gave and cost, beside BPTT where it took part."""
+    groups = by_estimator(records)
+    seeds = len({record["seed"] for record in records})
+    scale = f"{seeds} seeds" if seeds > 1 else "one seed, so without a spread"
+    first = records[0]
+    opening = f"After {first['train_steps']} steps of {first['model']} on {first['task']} ({scale})"
+    base = next((name for name in groups if name == "bptt"), None)
+    clauses = []
+    if base:
+        clauses.append(f"BPTT solves {_score(groups[base])} of the held-out samples exactly")
+    for name, group in groups.items():
+        if name == base:
+            continue
+        clause = f"{name} {_score(group)} at {spread(group, 'time_ratio_to_bptt').mean:.2f}x BPTT's time"
+        if base and (whole := spread(groups[base], "saved_bytes").mean):
+            clause += f" and {spread(group, 'saved_bytes').mean / whole:.2f}x its saved bytes"
+        cosine = spread(group, "gradient_cosine").mean
+        exact = group[0]["kind"] == "exact"
+        clauses.append(clause + (" with the same gradient" if exact else f" with gradient cosine {cosine:.2f}"))
+    return f"{opening}, {'; '.join(clauses)}."
+
+
+def _score(group: list[RunRecord]) -> str:
+    return f"{100 * spread(group, 'exact_accuracy').mean:.1f} %"

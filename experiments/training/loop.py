@@ -1,0 +1,150 @@
+"""Deep-supervision training: one optimiser step is one segment of every row."""
+
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from loopgrad.analysis.counters import SavedBytes
+from loopgrad.experiments.errors import NonFinite
+from loopgrad.experiments.tasks.base import Batch, Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.training.seeds import generators, seed_for
+from loopgrad.gradients import Estimator, jacobian_penalty, tree
+from loopgrad.models import supervision
+from loopgrad.models.losses import right_tokens, token_loss
+from loopgrad.models.recursive import RecursiveModel
+
+
+@dataclass
+class Run:
+    """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole."""
+
+    model: RecursiveModel
+    average: AveragedModel
+    optimizer: torch.optim.Optimizer
+    carry: supervision.Carry
+    exploration: torch.Generator
+    step: int = 0
+
+    @property
+    def evaluated(self) -> RecursiveModel:
+        """The model that is evaluated: the average of the weights."""
+        model = self.average.module
+        assert isinstance(model, RecursiveModel)
+        return model
+
+
+def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run:
+    """Return a run at step 0; seeds torch's global generator for dropout."""
+    device = trainer.torch_device()
+    model = model.to(device).train()
+    torch.manual_seed(seed_for("dropout", seed))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), trainer.learning_rate, (trainer.beta1, trainer.beta2), weight_decay=trainer.weight_decay
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
+    first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
+    exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
+    return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
+
+
+def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
+    """Train to the last step, yielding what each step measured; evaluations are part of it.
+
+    Raises:
+        NonFinite: The loss or the gradient is not finite; the weights are those before the step.
+    """
+    test = task.test_set()
+    saved = None
+    while run.step < trainer.train_steps:
+        began = time.perf_counter()
+        entry, saved = _step(run, trainer, task, estimator, seed, saved)
+        run.step += 1
+        entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
+        if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
+            scores = evaluate(run.evaluated, trainer, task, test)
+            entry |= {f"test_{name}": value for name, value in scores.items()}
+        yield entry
+
+
+def _step(
+    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
+) -> tuple[dict[str, Any], int]:
+    device = run.carry.segment.device
+    # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
+    batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
+    if generators(estimator):
+        saved = None  # it may be another at each draw
+    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
+    with trainer.precision(device), counter or nullcontext():
+        result = supervision.run_segment(
+            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
+        )
+        penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
+    saved = counter.held() if counter else saved
+    assert saved is not None
+    run.optimizer.zero_grad(set_to_none=True)
+    (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
+    if penalty is not None:
+        result.metrics["jacobian_penalty"] = penalty.detach()
+    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
+    entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
+    entry |= {f"implicit_{name}": value for name, value in result.output.stats.numbers().items()}
+    if not all(map(torch.isfinite, (norm, result.loss))):
+        raise NonFinite(_first_non_finite(run, result))
+    if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
+        nn.utils.clip_grads_with_norm_(run.model.parameters(), trainer.grad_clip, norm)
+    rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+    run.average.update_parameters(run.model)
+    run.carry = result.carry
+    return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
+
+
+def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
+    """Return the Jacobian penalty at the states that the segment ended in."""
+    probe = torch.Generator(device=run.carry.segment.device).manual_seed(seed_for("jacobian", seed) + run.step)
+    x = run.model.encode(result.carry.batch.inputs, result.carry.batch.puzzle_ids)
+    return jacobian_penalty(run.model.cell, result.carry.state, x, run.model.num_steps, probe)
+
+
+def _first_non_finite(run: Run, result: supervision.Segment) -> str:
+    """Name the first tensor that is not finite, in the order in which a step computes them."""
+    named = [(f"parameter {name}", p) for name, p in run.model.named_parameters()]
+    named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
+    named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
+    named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
+    named += [(f"gradient of {name}", p.grad) for name, p in run.model.named_parameters() if p.grad is not None]
+    name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
+    return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
+
+
+@torch.no_grad()
+def evaluate(model: RecursiveModel, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
+    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens)."""
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    solved, tokens, losses = [], [], []
+    for start in range(0, len(samples), trainer.eval_batch_size):
+        batch = samples[start : start + trainer.eval_batch_size].to(device)
+        with trainer.precision(device):
+            output = supervision.predict(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
+        solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
+        tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
+        losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))
+    model.train(training)
+    return {
+        "exact_accuracy": torch.cat(solved).mean().item(),
+        "token_accuracy": torch.cat(tokens).mean().item(),
+        "loss": torch.stack(losses).sum().item() / len(samples),
+    }

@@ -1,0 +1,64 @@
+"""What finished runs gave: how well they learnt, and probes on the weights that they left."""
+
+from typing import Any
+
+import torch
+
+from loopgrad.experiments import provenance
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.training import probe
+from loopgrad.experiments.training.runs import Plan, history, trained_model
+
+
+def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -> list[RunRecord]:
+    """Return the records of the finished runs of one seed, their estimators timed in turn on the same weights."""
+    trainer, task, seed = runs[0].trainer, runs[0].task, runs[0].seed
+    torch.set_num_threads(trainer.num_threads)  # as in training, and so that idle threads do not disturb the timing
+    test = task.test_set()
+    probes = {plan.name: probe.start(trained_model(plan), trainer, test) for plan in runs}
+    first = probes[runs[0].name]
+    seconds = probe.times(first, {plan.name: plan.estimator for plan in runs}, repeats)
+    result = []
+    for plan in runs:
+        log = history(plan)
+        last, mine = log[-1], probes[plan.name]
+        costs = probe.cost(mine, plan.estimator)
+        result.append(
+            {
+                "estimator": plan.name.removesuffix(f"-seed{seed}"),
+                "task": names.task,
+                "model": names.model,
+                "seed": seed,
+                "train_steps": trainer.train_steps,
+                "loss": last["test_loss"],
+                "exact_accuracy": last["test_exact_accuracy"],
+                "token_accuracy": last["test_token_accuracy"],
+                **seconds[plan.name],
+                **costs,
+                **probe.agreement(mine, plan.estimator),
+                **probe.residuals(mine, plan.estimator),
+                "kind": plan.estimator.kind,
+                "train_seconds": sum(entry["seconds"] for entry in log),
+                "curve": {
+                    "step": [entry["step"] for entry in log if "test_loss" in entry],
+                    "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
+                    "train_loss": [entry["loss"] for entry in log],
+                },
+                "verdicts": _verdicts(log),
+                "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
+                **made,
+                "device": provenance.device_name(mine.batch.inputs.device),
+                "config": plan.fingerprint,
+            }
+        )
+    return result
+
+
+def _verdicts(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return what an implicit estimator said of its samples at each step, and the share trusted over training."""
+    names = [name for name in log[-1] if name.startswith("implicit_")]
+    if not names:
+        return None
+    found = {name.removeprefix("implicit_"): [entry[name] for entry in log] for name in names}
+    return {"mean_trusted": sum(found["trusted"]) / len(log), **found}

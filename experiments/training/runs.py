@@ -1,0 +1,132 @@
+"""One training run in a folder of its own (train.jsonl, checkpoint.pt, weights*.safetensors); it goes on from there."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+
+from loopgrad.analysis.files import replace_bytes
+from loopgrad.experiments import records
+from loopgrad.experiments.conf.parts import build_model
+from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite
+from loopgrad.experiments.processes import on_signal
+from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.training import checkpoint
+from loopgrad.experiments.training.loop import Run, begin, train
+from loopgrad.experiments.training.seeds import seed_for
+from loopgrad.experiments.training.tensorboard import scalars
+from loopgrad.gradients import Estimator
+from loopgrad.gradients.budget import BudgetTooSmall
+from loopgrad.gradients.central_differences import TooCoarse
+from loopgrad.gradients.implicit_verdict import Unconverged
+from loopgrad.gradients.tangents import CannotCarry
+from loopgrad.models.recursive import RecursiveModel
+
+Report = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one run needs; it can be sent to another process.
+
+    Attributes:
+        name: Name of the run, such as "last_cycle-seed0".
+        task: With its data made.
+        estimator: How gradients are obtained; its noise starts here, and runs and probes draw from copies.
+        trainer: Hyperparameters.
+        seed: Seed of the run.
+        folder: Where its files go.
+        fingerprint: Configuration of the run, plain values: what a checkpoint must agree with.
+        tensorboard: Whether scalars are written for TensorBoard too.
+    """
+
+    name: str
+    task: Task
+    estimator: Estimator
+    trainer: Trainer
+    seed: int
+    folder: Path
+    fingerprint: dict[str, Any]
+    tensorboard: bool = False
+
+
+def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: False) -> None:
+    """Run to the last step, from the checkpoint if there is one.
+
+    Args:
+        plan: What to run.
+        report: Called with the run's name and what each step measured.
+        ended: Asked after each step whether to stop, as a signal asks.
+
+    Raises:
+        Interrupted: After a signal, or when ended; the checkpoint holds the last whole step.
+        NonFinite: See `train`; the checkpoint holds the step before.
+        ConfigError: The folder holds a run of another configuration, or a checkpoint that cannot be read; or the
+            estimator's memory_budget is too small for the model, or an implicit gradient was to raise and did.
+    """
+    torch.set_num_threads(plan.trainer.num_threads)
+    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    estimator = copy.deepcopy(plan.estimator)
+    with on_signal() as stop:
+        run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
+        if stored.exists():
+            checkpoint.load(stored, run, estimator, plan.fingerprint)
+        kept = records.read_whole_lines(log, run.step)  # later lines belong to steps that will be taken again
+        records.write(log, kept)
+        for entry in kept[-1:]:
+            report(plan.name, entry)
+        _train(plan, run, estimator, report, lambda: stop.requested or ended())
+        _keep_weights(run, plan.folder / "weights.safetensors")
+    if stop.requested:  # it came with the last step, and must not be lost on the run after this one
+        raise Interrupted(plan.name, run.step)
+
+
+def _initial_model(plan: Plan) -> RecursiveModel:
+    return build_model(plan.fingerprint["model"], plan.task, seed_for("weights", plan.seed))
+
+
+def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool]) -> None:
+    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    board = plan.folder / "tensorboard" if plan.tensorboard else None
+    with open(log, "a") as lines, scalars(board, run.step) as show:
+        try:
+            for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
+                lines.write(records.line(entry) + "\n")
+                lines.flush()
+                show(entry)
+                report(plan.name, entry)
+                last, stop, every = run.step == plan.trainer.train_steps, stopped(), plan.trainer.weights_every
+                if every and run.step % every == 0:
+                    _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
+                if last or stop or run.step % plan.trainer.checkpoint_every == 0:
+                    checkpoint.save(stored, run, estimator, plan.fingerprint)
+                if stop and not last:
+                    raise Interrupted(plan.name, run.step)
+        except NonFinite as error:
+            checkpoint.save(stored, run, estimator, plan.fingerprint)
+            raise NonFinite(f"{plan.name}, {error}") from None
+        except (BudgetTooSmall, CannotCarry, TooCoarse, Unconverged) as error:
+            raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None
+
+
+def _keep_weights(run: Run, path: Path) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
+    replace_bytes(path, safetensors_bytes(weights))
+
+
+def trained_model(plan: Plan) -> RecursiveModel:
+    """Return the trained model of a finished run, in evaluation mode, on the run's device."""
+    model = _initial_model(plan)
+    model.load_state_dict(load_file(plan.folder / "weights.safetensors"))
+    return model.to(plan.trainer.torch_device()).eval()
+
+
+def history(plan: Plan) -> list[dict[str, Any]]:
+    """Return what each step of a run measured."""
+    return records.read(plan.folder / "train.jsonl")

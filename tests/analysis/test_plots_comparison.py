@@ -1,0 +1,58 @@
+"""The figures of a comparison: means and ranges over seeds in the table and on the axes, and what is refused."""
+
+import pytest
+
+from loopgrad.analysis.plots import Run, accuracy_and_cost, residuals_by_estimator
+
+RUNS = [
+    Run("bptt", [50, 100], [40, 80], 82, 2**21, 1.0, 1.0, {"z_L": [0.5, None], "z_H": [None, 0.25]}),
+    Run("bptt", [50, 100], [60, 100], 98, 2**21, 1.0, 1.0, {"z_L": [0.25, None], "z_H": [None, 0.0]}),
+    Run("forward", [50, 100], [0, 10], 20, 0, 3.0, 0.5, {"z_L": [0.1, None], "z_H": [None, None]}),
+    Run("untimed", [50], [5], 5, 2**20, residuals={"z_L": [0.2, None], "z_H": [None, 0.2]}),
+]
+
+
+def test_marks_are_means_over_seeds_and_bands_their_range():
+    drawn = accuracy_and_cost(RUNS, "two seeds")
+    assert drawn.table[:2] == [
+        {"estimator": "bptt", "step": 50, "accuracy": 50.0, "low": 40.0, "high": 60.0},
+        {"estimator": "bptt", "step": 100, "accuracy": 90.0, "low": 80.0, "high": 100.0},
+    ]
+    bptt, forward, untimed = drawn.table[-3:]
+    assert bptt == {
+        "estimator": "bptt", "accuracy": 90.0, "low": 82.0, "high": 98.0, "bytes": 2.0**21, "time_ratio": 1.0,
+        "cosine": 1.0,
+    }  # fmt: skip
+    assert (forward["bytes"], untimed["time_ratio"], untimed["cosine"]) == (0, None, None)
+    curve, cost, angle = drawn.figure.axes
+    assert [list(line.get_ydata()) for line in curve.get_lines()] == [[50, 90], [0, 10], [5]]
+    at = {round(line.get_xdata()[0], 3): line.get_ydata()[0] for line in cost.get_lines() if line.get_marker() in "osD"}
+    assert at == {2.0: 90, 0.1: 20, 1.0: 5} and cost.get_xscale() == "log"
+    assert [tuple(map(float, line.get_xydata()[0])) for line in angle.get_lines()][:2] == [(1.0, 1.0), (3.0, 0.5)]
+    assert angle.get_xlim()[0] == 0 and drawn.figure.get_suptitle() == "two seeds"
+    assert accuracy_and_cost(RUNS[2:3]).figure.axes[1].get_xscale() == "linear"
+
+
+def test_residuals_are_means_over_seeds_where_a_stream_was_updated_and_zeros_are_left_out_of_the_figure():
+    drawn = residuals_by_estimator(RUNS, "update in the second segment")
+    assert drawn.table[:2] == [
+        {"estimator": "bptt", "stream": "z_L", "update": 1, "residual": 0.375, "zeros": 0},
+        {"estimator": "bptt", "stream": "z_H", "update": 2, "residual": 0.125, "zeros": 1},
+    ]
+    assert len(drawn.table) == 5
+    z_l, z_h = drawn.figure.axes
+    assert [list(line.get_ydata()) for line in z_l.get_lines()] == [[0.375], [0.1], [0.2]]
+    assert [list(line.get_ydata()) for line in z_h.get_lines()] == [[], [], [0.2]]
+    assert [axis.get_title() for axis in (z_l, z_h)] == ["z_L", "z_H"]
+    assert z_h.get_xlabel() == "update in the second segment"
+
+
+def test_what_cannot_be_compared_is_refused():
+    for draw in (accuracy_and_cost, residuals_by_estimator):
+        with pytest.raises(ValueError, match="runs is empty"):
+            draw([])
+    with pytest.raises(ValueError, match="those of bptt must have one accuracy at each of the same steps"):
+        accuracy_and_cost([RUNS[0], RUNS[1]._replace(steps=[50, 90])])
+    for wrong in ([RUNS[0]._replace(residuals={})], [RUNS[0], RUNS[1]._replace(residuals={"z_L": [0.5]})]):
+        with pytest.raises(ValueError, match="residuals of the same streams and as many updates"):
+            residuals_by_estimator(wrong)

