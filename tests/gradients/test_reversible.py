@@ -319,6 +319,18 @@ def test_rounding_arithmetic_is_refused_beyond_its_length_unless_anchored(make, 
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [lambda c: Leapfrog(c, 1 / 32, "float64"), lambda c: Momentum(c, "7/8", "float64")])
+def test_a_first_state_of_zeros_is_met_up_to_rounding(make):
+    torch.manual_seed(0)
+    cell, x = make(Mixing()), torch.randn(3, 8)
+    ours, bptt = (
+        torch.autograd.grad(loss_of(e(cell, torch.zeros(3, 8), x, 20).state), list(cell.parameters()))
+        for e in (ReversibleBPTT(), BPTT())
+    )
+    for mine, theirs in zip(ours, bptt, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [({"verify": "yes"}, "verify"), ({"anchors": 0}, "anchors"), ({"anchors": 2.0}, "anchors")],
