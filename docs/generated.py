@@ -16,6 +16,7 @@ from loopgrad.experiments import tasks
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+MARK = "% made by generated.py"
 KINDS = {
     "exact": "Exact",
     "exact at a fixed point": "Exact at a fixed point",
@@ -52,7 +53,7 @@ def write_pages(app: Sphinx) -> None:
     pages = {f"api/estimators/{name}.md": estimator_page(cls) for name, cls in estimators().items()}
     pages |= {f"api/packages/{it.__name__.split('.')[-1]}.md": package_page(it, text) for it, text in PACKAGES.items()}
     for name, text in (pages | {"gallery.md": gallery()}).items():
-        page = HERE / name
+        page, text = HERE / name, f"{MARK}\n\n{text}"
         page.parent.mkdir(exist_ok=True)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
