@@ -1,11 +1,14 @@
-# Two commands do everything on a fresh machine: `make compare` and `make test`.
+# On a fresh machine: `make compare`, `make test` (lint, types and the fast tests) and `make test-slow` (the other tests).
 PYTHON ?= python3
 # torch is installed first and pinned: an unpinned torch can pull gigabytes. Override with TORCH='torch==2.11.0'.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS = .venv/constraints.txt
+# A file's tests go to one worker, which builds their fixtures once.
+WORKERS ?= 2
+PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-.PHONY: setup compare test lint types docs clean
+.PHONY: setup compare test test-slow lint types docs clean
 
 setup: .venv/ready
 
@@ -22,7 +25,10 @@ compare: setup
 	.venv/bin/loopgrad compare
 
 test: setup lint types
-	.venv/bin/python -m pytest
+	$(PYTEST)
+
+test-slow: setup
+	$(PYTEST) -m slow --durations=15
 
 lint: setup
 	.venv/bin/ruff check .

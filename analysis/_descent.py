@@ -13,6 +13,7 @@ from torch import nn
 from loopgrad.analysis.agreement import Gradients, check_names, float64_vector, reference_gradients
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.summaries import screen
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Descent:
     loss: float
     product: float
     steps: tuple[DescentStep, ...]
+
+    def __repr__(self) -> str:
+        """Say what each step was to do, and did."""
+        rows = [[f"{s.size:.3g}", f"{s.predicted:.3g}", f"{s.measured:.3g}"] for s in self.steps]
+        title = f"Descent from a loss of {self.loss:.4g}, <g, g*> = {self.product:.3g}"
+        return screen(title, ["step size", "change predicted", "measured"], rows)
 
 
 def descent(

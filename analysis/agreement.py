@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 
 Gradients = Mapping[str, torch.Tensor | None]
@@ -31,6 +32,12 @@ class Agreement:
     relative_error: float
     norm_ratio: float
     groups: dict[str, "Agreement"] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say how near the gradient is, over all parameters and by group."""
+        found = {"all": self, **self.groups}
+        rows = [[n, *(f"{v:.3g}" for v in (a.cosine, a.relative_error, a.norm_ratio))] for n, a in found.items()]
+        return screen("Agreement of gradients", ["parameters", "cosine", "relative error", "norm ratio"], rows)
 
 
 def compare_gradients(

@@ -22,6 +22,7 @@ from loopgrad.analysis.agreement import (
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.moments import Moments
 from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 
 Loss = Callable[[nn.Module, Estimator], Tensor]
@@ -62,6 +63,15 @@ class BiasVariance:
     cosine: float
     cosine_deviation: float
     groups: dict[str, "BiasVariance"] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Say how far and how noisy the draws are, over all parameters and by group."""
+        header = ["parameters", "cosine", "relative bias", "z", "p", "snr", "draws for cosine 0.9"]
+        rows = []
+        for name, it in {"all": self, **self.groups}.items():
+            numbers = (it.relative_bias, it.z, it.p, it.snr, it.draws_for(0.9))
+            rows.append([name, f"{it.cosine:.3g} +- {it.cosine_deviation:.2g}", *(f"{value:.3g}" for value in numbers)])
+        return screen(f"BiasVariance of {self.draws} draws", header, rows)
 
     @property
     def snr(self) -> float:

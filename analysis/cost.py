@@ -41,6 +41,14 @@ class Cost:
     flops: int
     seconds: float
 
+    def __repr__(self) -> str:
+        """Say what was counted, in units that can be read."""
+        counts = f"{self.cell_evaluations} cell evaluations, {self.vjps} vjps, "
+        return (
+            f"Cost: saved {self.saved_bytes / 2**20:.4g} MiB, peak {self.peak_bytes / 2**20:.4g} MiB, "
+            f"{'' if self.cell_evaluations is None else counts}{self.flops / 1e9:.3g} GFLOPs, {self.seconds:.3g} s"
+        )
+
 
 def measure(
     run: Callable[[], torch.Tensor],

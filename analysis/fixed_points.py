@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loopgrad.analysis.spectrum import spectral_radius
 from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.summaries import band_of, screen
 from loopgrad.gradients.solvers import gmres
 
 
@@ -27,6 +28,16 @@ class FixedPoints(NamedTuple):
     found: np.ndarray
     distance: np.ndarray
     radius: np.ndarray
+
+    def __repr__(self) -> str:
+        """Say how many were found, and how near and how stable they are."""
+        found, stable = int(self.found.sum()), int((self.radius < 1).sum())
+        title = f"FixedPoints: found from {found} of {self.found.size} starts, {stable} of them stable"
+        rows = [
+            [name, band_of(values), band_of(values[self.found])]
+            for name, values in (("residual", self.residual), ("distance", self.distance), ("radius", self.radius))
+        ]
+        return screen(f"{title}; median [5 %, 95 %]", ["", "all", "found"], rows)
 
 
 def find_fixed_points(
@@ -112,6 +123,13 @@ class Multistart(NamedTuple):
     spread: np.ndarray
     alignment: np.ndarray
     clusters: np.ndarray
+
+    def __repr__(self) -> str:
+        """Say how many samples ended where all their starts did."""
+        starts, batch, _ = self.end.shape
+        title = f"Multistart: {starts} starts of {batch} samples, one end for {int((self.clusters == 1).sum())} of them"
+        rows = [["spread", band_of(self.spread)], ["alignment", band_of(self.alignment)]]
+        return screen(title, ["", "median [5 %, 95 %]"], [*rows, ["ends", band_of(self.clusters)]])
 
 
 def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -> Multistart:

@@ -25,7 +25,9 @@ from loopgrad.analysis.agreement import (
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.streams import state_leaves, stream_names
+from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.invertible import is_invertible
 
 Array = np.ndarray
 
@@ -66,7 +68,16 @@ class GradientGap:
     residual: Array
     radius: Array
 
-    def table(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> list[dict[str, Any]]:
+    def __repr__(self) -> str:
+        """Say how near the gradient is, over all parameters and by group, beside residual and radius."""
+        title = f"GradientGap of {self.estimator} on {self.samples} ({self.count} samples), taken at z_{self.at}\n"
+        title += f"residual {band_of(self.residual)}, spectral radius {band_of(self.radius)}; median [5 %, 95 %]"
+        keys = ("cosine", "relative_error", "norm_ratio", "best_scale", "sign_agreement")
+        numbers = [(row["parameters"], *(row[key] for key in keys)) for row in self.table(BAND)]
+        rows = [[name, *("-" if value is None else f"{value:.3g}" for value in values)] for name, *values in numbers]
+        return screen(title, ["parameters", *(key.replace("_", " ") for key in keys)], rows)
+
+    def table(self, levels: Sequence[float] = BAND) -> list[dict[str, Any]]:
         """Return rows ready for JSON or a data frame: all parameters first, then each group of parameters.
 
         Args:
@@ -76,8 +87,10 @@ class GradientGap:
             One dict per row, the same columns in each; None where a number is not finite or was not asked for.
         """
         known = self.radius[~np.isnan(self.radius)]
-        beside = {f"residual_q{100 * q:g}": _quantile(self.residual, q) for q in levels}
-        beside |= {f"radius_q{100 * q:g}": _quantile(known, q) for q in levels}
+        beside = {}
+        for name, values in (("residual", self.residual), ("radius", known)):
+            pairs = zip(levels, quantiles(values, levels), strict=True)
+            beside |= {f"{name}_q{100 * q:g}": value for q, value in pairs}
         whole = Agreement(self.cosine, self.relative_error, self.norm_ratio)
         rows = [("all", whole, self.sign_agreement)]
         rows += [(name, part, self.signs[name]) for name, part in self.parameters.items()]
@@ -167,7 +180,7 @@ def gradient_gaps(
         raise ValueError("estimators is empty: give a name -> estimator")
     if isinstance(radius_samples, bool) or not isinstance(radius_samples, int) or radius_samples < 0:
         raise ValueError(f"radius_samples must be an int of at least 0, got {radius_samples!r}")
-    if radius_samples and hasattr(cell, "couple"):
+    if radius_samples and is_invertible(cell):
         raise ValueError(
             "radius_samples must be 0 for a coupled cell, whose map of two copies has other eigenvalues: "
             "give cell=the cell inside, or radius_samples=0"
@@ -251,13 +264,6 @@ def _gap(
         residual=residual,
         radius=radius,
     )
-
-
-def _quantile(values: Array, level: float) -> float | None:
-    if not values.size:
-        return None
-    with np.errstate(invalid="ignore"):
-        return _finite(float(np.quantile(np.where(np.isnan(values), math.inf, values), level)))
 
 
 def _finite(value: float) -> float | None:

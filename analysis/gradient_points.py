@@ -28,8 +28,7 @@ def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
     """
     if not isinstance(estimator, TruncatedBPTT):
         return num_steps
-    last = estimator.num_steps if estimator.num_steps is not None else (estimator.num_cycles or 1) * period_of(cell)
-    return max(0, num_steps - last)
+    return num_steps - estimator.length(cell, num_steps)
 
 
 def residual_and_radius(

@@ -15,6 +15,7 @@ from loopgrad.analysis.course import Course, check_lags, check_upcast
 from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site
 from loopgrad.analysis.streams import check_leaves, check_names, short
+from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
 
 
@@ -60,6 +61,15 @@ class Recorder:
         self._period, self._lags, self._upcast = period, lags, upcast
         self._course: Course | None = None
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
+
+    def __repr__(self) -> str:
+        """Say what was recorded so far."""
+        course = self._course
+        if course is None:
+            return f"Recorder: nothing yet, lags={self._lags}"
+        batch, names = course.leaves[0].shape[0], ", ".join(course.names)
+        made = f"{course.num_steps} updates, period {course.period}, {batch} samples, lags={course.lags}"
+        return shortened(f"Recorder: {made}; streams {names}")
 
     @contextmanager
     def attach(self, model: nn.Module, sites: Site | Mapping[str, str] | None = None) -> Iterator["Recorder"]:

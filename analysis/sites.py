@@ -17,6 +17,7 @@ from loopgrad.analysis.hooks import argument, is_forward, never_called, removed
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.invertible import is_invertible
 
 
 class Listener(Protocol):
@@ -70,8 +71,7 @@ class CellSite:
         cell, due, names = self._cell(model), None, ()
 
         def visible(state: Any) -> Any:
-            couple = getattr(cell, "couple", None)
-            return state if couple is None else couple(state).current
+            return cell.current(cell.couple(state)) if is_invertible(cell) else state
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal due, names

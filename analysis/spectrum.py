@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.summaries import band_of, screen
 
 DENSE = 96  # features up to which the whole Jacobian is made
 
@@ -84,6 +85,13 @@ class LyapunovExponents(NamedTuple):
     mean: np.ndarray
     error: np.ndarray
     state: Tensor
+
+    def __repr__(self) -> str:
+        """Say how large they are, and how sure."""
+        batch, k = self.mean.shape
+        title = f"LyapunovExponents of {batch} samples, nats per cycle; median [5 %, 95 %]"
+        rows = [[str(i + 1), band_of(self.mean[:, i]), band_of(self.error[:, i])] for i in range(k)]
+        return screen(title, ["rank", "mean", "error"], rows)
 
 
 def lyapunov(

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.analysis.precision import cast, evaluated_in
+from loopgrad.analysis.streams import short
+from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 class StateMap:
@@ -58,8 +60,14 @@ class StateMap:
         state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
         self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
         leaves, self._unflatten = tree.flatten(state)
-        self._rows = Rows(leaves, per_sample=True)
+        self._rows = RowLayout(leaves, per_sample=True)
         self.point = self._rows.join(leaves)
+
+    def __repr__(self) -> str:
+        """Say of what and on what it is a map."""
+        batch, n = self.point.shape
+        cell, dtype = type(self._cell).__name__, short(self.point.dtype)
+        return shortened(f"StateMap of {cell}, steps {self._steps}: {batch} samples of {n} numbers, {dtype}")
 
     def sample(self, index: int) -> "StateMap":
         """Return the map of one sample, on batches of one."""

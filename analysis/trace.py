@@ -6,12 +6,13 @@ Three residuals that must not be mixed: of one update, of one stream a cycle apa
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
+from loopgrad.analysis.summaries import BAND, band, quantiles, screen
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
@@ -75,7 +76,20 @@ class Trace:
     row: Array
     begin: Array
 
-    def quantiles(self, levels: Sequence[float] = (0.05, 0.5, 0.95)) -> dict[str, dict[str, list[float | None]]]:
+    def __repr__(self) -> str:
+        """Say what was recorded, and how large the last residuals are."""
+        title = f"Trace: {self.num_steps} updates, period {self.period}, {self.row.size} samples, lags={self.lags}"
+        header = ["stream", "dtype", "last update, relative", f"||F(z) - z|| at z_{self.at}, relative"]
+        rows = []
+        found_of = self.quantiles(BAND)
+        for stream in ("joint", *self.streams):
+            found = found_of[stream]
+            ran, mapped = (dtype.get(stream, "") for dtype in (self.dtype, self.map_dtype))
+            moved = band(found["update_relative"]) if "update_relative" in found else ""
+            rows.append([stream, ran if ran == mapped else f"{ran}, F in {mapped}", moved, band(found["map_relative"])])
+        return screen(f"{title}; median [5 %, 95 %]", header, rows)
+
+    def quantiles(self, levels: Sequence[float] = BAND) -> dict[str, dict[str, list[float | None]]]:
         """Return quantiles over the samples, ready for JSON.
 
         Args:
@@ -90,17 +104,16 @@ class Trace:
         for stream in self.streams:
             # a state that has become nan was updated all the same
             moved = ~np.isnan(self.update[stream]) | np.isnan(self.norm[stream][1:])
-            touched = np.flatnonzero(moved.any(axis=1))
-            last = int(touched[-1]) if touched.size else None
+            last = np.flatnonzero(moved.any(axis=1))[-1:]
             result[stream] = {
-                "update": _quantiles(self.update[stream], last, levels),
-                "update_relative": _quantiles(self.relative[stream], last, levels),
-                "map": _quantiles(self.map[stream], ..., levels),
-                "map_relative": _quantiles(self.map_relative[stream], ..., levels),
+                "update": quantiles(self.update[stream][last], levels),
+                "update_relative": quantiles(self.relative[stream][last], levels),
+                "map": quantiles(self.map[stream], levels),
+                "map_relative": quantiles(self.map_relative[stream], levels),
             }
         result["joint"] = {
-            "map": _quantiles(self.joint, ..., levels),
-            "map_relative": _quantiles(self.joint_relative, ..., levels),
+            "map": quantiles(self.joint, levels),
+            "map_relative": quantiles(self.joint_relative, levels),
         }
         return result
 
@@ -183,12 +196,12 @@ def trace_of(
         norm=norm,
         scale=scale,
         update=update,
-        relative={name: _over(update[name], scale[name]) for name in names},
+        relative={name: over(update[name], scale[name]) for name in names},
         cycle={name: found["cycle", name] for name in names},
         map=residual,
-        map_relative={name: _over(residual[name], scale[name]) for name in names},
+        map_relative={name: over(residual[name], scale[name]) for name in names},
         joint=joint,
-        joint_relative=_over(joint, joint_scale),
+        joint_relative=over(joint, joint_scale),
         lags=lags,
         recurrence={n: np.stack([found[f"lag {p}", n] for p in range(1, lags + 1)]) for n in names if lags},
         turning={n: found["turning", n] for n in names if lags},
@@ -204,18 +217,7 @@ def _scale(norm: Array) -> Array:
     return np.where(q90 == 0, norm.max(axis=0), q90)
 
 
-def _over(residual: Array, scale: Array) -> Array:
+def over(residual: Array, scale: Array) -> Array:
     """Divide; a stream that never left zero has not moved: 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where((scale == 0) & (residual == 0), 0.0, residual / scale)
-
-
-def _quantiles(values: Array, index: Any, levels: Sequence[float]) -> list[float | None]:
-    if index is None:
-        return [None] * len(levels)
-    chosen = values[index]
-    if not np.isfinite(chosen).all():  # numpy would interpolate between infinities
-        chosen = np.where(np.isnan(chosen), np.inf, chosen)
-    with np.errstate(invalid="ignore"):
-        found = np.quantile(chosen, levels)
-    return [float(value) if np.isfinite(value) else None for value in found]

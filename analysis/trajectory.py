@@ -17,6 +17,7 @@ from loopgrad.analysis.streams import distances, short, state_leaves, stream_nam
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.invertible import is_invertible
 
 
 def record(
@@ -123,12 +124,12 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequenc
 
 
 def _started(cell: Any, state: Any) -> Any:
-    return cell.couple(state) if hasattr(cell, "couple") else state
+    return cell.couple(state) if is_invertible(cell) else state
 
 
 def _visible(cell: nn.Module, state: Any) -> Any:
     """Return what is recorded of a state: of a coupled cell's the copy that its next update reads."""
-    return state.current if hasattr(cell, "couple") else state
+    return cell.current(state) if is_invertible(cell) else state
 
 
 def _cycle_in(

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from loopgrad.analysis.summaries import band_of, screen
+
 Array = np.ndarray
 LABELS = (
     "converged",
@@ -85,6 +87,17 @@ class Verdicts:
     at_floor: Array
     cycles: int
     thresholds: Thresholds
+
+    def __repr__(self) -> str:
+        """Say how many samples have each label, and their residuals."""
+        title = f"Verdicts of {self.stream}: {self.cycles} cycles, {self.label.size} samples, floor {self.floor:.2g}"
+        rows = []
+        for label, count in self.counts().items():
+            chosen = self.label == label
+            name = f"cycle of {band_of(self.period[chosen])}" if label == "cycle" else label
+            numbers = (band_of(self.residual[chosen]), band_of(self.rate[chosen]))
+            rows.append([name, str(count), f"{100 * count / self.label.size:.1f}", *numbers])
+        return screen(f"{title}; median [5 %, 95 %]", ["label", "samples", "%", "residual", "rate per cycle"], rows)
 
     def counts(self, where: Array | None = None) -> dict[str, int]:
         """Return the number of samples per label, those of a boolean mask if one is given."""

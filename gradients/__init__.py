@@ -6,11 +6,12 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
-from loopgrad.gradients.depths import Depths
+from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
 from loopgrad.gradients.forward_gradient import ForwardGradient
 from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
+from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.random_truncation import RandomTruncation
@@ -20,11 +21,13 @@ from loopgrad.gradients.truncated import TruncatedBPTT
 __all__ = [
     "BPTT",
     "CheckpointedBPTT",
-    "Depths",
+    "DepthDistribution",
     "Estimator",
     "ForwardGradient",
     "ForwardMode",
     "ImplicitGradient",
+    "Invertible",
+    "Note",
     "PhantomGradient",
     "RandomTruncation",
     "ReversibleBPTT",
@@ -33,5 +36,6 @@ __all__ = [
     "Stats",
     "TorchDEQ",
     "TruncatedBPTT",
+    "Undone",
     "jacobian_penalty",
 ]

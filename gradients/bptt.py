@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, run
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,4 @@ class BPTT(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion under autograd."""
         vjps = num_steps if needs_gradient(cell, state, inputs) else 0
-        for step in range(num_steps):
-            state = cell(state, inputs, step)
-        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=vjps))
+        return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=vjps))

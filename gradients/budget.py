@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from loopgrad.gradients import host
+from loopgrad.gradients import host_memory
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.explicit import ExplicitCell, alias, entry
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, leaf_view
 from loopgrad.gradients.live_bytes import PeakBytes, storages
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
@@ -31,7 +32,7 @@ def parse_bytes(budget: int | str) -> int:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", budget)
         if found and found[2].lower() in _UNITS:
             budget = int(float(found[1]) * _UNITS[found[2].lower()])
-    if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
+    if not is_int(budget, 1):
         raise ValueError(
             f"CheckpointedBPTT(memory_budget={budget!r}) must be a positive number of bytes: an int, or a string such "
             'as "512MiB", "1.5GiB", "2GB" or "300 kB"'
@@ -112,7 +113,7 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
     return binomial(num_steps, snapshots, length)
 
 
-def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
+def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
     """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was."""
     tensors = [*cell.state, *cell.others]
     conditions = Conditions(cell.cell, tensors)
@@ -131,7 +132,7 @@ def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
         torch.clear_autocast_cache()
     graph, taped = (max(column) for column in zip(*measured, strict=True))
     generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
-    kept = [leaf for leaf in state if not offload or host.stays(leaf)]
+    kept = [leaf for leaf in state if not offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
         snapshot=_bytes(kept) + generators * moved + copies * written,
@@ -143,13 +144,13 @@ def trace(cell: ExplicitCell, num_steps: int, offload: bool) -> Footprint:
     )
 
 
-def _one_update(cell: ExplicitCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
+def _one_update(cell: FunctionalCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
     sources = [alias(leaf, True) for leaf in state]
     others = [alias(t, t.requires_grad) for t in cell.others]
     with PeakBytes() as live:
-        entries = cell.entries(others)
-        last = cell.run_on([entry(t) for t in sources], entries, buffers, step, step + 1)
-        resumed = [entry(t) for t in entries if t.requires_grad]
+        entries = cell.leaf_views(others)
+        last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1)
+        resumed = [leaf_view(t) for t in entries if t.requires_grad]
         graph = live.live
         pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if out.requires_grad]
         sources += [t for t in others if t.requires_grad]

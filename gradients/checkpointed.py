@@ -7,9 +7,10 @@ from typing import Any, Literal
 from torch import nn
 
 from loopgrad.gradients import budget
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
-from loopgrad.gradients.reversal import Checkpointed
+from loopgrad.gradients.checkpointed_backward import CheckpointedRecursion
+from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, run
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.schedule import Schedule, binomial, segments
 
 
@@ -74,12 +75,12 @@ class CheckpointedBPTT(Estimator):
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        if self.schedule not in ("sqrt", "binomial") and (not _is_int(self.schedule) or self.schedule < 1):
+        if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):
             raise ValueError(
                 f'CheckpointedBPTT(schedule={self.schedule!r}) must be "sqrt", "binomial" or the number of updates in '
                 "a segment, an int of at least 1"
             )
-        if self.schedule == "binomial" and (not _is_int(self.num_snapshots) or int(self.num_snapshots or 0) < 0):
+        if self.schedule == "binomial" and not is_int(self.num_snapshots, 0):
             raise ValueError(
                 f'CheckpointedBPTT(schedule="binomial", num_snapshots={self.num_snapshots!r}) needs the number of '
                 "states to store beside the first one: give num_snapshots, an int of at least 0"
@@ -102,30 +103,25 @@ class CheckpointedBPTT(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping the states that the schedule stores."""
         if num_steps == 0 or not needs_gradient(cell, state, inputs):
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(cell_evaluations=num_steps, vjps=0))
-        explicit, offload = ExplicitCell(cell, state, inputs), self.offload == "cpu"
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
+        functional, offload = FunctionalCell(cell, state, inputs), self.offload == "cpu"
         traced = 0
         if self.memory_budget is None:
             schedule = self._schedule(num_steps)
         else:
-            footprint = budget.trace(explicit, num_steps, offload)
+            footprint = budget.trace(functional, num_steps, offload)
             traced = footprint.traced
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         if schedule is None:
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
+            state = run(cell, state, inputs, range(num_steps))
             return Rollout(state, Stats(traced + num_steps, traced + num_steps))
-        leaves = Checkpointed.apply(explicit, inputs, schedule, offload, *explicit.state, *explicit.others)
+        leaves = CheckpointedRecursion.apply(
+            functional, inputs, schedule, offload, *functional.state, *functional.others
+        )
         stats = Stats(traced + schedule.evaluations, vjps=traced + num_steps)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+        return Rollout(functional.unflatten_state(leaves), stats)
 
     def _schedule(self, num_steps: int) -> Schedule:
         if self.num_snapshots is not None:
             return binomial(num_steps, self.num_snapshots)
         return segments(num_steps, math.isqrt(num_steps - 1) + 1 if self.schedule == "sqrt" else int(self.schedule))
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

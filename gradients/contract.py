@@ -13,11 +13,16 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.cell_call import check_cell
+from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.invertible import is_invertible
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stats:
     """What one forward and one backward pass of a rollout cost, in plain numbers.
+
+    Where the cost of backward is not known beforehand, backward adds to these numbers when it runs.
 
     Attributes:
         cell_evaluations: Calls of the cell, recomputation included.
@@ -63,8 +68,8 @@ class Estimator(ABC):
         Args:
             cell: Module called as cell(state, inputs, step) -> state: one latent update. Its attribute `period`
                 (default 1) is the number of updates in a cycle.
-            state: z_0, any tree of floating tensors, each (batch, ...). A coupled cell (one with `couple` and `read`)
-                takes its own coupled state, or a plain one, and then the last state is a plain one as well.
+            state: z_0, any tree of floating tensors, each (batch, ...). An `Invertible` cell takes
+                its own coupled state, or a plain one, and then the last state is a plain one as well.
             inputs: Any tree, or None; what each update reads beside the state.
             num_steps: Number of updates T, at least 0.
 
@@ -72,15 +77,18 @@ class Estimator(ABC):
             The last state and the cost of obtaining it and its gradient.
 
         Raises:
-            TypeError: The cell is not a module, a state leaf is not a floating tensor, num_steps is not an int.
+            TypeError: The cell is not a module or cannot be called so, a state leaf is not a floating tensor, num_steps
+                is not an int.
             ValueError: num_steps is negative, or the cell returned a state of another structure.
         """
-        _check_call(cell, state, num_steps)
-        couple = getattr(cell, "couple", None)
-        start = couple(state) if couple is not None and num_steps else state
+        check_cell(cell)
+        _check_call(state, num_steps)
+        start = cell.couple(state) if num_steps and is_invertible(cell) else state
         rollout = self.rollout(cell, start, inputs, num_steps)
         check_structure(start, rollout.state)
-        return rollout if start is state else Rollout(cell.read(rollout.state), rollout.stats)  # pyright: ignore
+        if start is not state and is_invertible(cell):
+            return Rollout(cell.read(rollout.state), rollout.stats)
+        return rollout
 
     @abstractmethod
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
@@ -141,22 +149,31 @@ def period_of(cell: nn.Module) -> int:
     return int(getattr(cell, "period", 1))
 
 
+def run(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
+    """Run updates one after the other, as autograd is set, and return the state after them."""
+    for step in steps:
+        state = cell(state, inputs, step)
+    return state
+
+
+def closed_over(cell: nn.Module) -> list[torch.Tensor]:
+    """Return the tensors that the `Stationary` modules of a cell close over and cannot register."""
+    return [tensor for module in cell.modules() if isinstance(module, Stationary) for tensor in module.closed_over]
+
+
+def sources(cell: nn.Module, state: Any, inputs: Any) -> list[torch.Tensor]:
+    """Return the tensors that a rollout depends on and that require grad."""
+    every = (*cell.parameters(), *closed_over(cell), *tree.tensors(state), *tree.tensors(inputs))
+    return [tensor for tensor in every if tensor.requires_grad]
+
+
 def needs_gradient(cell: nn.Module, state: Any, inputs: Any) -> bool:
     """Return whether autograd is on and anything that the rollout depends on requires grad."""
-    if not torch.is_grad_enabled():
-        return False
-    closed_over = (t for module in cell.modules() if isinstance(module, Stationary) for t in module.closed_over)
-    sources = (*cell.parameters(), *closed_over, *tree.tensors(state), *tree.tensors(inputs))
-    return any(tensor.requires_grad for tensor in sources)
+    return torch.is_grad_enabled() and bool(sources(cell, state, inputs))
 
 
-def _check_call(cell: Any, state: Any, num_steps: Any) -> None:
-    if not isinstance(cell, nn.Module):
-        raise TypeError(
-            f"cell must be an nn.Module called as cell(state, inputs, step), got {type(cell).__name__}: "
-            "wrap a plain map fn(state, inputs) as Stationary(fn, parameters=...)"
-        )
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int):
+def _check_call(state: Any, num_steps: Any) -> None:
+    if not is_int(num_steps):
         raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
     if num_steps < 0:
         raise ValueError(f"num_steps must be at least 0, got {num_steps}")

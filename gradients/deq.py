@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,9 @@ class TorchDEQ(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Hand the cycle map to torchdeq."""
-        period, stats = period_of(cell), _Counted(0, 0)
+        period, stats = period_of(cell), Stats(0, 0)
         if num_steps < period:
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(num_steps, num_steps))
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, num_steps))
         try:
             from torchdeq import get_deq  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -100,11 +98,9 @@ class TorchDEQ(Estimator):
         leaves, unflatten = tree.flatten(state)
 
         def cycle(*given: Tensor) -> Any:
-            after = unflatten(list(given))
-            for step in range(num_steps - period, num_steps):
-                after = cell(after, inputs, step)
+            after = run(cell, unflatten(list(given)), inputs, range(num_steps - period, num_steps))
             found = tree.flatten(after)[0]
-            stats.count(period, found)
+            _count(stats, period, found)
             return found[0] if len(found) == 1 else tuple(found)
 
         starts = [leaf.detach() for leaf in leaves]
@@ -114,12 +110,13 @@ class TorchDEQ(Estimator):
         return Rollout(unflatten([new.to(old.dtype).view_as(old) for new, old in pairs]), stats)
 
 
-class _Counted(Stats):
-    """Counts as torchdeq goes, in backward too."""
+def _count(stats: Stats, period: int, outputs: list[Tensor]) -> None:
+    """Count one cycle, and each product that goes through it."""
 
-    def count(self, period: int, outputs: list[Tensor]) -> None:
-        """Count one cycle, and each product that goes through it."""
-        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + period)
-        node = next((leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None), None)
-        if node is not None and torch.is_grad_enabled():
-            node.register_prehook(lambda _: object.__setattr__(self, "vjps", self.vjps + period))
+    def product(_: Any) -> None:
+        stats.vjps += period
+
+    stats.cell_evaluations += period
+    node = next((leaf.grad_fn for leaf in outputs if leaf.grad_fn is not None), None)
+    if node is not None and torch.is_grad_enabled():
+        node.register_prehook(product)

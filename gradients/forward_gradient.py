@@ -6,11 +6,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.checks import check_int
+from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardStats, recursion
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,8 @@ class ForwardGradient(Estimator):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"ForwardGradient({name}={getattr(self, name)!r}) must be one of {allowed}")
         for name, least in (("num_tangents", 1), ("window", 0), ("chunk_size", 1)):
-            value = getattr(self, name)
-            if value is None and name == "chunk_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"ForwardGradient({name}={value!r}) must be an int of at least {least}")
+            if name != "chunk_size" or self.chunk_size is not None:
+                check_int("ForwardGradient", name, getattr(self, name), least)
         if not self.epsilon > 0:
             raise ValueError(f"ForwardGradient(epsilon={self.epsilon!r}) must be above 0")
         check_seed("ForwardGradient", self.seed)
@@ -127,9 +125,7 @@ class ForwardGradient(Estimator):
         first = max(0, num_steps - self.window) if wanted else 0
         stats = ForwardStats(num_steps - first, (num_steps - first) * wanted)
         if first:
-            explicit = ExplicitCell(cell, state, inputs)
-            rows = Rows(explicit.state, self.scope == "sample")
-            state = explicit.unflatten_state(list(recursion(explicit, first, self, stats, rows)))
-        for step in range(first, num_steps):
-            state = cell(state, inputs, step)
-        return Rollout(state, stats)
+            functional = FunctionalCell(cell, state, inputs)
+            rows = RowLayout(functional.state, self.scope == "sample")
+            state = functional.unflatten_state(list(recursion(functional, first, self, stats, rows)))
+        return Rollout(run(cell, state, inputs, range(first, num_steps)), stats)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient
-from loopgrad.gradients.explicit import ExplicitCell
+from loopgrad.gradients.checks import check_int, refuse_second_derivative
+from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardStats
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.recompute import Conditions
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 
 
@@ -75,17 +76,14 @@ class ForwardMode(Estimator):
             raise TypeError(
                 f"ForwardMode(parameters={names!r}) must be None or a list of names of the cell's parameters"
             )
-        for name in ("max_parameters", "chunk_size"):
-            value = getattr(self, name)
-            if value is None and name == "chunk_size":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"ForwardMode({name}={value!r}) must be an int of at least 1")
+        check_int("ForwardMode", "max_parameters", self.max_parameters, 1)
+        if self.chunk_size is not None:
+            check_int("ForwardMode", "chunk_size", self.chunk_size, 1)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion with a tangent for each parameter beside it."""
-        explicit = ExplicitCell(cell, state, inputs)
-        chosen = self._chosen(cell, explicit)
+        functional = FunctionalCell(cell, state, inputs)
+        chosen = self._chosen(cell, functional)
         count = sum(p.numel() for p in chosen)
         if count > self.max_parameters:
             raise ValueError(
@@ -93,21 +91,18 @@ class ForwardMode(Estimator):
                 f"most max_parameters={self.max_parameters}: name fewer with parameters=[...], raise max_parameters, "
                 "or use CheckpointedBPTT(), whose cost does not depend on how many there are"
             )
-        stats = ForwardStats(0, 0)
         if not num_steps or not count or not needs_gradient(cell, state, inputs):
             with torch.no_grad():
-                for step in range(num_steps):
-                    state = cell(state, inputs, step)
-            stats.add(num_steps)
-            return Rollout(state, stats)
-        leaves = _Recursion.apply(explicit, num_steps, self, stats, *chosen)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+                return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
+        stats = ForwardStats(0, 0)
+        leaves = _Recursion.apply(functional, num_steps, self, stats, *chosen)
+        return Rollout(functional.unflatten_state(leaves), stats)
 
-    def _chosen(self, cell: nn.Module, explicit: ExplicitCell) -> list[Tensor]:
+    def _chosen(self, cell: nn.Module, functional: FunctionalCell) -> list[Tensor]:
         if not torch.is_grad_enabled():
             return []
         if self.parameters is None:
-            return [tensor for tensor in explicit.others[explicit.num_inputs :] if tensor.requires_grad]
+            return [tensor for tensor in functional.others[functional.num_inputs :] if tensor.requires_grad]
         every = dict(cell.named_parameters())
         for name in self.parameters:
             if name not in every:
@@ -123,10 +118,10 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
+        ctx: Any, cell: FunctionalCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.rows, ctx.shapes = Rows(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
+        ctx.rows, ctx.shapes = RowLayout(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
         places = [next(i for i, tensor in enumerate(cell.others) if tensor is p) for p in chosen]
         tensors, conditions = [*cell.state, *cell.others], Conditions(cell.cell, [*cell.state, *cell.others])
         count, parts, last = sum(p.numel() for p in chosen), [], []
@@ -145,16 +140,14 @@ class _Recursion(torch.autograd.Function):
                 with conditions.restored(cell.cell) as buffers:
                     _, u = carry(cell, *run, buffers, ctx.rows, directions)
             parts.append(u)
-            stats.add(num_steps, tangents=num_steps * len(chunk))
+            stats.cell_evaluations += num_steps
+            stats.tangents += num_steps * len(chunk)
         ctx.save_for_backward(torch.cat(parts) if len(parts) > 1 else parts[0])
         return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "ForwardMode cannot be differentiated twice (backward got create_graph=True): use BPTT()"
-            )
+        refuse_second_derivative("ForwardMode")
         (u,) = ctx.saved_tensors
         found = torch.einsum("krf,rf->k", u, ctx.rows.join(cotangents))
         parts = found.split([shape.numel() for shape, _ in ctx.shapes])

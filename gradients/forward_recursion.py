@@ -1,36 +1,31 @@
 """The recursion of a forward gradient as one autograd node, and its two ways back: by directions and by adjoints."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.central_differences import check_precision, differences
+from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Stats
-from loopgrad.gradients.differences import check_precision, differences
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view
 from loopgrad.gradients.noise import Noise, fresh_seed
 from loopgrad.gradients.recompute import Conditions
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 
 
+@dataclass
 class ForwardStats(Stats):
     """What a forward gradient cost; `tangents` counts updates that one tangent was carried through."""
 
-    tangents: int
-
-    def __init__(self, cell_evaluations: int, vjps: int):
-        super().__init__(cell_evaluations, vjps)
-        object.__setattr__(self, "tangents", 0)
-
-    def add(self, cell_evaluations: int, vjps: int = 0, tangents: int = 0) -> None:
-        """Count what a pass has done."""
-        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + cell_evaluations)
-        object.__setattr__(self, "vjps", self.vjps + vjps)
-        object.__setattr__(self, "tangents", self.tangents + tangents)
+    tangents: int = 0
 
 
-def recursion(cell: ExplicitCell, num_steps: int, how: Any, stats: ForwardStats, rows: Rows) -> tuple[Tensor, ...]:
+def recursion(
+    cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout
+) -> tuple[Tensor, ...]:
     """Return the leaves of the state after `num_steps` updates, as outputs of one node that estimates as `how` says."""
     return _Recursion.apply(cell, num_steps, how, stats, rows, *cell.state, *cell.others)
 
@@ -41,11 +36,11 @@ class _Recursion(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: ExplicitCell,
+        cell: FunctionalCell,
         num_steps: int,
         how: Any,
         stats: ForwardStats,
-        rows: Rows,
+        rows: RowLayout,
         *tensors: Any,
     ) -> Any:
         ctx.set_materialize_grads(False)
@@ -53,13 +48,13 @@ class _Recursion(torch.autograd.Function):
         ctx.cell, ctx.num_steps, ctx.how, ctx.stats, ctx.rows = cell, num_steps, how, stats, rows
         ctx.seed, ctx.conditions = fresh_seed(how.generator), Conditions(cell.cell, tensors)
         ctx.shapes = [(t.shape, t.dtype, t.device) for t in tensors]
-        versions = [tensor._version for tensor in tensors]
+        versions = versions_of(tensors)
         leaves, others = tensors[:width], tensors[width:]
         chosen = [moves and how.perturb == "weights" for moves in wanted]
         if how.mode == "central":
             check_precision(tensors, chosen if any(chosen) else [i < width for i in range(len(tensors))])
             last, u = differences(cell, num_steps, leaves, others, rows, how, ctx.seed, chosen, ctx.conditions)
-            stats.add(num_steps * (1 + 2 * how.num_tangents))
+            stats.cell_evaluations += num_steps * (1 + 2 * how.num_tangents)
         else:
             last, parts = [], []
             for i, chunk in enumerate(chunks(how.num_tangents, how.chunk_size)):
@@ -72,23 +67,17 @@ class _Recursion(torch.autograd.Function):
                 else:
                     with ctx.conditions.restored(cell.cell) as buffers:
                         _, u = carry(cell, steps, leaves, others, buffers, rows, directions, streams)
-                stats.add(num_steps, tangents=num_steps * len(chunk))
+                stats.cell_evaluations += num_steps
+                stats.tangents += num_steps * len(chunk)
                 parts += [] if u is None else [u]
             u = (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
-        if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
-            raise RuntimeError(
-                "the cell changes state, inputs or a parameter in place, so that its updates cannot be run again: "
-                "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
-            )
+        check_unchanged(tensors, versions, "its updates cannot be run again")
         ctx.save_for_backward(*(tensors if how.perturb == "state" else ()), *([] if u is None else [u]))
         return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "ForwardGradient cannot be differentiated twice (backward got create_graph=True): use BPTT()"
-            )
+        refuse_second_derivative("ForwardGradient")
         estimate = _by_adjoints if ctx.how.perturb == "state" else _by_directions
         return (None,) * 5 + tuple(estimate(ctx, ctx.rows.join(cotangents), ctx.needs_input_grad[5:]))
 
@@ -124,18 +113,19 @@ def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor |
     with ctx.conditions.restored(cell.cell) as buffers:
         for step in range(ctx.num_steps):
             state = [alias(leaf, step == 0 and wanted[i]) for i, leaf in enumerate(leaves)]
-            outputs = cell.run_on([entry(leaf) for leaf in state], cell.entries(others), buffers, step, step + 1)
+            outputs = cell.run_on([leaf_view(leaf) for leaf in state], cell.leaf_views(others), buffers, step, step + 1)
             check_nothing_hidden(outputs, [*state, *known])
             last = step == ctx.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
             _accumulate(found, [*state, *others], outputs, adjoint, rows)
             leaves = [leaf.detach() for leaf in outputs]
             del outputs, state
-    ctx.stats.add(ctx.num_steps, ctx.num_steps)
+    ctx.stats.cell_evaluations += ctx.num_steps
+    ctx.stats.vjps += ctx.num_steps
     return [None if total is None else total.to(t.dtype) for total, t in zip(found, tensors, strict=True)]
 
 
-def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: Rows) -> None:
+def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: RowLayout) -> None:
     sizes = [leaf.numel() // len(adjoint) for leaf in outputs]
     pairs = zip(outputs, adjoint.split(sizes, dim=1), strict=True)
     pairs = [(leaf, part.reshape(leaf.shape).to(leaf.dtype)) for leaf, part in pairs if leaf.requires_grad]

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
-from loopgrad.gradients.explicit import ExplicitCell
-from loopgrad.gradients.gate import ImplicitStats
+from loopgrad.gradients.checks import check_int, check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
+from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.implicit_backward import implicit_gradients
+from loopgrad.gradients.implicit_verdict import ImplicitStats
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
 
@@ -116,12 +117,9 @@ class ImplicitGradient(Estimator):
         for name in ("rtol", "forward_rtol", "max_gradient_error"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"ImplicitGradient({name}={getattr(self, name)}) must be at least 0")
-        for name, least in (("max_vjps", 2 if self.solver == "bicgstab" else 1), ("check_every", 1)):
-            value = getattr(self, name)
-            if not (value is None and name == "check_every") and (
-                isinstance(value, bool) or not isinstance(value, int) or value < least
-            ):
-                raise ValueError(f"ImplicitGradient({name}={value!r}) must be an int of at least {least}")
+        check_int("ImplicitGradient", "max_vjps", self.max_vjps, 2 if self.solver == "bicgstab" else 1)
+        if self.check_every is not None:
+            check_int("ImplicitGradient", "check_every", self.check_every, 1)
         if not isinstance(self.fallback, Estimator) or isinstance(self.fallback, ImplicitGradient):
             raise ValueError("ImplicitGradient(fallback=...) must be an estimator that is not implicit itself")
         if self.forward != "unroll" and not isinstance(self.fallback, TruncatedBPTT):
@@ -134,19 +132,17 @@ class ImplicitGradient(Estimator):
         """Run the recursion, keeping its last state and the one that the fallback starts from."""
         wanted, period = needs_gradient(cell, state, inputs), period_of(cell)
         if num_steps < period or (self.forward == "unroll" and not wanted):  # less than a cycle has no fixed point
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(cell_evaluations=num_steps, vjps=num_steps * wanted))
-        explicit, stats = ExplicitCell(cell, state, inputs), ImplicitStats(0)
-        rows = Rows(explicit.state, self.scope == "sample")
-        leaves = _Recursion.apply(explicit, inputs, num_steps, self, stats, rows, *explicit.state, *explicit.others)
-        return Rollout(explicit.unflatten_state(leaves), stats)
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=num_steps * wanted))
+        functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0, 0)
+        rows = RowLayout(functional.state, self.scope == "sample")
+        leaves = _Recursion.apply(
+            functional, inputs, num_steps, self, stats, rows, *functional.state, *functional.others
+        )
+        return Rollout(functional.unflatten_state(leaves), stats)
 
-    def window(self, num_steps: int, period: int) -> int:
+    def window(self, cell: nn.Module, num_steps: int) -> int:
         """Return the number of last updates that the fallback goes through."""
-        if not isinstance(self.fallback, TruncatedBPTT):
-            return num_steps
-        return min(num_steps, self.fallback.num_steps or (self.fallback.num_cycles or 1) * period)
+        return self.fallback.length(cell, num_steps) if isinstance(self.fallback, TruncatedBPTT) else num_steps
 
 
 class _Recursion(torch.autograd.Function):
@@ -155,22 +151,22 @@ class _Recursion(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        cell: ExplicitCell,
+        cell: FunctionalCell,
         inputs: Any,
         num_steps: int,
         how: ImplicitGradient,
         stats: ImplicitStats,
-        rows: Rows,
+        rows: RowLayout,
         *tensors: Tensor,
     ) -> Any:
         ctx.set_materialize_grads(False)
         period = period_of(cell.cell)
         ctx.cell, ctx.how, ctx.stats, ctx.rows = cell, how, stats, rows
         ctx.cycle = range(num_steps - period, num_steps)
-        versions = [tensor._version for tensor in tensors]
+        versions = versions_of(tensors)
         noted: list[Conditions] = []
         if how.forward == "unroll":
-            ctx.window = how.window(num_steps, period)
+            ctx.window = how.window(cell.cell, num_steps)
             cuts = sorted({0, num_steps - ctx.window, num_steps - period, num_steps})
             leaves, start = list(cell.state), list(cell.state)
             for first, stop in zip(cuts, cuts[1:], strict=False):
@@ -182,17 +178,13 @@ class _Recursion(torch.autograd.Function):
                 last = run_without_graph(cell.cell, cell.unflatten_state(leaves), inputs, range(first, stop))
                 check_structure(cell.unflatten_state(leaves), last)
                 leaves = tree.flatten(last)[0]
-            stats.add(num_steps, 0, None)
+            stats.cell_evaluations += num_steps
         else:
             leaves = _searched(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
-            ctx.window, start = how.window(num_steps, period), leaves
+            ctx.window, start = how.window(cell.cell, num_steps), leaves
             ctx.start_conditions = ctx.cycle_conditions = Conditions(cell.cell, tensors)
             noted.append(ctx.cycle_conditions)
-        if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
-            raise RuntimeError(
-                "the cell changes state, inputs or a parameter in place, so that its last cycle cannot be run again: "
-                "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
-            )
+        check_unchanged(tensors, versions, "its last cycle cannot be run again")
         drop_untouched(noted, end=Conditions(cell.cell, tensors, noted[-1]))
         ctx.first = num_steps - ctx.window
         ctx.save_for_backward(*tensors[len(leaves) :], *leaves, *start)
@@ -200,20 +192,17 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "ImplicitGradient cannot be differentiated twice (backward got create_graph=True): use BPTT()"
-            )
+        refuse_second_derivative("ImplicitGradient")
         return (None,) * 6 + tuple(implicit_gradients(ctx, cotangents, ctx.needs_input_grad[6:]))
 
 
 def _searched(
-    cell: ExplicitCell, inputs: Any, cycle: range, how: Any, rows: Rows, stats: ImplicitStats, cycles: int
+    cell: FunctionalCell, inputs: Any, cycle: range, how: Any, rows: RowLayout, stats: ImplicitStats, cycles: int
 ) -> list[Tensor]:
     def image(z: Tensor) -> Tensor:
         state = cell.unflatten_state(rows.split(z))
         return rows.join(tree.flatten(run_without_graph(cell.cell, state, inputs, cycle))[0])
 
     found = how.forward(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
-    stats.add(found.evaluations * len(cycle), 0, None)
+    stats.cell_evaluations += found.evaluations * len(cycle)
     return rows.split(found.state)

@@ -9,8 +9,8 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
-from loopgrad.gradients.explicit import alias, check_nothing_hidden, entry, release
-from loopgrad.gradients.gate import Unconverged, Verdict, relative, unconverged
+from loopgrad.gradients.functional_cell import alias, check_nothing_hidden, free_nodes, leaf_view
+from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs
 from loopgrad.gradients.solvers import LINEAR
 
@@ -71,7 +71,9 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
         cost, of_state, fallen = _fallen_back(ctx, start, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
-    ctx.stats.add(evaluations, vjps, verdict)
+    ctx.stats.cell_evaluations += evaluations
+    ctx.stats.vjps += vjps
+    ctx.stats.verdict = verdict
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":
@@ -123,7 +125,7 @@ def _fallen_back(
         return how.fallback(_From(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
 
     with ctx.start_conditions.restored(cell.cell) as buffers:
-        entries, viewed = cell.entries(others), [entry(leaf) for leaf in start]
+        entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
         if keep is not None:
             entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
         rollout = cell.call(run, entries, buffers)
@@ -138,5 +140,5 @@ def _fallen_back(
     gradients = [next(found) if tensor.requires_grad else None for tensor in (*start, *others)]
     stats = rollout.stats
     del rollout, pairs, outputs
-    release(nodes)
+    free_nodes(nodes)
     return stats, gradients[: len(start)], gradients[len(start) :]

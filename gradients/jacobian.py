@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.cell_call import check_cell
+from loopgrad.gradients.contract import period_of, run
+from loopgrad.gradients.row_layout import RowLayout
 
 
 def jacobian_penalty(
@@ -51,6 +52,7 @@ def jacobian_penalty(
         >>> jacobian_penalty(cell, torch.zeros(2, 3), torch.ones(2, 3), 1, v, num_probes=500).round(decimals=1)
         tensor(0.2000)
     """
+    check_cell(cell)
     period = period_of(cell)
     if num_probes < 1 or num_steps < period:
         raise ValueError(
@@ -58,11 +60,9 @@ def jacobian_penalty(
         )
     leaves, unflatten = tree.flatten(state)
     leaves = [leaf.detach().requires_grad_() for leaf in leaves]
-    rows, total = Rows(leaves, per_sample=True), torch.zeros(())
+    rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())
     with sdpa_kernel(SDPBackend.MATH):
-        after = unflatten(list(leaves))
-        for step in range(num_steps - period, num_steps):
-            after = cell(after, inputs, step)
+        after = run(cell, unflatten(list(leaves)), inputs, range(num_steps - period, num_steps))
         outputs = [leaf for leaf in tree.flatten(after)[0] if leaf.requires_grad]
         for _ in range(num_probes):
             probes = [torch.randn(o.shape, generator=generator, dtype=o.dtype, device=o.device) for o in outputs]

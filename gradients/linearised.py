@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view
 from loopgrad.gradients.recompute import Conditions
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 class Linearised:
@@ -30,22 +30,22 @@ class Linearised:
 
     def __init__(
         self,
-        cell: ExplicitCell,
+        cell: FunctionalCell,
         state: Sequence[Tensor],
         others: Sequence[Tensor],
         conditions: Conditions,
         steps: range,
-        rows: Rows,
+        rows: RowLayout,
         keep: Tensor | None = None,
     ):
         self._rows, self._others, self.vjps = rows, others, 0
         state = state if keep is None else rows.masked(state, keep)
         self._state = [alias(leaf, True) for leaf in state]
         with conditions.restored(cell.cell) as buffers:
-            entries = cell.entries(others)
+            entries = cell.leaf_views(others)
             if keep is not None:
                 entries = masked_inputs(cell, entries, rows, keep)
-            viewed = [entry(leaf) for leaf in self._state]
+            viewed = [leaf_view(leaf) for leaf in self._state]
             self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
         check_nothing_hidden(self._outputs, [*self._state, *others])
         self.image = rows.join([leaf.detach() for leaf in self._outputs])
@@ -69,7 +69,7 @@ class Linearised:
         return list(torch.autograd.grad(outputs, sources, cotangents, retain_graph=keep, allow_unused=True))
 
 
-def masked_inputs(cell: ExplicitCell, entries: list[Tensor], rows: Rows, keep: Tensor) -> list[Tensor]:
+def masked_inputs(cell: FunctionalCell, entries: list[Tensor], rows: RowLayout, keep: Tensor) -> list[Tensor]:
     """Return the tensors with zeros in the rows of floating inputs that are not kept."""
     result = list(entries)
     for i, tensor in enumerate(entries[: cell.num_inputs]):

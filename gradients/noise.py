@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.checks import is_int
+
 Distribution = Literal["rademacher", "gaussian"]
 DISTRIBUTIONS = ("rademacher", "gaussian")
 _SPAN = 2**62
@@ -23,7 +25,7 @@ def own_generator(seed: int | None) -> torch.Generator:
 
 def check_seed(owner: str, seed: object) -> None:
     """Raise unless `seed` is None or an int of at least 0."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+    if seed is not None and not is_int(seed, 0):
         raise ValueError(f"{owner}(seed={seed!r}) must be None or an int of at least 0")
 
 

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+from loopgrad.gradients.checks import check_int
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 from loopgrad.gradients.recompute import run_without_graph
 
 
@@ -56,8 +57,7 @@ class PhantomGradient(Estimator):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if isinstance(self.num_steps, bool) or not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(f"PhantomGradient(num_steps={self.num_steps!r}) must be an int of at least 1")
+        check_int("PhantomGradient", "num_steps", self.num_steps, 1)
         if not 0 < self.damping <= 1:
             raise ValueError(f"PhantomGradient(damping={self.damping}) must be in (0, 1]")
 
@@ -65,16 +65,12 @@ class PhantomGradient(Estimator):
         """Run the recursion without a graph, and the damped cycles with one."""
         wanted, period = needs_gradient(cell, state, inputs), period_of(cell)
         if num_steps < period or not wanted:  # less than a cycle is differentiated exactly
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(num_steps, vjps=num_steps * wanted))
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=num_steps * wanted))
         last = run_without_graph(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
         ahead = leaves
         for _ in range(self.num_steps):
-            image = unflatten(ahead)
-            for step in range(num_steps - period, num_steps):
-                image = cell(image, inputs, step)
+            image = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
             pairs = zip(ahead, tree.flatten(image)[0], strict=True)
             ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
         extra = self.num_steps * period

@@ -1,6 +1,5 @@
 """Backpropagation through a random number of last updates, weighted so that its mean is the exact gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats, period_of
-from loopgrad.gradients.depths import DepthDistribution, Depths, check_depths
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run, sources
+from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -37,7 +36,7 @@ class RandomTruncation(Estimator):
     Args:
         mean_steps: Mean of k in updates, above 1. Give one of the two.
         mean_cycles: Mean of k / cell.period, for a k of whole cycles, above 1; d counts cycles then.
-        distribution: Distribution of k, as in `Depths`: "geometric", "poisson" or "lognormal".
+        distribution: Distribution of k, as in `DepthDistribution`: "geometric", "poisson" or "lognormal".
         sigma: Sigma of "lognormal".
         reweight: False leaves the weights out: `TruncatedBPTT` of random length, biased; the mean may be 1 then.
         seed: Seed of the draws; None starts from the system's entropy.
@@ -75,7 +74,7 @@ class RandomTruncation(Estimator):
 
     mean_steps: float | None = None
     mean_cycles: float | None = None
-    distribution: DepthDistribution = "geometric"
+    distribution: DepthFamily = "geometric"
     sigma: float = 0.5
     reweight: bool = True
     seed: int | None = None
@@ -95,7 +94,7 @@ class RandomTruncation(Estimator):
                 "differentiates two cycles of the cell in the mean"
             )
         ((name, mean),) = given.items()
-        check_depths("RandomTruncation", name, mean, self.distribution, self.sigma)
+        check_depth_distribution("RandomTruncation", name, mean, self.distribution, self.sigma)
         if not isinstance(self.reweight, bool):
             raise TypeError(f"RandomTruncation(reweight=...) must be True or False, got {self.reweight!r}")
         if mean == 1 and self.reweight:
@@ -109,21 +108,19 @@ class RandomTruncation(Estimator):
             object.__setattr__(self, "kind", "biased")
 
     @property
-    def depths(self) -> Depths:
+    def depths(self) -> DepthDistribution:
         """The distribution of k, in updates or in cycles."""
         mean = self.mean_steps if self.mean_steps is not None else self.mean_cycles
-        return Depths(mean or 1, self.distribution, self.sigma)
+        return DepthDistribution(mean or 1, self.distribution, self.sigma)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd with weights between them."""
         if not torch.is_grad_enabled():
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(num_steps, vjps=0))
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         depths, unit = self.depths, 1 if self.mean_cycles is None else period_of(cell)
         kept = unit * depths.sample(torch.Generator().manual_seed(fresh_seed(self.generator)))
         first = max(0, num_steps - kept)
-        sources = _sources(cell, state, inputs)
+        reached = sources(cell, state, inputs)
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
         for step in range(first, num_steps):
@@ -132,10 +129,10 @@ class RandomTruncation(Estimator):
                 near, far = (depths.survival(d) for d in (distance // unit - 1, distance // unit))
                 state = tree.map_tensors(lambda leaf, weight=near / far: _Weighted.apply(leaf, weight), state)
             state = cell(state, inputs, step)
-        if sources and num_steps:
+        if reached and num_steps:
             leaves, unflatten = tree.flatten(state)
-            state = unflatten(_Reaching.apply(len(leaves), *leaves, *sources))
-        return Rollout(state, Stats(num_steps, vjps=num_steps - first if sources else 0))
+            state = unflatten(_Reaching.apply(len(leaves), *leaves, *reached))
+        return Rollout(state, Stats(num_steps, vjps=num_steps - first if reached else 0))
 
 
 class _Weighted(torch.autograd.Function):
@@ -163,9 +160,3 @@ class _Reaching(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         return None, *gradients, *(torch.zeros(s, dtype=t, device=d) for s, t, d in ctx.sources)
-
-
-def _sources(cell: nn.Module, state: Any, inputs: Any) -> Sequence[Tensor]:
-    closed_over = (t for module in cell.modules() if isinstance(module, Stationary) for t in module.closed_over)
-    found = (*cell.parameters(), *closed_over, *tree.tensors(state), *tree.tensors(inputs))
-    return [t for t in found if t.requires_grad]

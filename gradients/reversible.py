@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of
-from loopgrad.gradients.explicit import ExplicitCell, alias
+from loopgrad.gradients.checks import check_unchanged, is_int, refuse_second_derivative, versions_of
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
+from loopgrad.gradients.functional_cell import FunctionalCell, alias
+from loopgrad.gradients.gradient_sums import GradientSums
+from loopgrad.gradients.invertible import Invertible, Note, is_invertible
 from loopgrad.gradients.recompute import Conditions, graph_free
-from loopgrad.gradients.totals import Totals
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
 TOLERANCE = 0.1
@@ -23,7 +25,7 @@ class ReversibleBPTT(Estimator):
     """Backpropagation through time in memory that does not grow with the number of updates.
 
     Forward keeps the last state only. Backward undoes one update after the other: one evaluation of the cell serves to
-    reconstruct z_t from z_{t+1} and to take the vector-Jacobian product at z_t. Needs an invertible cell, such as
+    reconstruct z_t from z_{t+1} and to take the vector-Jacobian product at z_t. Needs an `Invertible` cell, such as
     `Damped(cell)`, `Leapfrog(cell)` or `Momentum(cell)` of `loopgrad.models`, whose default arithmetic makes the
     reconstruction exact to the last bit, and the gradient bit for bit that of `BPTT` through the same coupled cell.
     The whole recursion is one autograd.Function: each parameter receives one gradient.
@@ -75,9 +77,7 @@ class ReversibleBPTT(Estimator):
         """Check the choices."""
         if self.verify not in ("raise", "warn", "off"):
             raise ValueError(f"ReversibleBPTT(verify={self.verify!r}) must be 'raise', 'warn' or 'off'")
-        if self.anchors is None:
-            return
-        if isinstance(self.anchors, bool) or not isinstance(self.anchors, int) or self.anchors < 1:
+        if self.anchors is not None and not is_int(self.anchors, 1):
             raise ValueError(
                 f"ReversibleBPTT(anchors={self.anchors!r}) must be the number of updates between two kept states, "
                 "an int of at least 1, or None"
@@ -85,42 +85,44 @@ class ReversibleBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping nothing but its last state."""
-        if not hasattr(cell, "note"):
+        if not is_invertible(cell):
             name = type(cell).__name__
             raise TypeError(
                 f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
-                "Leapfrog or Momentum (loopgrad.models), or use CheckpointedBPTT()"
+                "Leapfrog or Momentum (loopgrad.models), make it Invertible, or use CheckpointedBPTT()"
             )
         if num_steps == 0 or not needs_gradient(cell, state, inputs):
-            for step in range(num_steps):
-                state = cell(state, inputs, step)
-            return Rollout(state, Stats(cell_evaluations=num_steps, vjps=0))
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         self._check_length(cell, num_steps)
-        explicit = ExplicitCell(cell, state, inputs)
-        leaves = _Recursion.apply(explicit, inputs, num_steps, self, *explicit.state, *explicit.others)
-        return Rollout(explicit.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
+        functional = FunctionalCell(cell, state, inputs)
+        leaves = _Recursion.apply(functional, inputs, num_steps, self, *functional.state, *functional.others)
+        return Rollout(functional.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
 
-    def _check_length(self, cell: Any, num_steps: int) -> None:
+    def _check_length(self, cell: Invertible, num_steps: int) -> None:
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
         if safe is not None and length > safe:
             raise ValueError(
-                f"arithmetic={cell.arithmetic!r} can undo {safe} updates of this cell, not num_steps={num_steps}; "
+                f"the arithmetic of this {type(cell).__name__} can undo {safe} updates, not num_steps={num_steps}: "
                 f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
                 "or CheckpointedBPTT()"
             )
 
 
 class _Recursion(torch.autograd.Function):
-    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves."""
+    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves.
+
+    One node, so that autograd keeps nothing of the updates and hands each parameter one gradient. Backward must then do
+    by hand what autograd would have done: go through the updates from the last to the first, and sum.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, inputs: Any, num_steps: int, how: ReversibleBPTT, *tensors: torch.Tensor
+        ctx: Any, cell: FunctionalCell, inputs: Any, num_steps: int, how: ReversibleBPTT, *tensors: torch.Tensor
     ) -> Any:
         ctx.set_materialize_grads(False)
         ctx.cell, ctx.num_steps, ctx.how = cell, num_steps, how
         ctx.are_leaves = [tensor.is_leaf and tensor.requires_grad for tensor in cell.others]
-        versions = [tensor._version for tensor in tensors]
+        versions = versions_of(tensors)
         conditions = Conditions(cell.cell, tensors)
         notes, draws, anchors = [], [conditions.generators], []
         state = cell.unflatten_state(cell.state)
@@ -133,34 +135,30 @@ class _Recursion(torch.autograd.Function):
                     check_structure(state, after)
                 notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
                 state = prepared(after)
+                # the generators before each update; all the same object where nothing is drawn
                 now = conditions.generator_states()
                 draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
                 _check_buffers(conditions, cell.cell)
-        if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
-            raise RuntimeError(
-                "the cell changes state, inputs or a parameter in place, so its updates cannot be undone: "
-                "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
-            )
+        check_unchanged(tensors, versions, "its updates cannot be undone")
         conditions.buffers = {}  # no update changed them
         if draws[-1] is draws[0]:
             conditions.generators = []
         leaves = tree.flatten(state)[0]
-        dropped = [note.dropped for note in notes]
-        ctx.conditions, ctx.draws, ctx.touched = conditions, draws, [note.touched for note in notes]
-        ctx.lengths, ctx.note = [len(words) for words in dropped], type(notes[0])
-        kept = [word for words in dropped for word in words] + [leaf for anchor in anchors for leaf in anchor]
-        ctx.save_for_backward(*tensors, *leaves, *kept)
+        ctx.conditions, ctx.draws = conditions, draws
+        # tensors go through save_for_backward, which frees them in time and notices if they are written to: those of
+        # the notes in one flat list, of which the lengths are kept here
+        ctx.touched, ctx.lengths = [note.touched for note in notes], [len(note.dropped) for note in notes]
+        dropped = [word for note in notes for word in note.dropped]
+        ctx.save_for_backward(*tensors, *leaves, *dropped, *(leaf for anchor in anchors for leaf in anchor))
         return tuple(leaf.detach() for leaf in leaves)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "ReversibleBPTT cannot be differentiated twice (backward got create_graph=True): use BPTT()"
-            )
+        refuse_second_derivative("ReversibleBPTT")
         cell, width = ctx.cell, len(ctx.cell.state)
         saved = iter(ctx.saved_tensors)
         first = [next(saved) for _ in range(width)]
+        # the updates read aliases, or every parameter's hook (as of DDP) would fire once per update
         aliases = [
             alias(next(saved), needed) for _, needed in zip(cell.others, ctx.needs_input_grad[4 + width :], strict=True)
         ]
@@ -171,40 +169,45 @@ class _Recursion(torch.autograd.Function):
         caches = ctx.conditions.autocast_caches()
         # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
         bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(ctx.are_leaves)]
-        totals = Totals(aliases, bare, caches)
+        sums = GradientSums(aliases, bare, caches)
         period = period_of(cell.cell)
 
         def sweep(module: Any, inputs: Any) -> list[torch.Tensor | None]:
+            # invariant: `state` is the one after update `step`, and `grads` that of the loss by each of its leaves
             state, grads = cell.unflatten_state(last), list(cotangents)
             for step in reversed(range(ctx.num_steps)):
                 if not any(grad is not None for grad in grads):
                     break
                 if ctx.conditions.generators:
-                    ctx.conditions.set_generators(ctx.draws[step])
-                undone = module(state, inputs, step, ctx.note(ctx.touched[step], words[step]))
+                    ctx.conditions.set_generators(ctx.draws[step])  # the masks that this update drew
+                # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
+                undone = module(state, inputs, step, Note(ctx.touched[step], words[step]))
                 state, reads = undone.before, undone.reads
-                if step >= ctx.num_steps - period:
-                    totals.look([image for image in undone.images if image is not None], reads)
+                if step >= ctx.num_steps - period:  # graphs repeat from cycle to cycle: one cycle tells all
+                    sums.learn([image for image in undone.images if image is not None], reads)
+                # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
                 seeds, grads = module.pull(undone.images, grads)
                 pairs = zip(undone.images, seeds, strict=True)
                 pairs = [(i, seed) for i, seed in pairs if seed is not None and i.requires_grad]
                 for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
                     if grad is not None and grad.dtype == read.dtype:
-                        # the leaf's own gradient comes first, as in BPTT, which has no cast between the two
+                        # floating sums depend on their order. BPTT adds what came around the cell first, so it is
+                        # handed to autograd as a root at the leaf; not so where BPTT has a cast between the two
                         pairs.append((read, grad))
                         grads[i] = None
-                for i, read in enumerate(totals.pull(pairs, reads) if pairs else ()):
+                # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
+                for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
                     if read is not None:
                         grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
                 if anchors and step and step % ctx.how.anchors == 0:
                     state = cell.unflatten_state(anchors[step // ctx.how.anchors - 1])
-            else:
+            else:  # only a sweep that has come to the beginning can compare it with the first state
                 _verify(cell, ctx.how.verify, state, first, last)
             return grads + [None] * (width - len(grads))
 
         with ctx.conditions.restored(cell.cell):
-            grads = cell.call(sweep, totals.entries, {})
-        return None, None, None, None, *grads, *totals.result()
+            grads = cell.call(sweep, sums.entries, {})
+        return None, None, None, None, *grads, *sums.result()
 
 
 def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
@@ -216,12 +219,11 @@ def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _verify(cell: ExplicitCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
+def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
     """Compare the first state as reconstructed with what it was."""
     if verify == "off":
         return
-    # the digits that damping has lost so far are no part of the state that was given
-    pairs = [tree.tensors((s.current, s.other)) for s in (got, cell.unflatten_state(first))]
+    pairs = [cell.cell.verified(s) for s in (got, cell.unflatten_state(first))]  # pyright: ignore[reportCallIssue]
     finite = all(bool(leaf.isfinite().all()) for leaf in last)
     worst = 0.0
     for mine, true in zip(*pairs, strict=True):

@@ -11,10 +11,10 @@ from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
+from loopgrad.gradients.functional_cell import FunctionalCell, check_nothing_hidden
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import graph_free
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 # what torch says when an operator has no forward-mode rule, no batching rule, or writes where it must not
 _MARKS = ("forward ad", "forward-mode", "jvp", "vmap", "batching rule", "functorch", "functional transform", "in-place")
@@ -25,12 +25,12 @@ class CannotCarry(RuntimeError):
 
 
 def carry(
-    cell: ExplicitCell,
+    cell: FunctionalCell,
     steps: range,
     leaves: Sequence[Tensor],
     others: Sequence[Tensor],
     buffers: dict[str, Tensor],
-    rows: Rows,
+    rows: RowLayout,
     directions: Sequence[Tensor | None],
     noise: Noise | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
@@ -108,7 +108,7 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
 
 
 @contextmanager
-def _carrying(cell: ExplicitCell) -> Iterator[None]:
+def _carrying(cell: FunctionalCell) -> Iterator[None]:
     """Run updates on operators with forward AD, and keep no cast of a tangent in autocast's cache.
 
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
@@ -123,7 +123,7 @@ def _carrying(cell: ExplicitCell) -> Iterator[None]:
             torch.set_autocast_cache_enabled(cached)
 
 
-def _join(tangents: Sequence[Tensor], rows: Rows) -> Tensor:
+def _join(tangents: Sequence[Tensor], rows: RowLayout) -> Tensor:
     count = rows.batch if rows.batch is not None else 1
     parts = [t.to(rows.dtype).reshape(len(t), count, -1) for t in tangents]
     return torch.cat(parts, dim=2)

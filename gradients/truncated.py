@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of
+from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 from loopgrad.gradients.recompute import run_without_graph
 
 
@@ -70,19 +71,21 @@ class TruncatedBPTT(Estimator):
                 "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
             )
         ((name, k),) = given.items()
-        if isinstance(k, bool) or not isinstance(k, int):
+        if not is_int(k):
             raise TypeError(f"TruncatedBPTT({name}=...) must be an int, got {k!r}")
         if k < 1:
             raise ValueError(f"TruncatedBPTT({name}={k}) must be at least 1: at 0 nothing would be differentiated")
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
-        last = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
         # not asked of needs_gradient, which cannot see a tensor that the cell hides: that one is truncated too
-        first = max(0, num_steps - last) if torch.is_grad_enabled() else 0
+        first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
         vjps = num_steps - first if needs_gradient(cell, state, inputs) else 0
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
-        for step in range(first, num_steps):
-            state = cell(state, inputs, step)
-        return Rollout(state, Stats(cell_evaluations=num_steps, vjps=vjps))
+        return Rollout(run(cell, state, inputs, range(first, num_steps)), Stats(num_steps, vjps))
+
+    def length(self, cell: nn.Module, num_steps: int) -> int:
+        """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""
+        k = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
+        return min(k, num_steps)

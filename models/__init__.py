@@ -5,16 +5,16 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
-from loopgrad.models.coupled import Coupled, Coupling
-from loopgrad.models.coupling import Damped, Leapfrog, Momentum
+from loopgrad.models.coupling_base import Coupled, Coupling
 from loopgrad.models.feed_forward import FeedForward, FeedForwardCell
+from loopgrad.models.functional import rms_norm
 from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning
 from loopgrad.models.hrm import HRM
 from loopgrad.models.layers import Embedding, Linear, SwiGLU, truncated_normal
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy, token_loss
-from loopgrad.models.pointwise import rms_norm
 from loopgrad.models.recursive import Output, RecursiveModel
-from loopgrad.models.supervision import Carry, Segment, answer, refill, segment, start
+from loopgrad.models.reversible_cells import Damped, Leapfrog, Momentum
+from loopgrad.models.supervision import Carry, Segment, initial_carry, predict, refill_carry, run_segment
 from loopgrad.models.trm import TRM
 
 __all__ = [
@@ -43,13 +43,13 @@ __all__ = [
     "Segment",
     "SwiGLU",
     "TwoStreamCell",
-    "answer",
-    "refill",
+    "initial_carry",
+    "predict",
+    "refill_carry",
     "rms_norm",
-    "segment",
+    "run_segment",
     "softmax_cross_entropy",
     "stablemax_cross_entropy",
-    "start",
     "token_loss",
     "truncated_normal",
 ]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.models.attention import Attention, Rotary, Tables
+from loopgrad.models.functional import rms_norm
 from loopgrad.models.layers import SwiGLU
-from loopgrad.models.pointwise import rms_norm
 
 
 class AttentionBlock(nn.Module):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loopgrad.gradients.checks import is_int
+
 
 class Halting(ABC):
     """A halting rule and the loss that trains the q head for it; a frozen dataclass of hyperparameters.
@@ -196,7 +198,7 @@ def _half_bce(logit: Tensor, target: Tensor) -> Tensor:
 
 
 def _check(max_segments: int, exploration: float, name: str) -> None:
-    if isinstance(max_segments, bool) or not isinstance(max_segments, int):
+    if not is_int(max_segments):
         raise TypeError(f"{name} must be an int, the segments per sample, got {max_segments!r}")
     if max_segments < 1:
         raise ValueError(f"{name} must be at least 1, got {max_segments}")

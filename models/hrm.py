@@ -8,9 +8,9 @@ from torch import Tensor
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import TwoStreamCell
-from loopgrad.models.coupling import coupled
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.reversible_cells import coupled
 
 
 class HRM(RecursiveModel):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Stats
+from loopgrad.gradients.contract import period_of
 from loopgrad.models.input_embedding import InputEmbedding
 from loopgrad.models.layers import Linear, truncated_normal
 
@@ -81,8 +82,7 @@ class RecursiveModel(nn.Module):
     @property
     def depth(self) -> int:
         """Blocks that one segment applies, one after the other."""
-        period, depth = getattr(self.cell, "period", 1), self.cell.depth
-        return self.num_steps // int(period) * int(depth)  # type: ignore[arg-type]
+        return self.num_steps // period_of(self.cell) * int(self.cell.depth)  # pyright: ignore[reportArgumentType]
 
     def initial_state(self, batch_size: int, seq_len: int | None = None) -> State:
         """Return the fixed initial states, each (batch_size, puzzle_tokens + seq_len, hidden_size).

@@ -71,7 +71,7 @@ class Segment(NamedTuple):
     output: Output
 
 
-def start(model: RecursiveModel, batch: Any) -> Carry:
+def initial_carry(model: RecursiveModel, batch: Any) -> Carry:
     """Return a carry in which every row has halted, so that the first step fills it.
 
     Args:
@@ -87,7 +87,7 @@ def start(model: RecursiveModel, batch: Any) -> Carry:
     )
 
 
-def refill(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
+def refill_carry(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
     """Give rows that halted the initial state, segment 0 and the sample of their row in `batch`; keep the others.
 
     Args:
@@ -118,7 +118,7 @@ def refill(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
     )
 
 
-def segment(
+def run_segment(
     model: RecursiveModel,
     carry: Carry,
     batch: Any,
@@ -133,7 +133,7 @@ def segment(
 
     Args:
         model: In training mode it halts by the rule; in evaluation mode every row runs max_segments.
-        carry: From `start` or from the step before.
+        carry: From `initial_carry` or from the step before.
         batch: New samples for the rows that have halted: inputs, labels (-100 where not scored), puzzle_ids.
         estimator: How the gradient of the recursion is obtained.
         halting: The halting rule.
@@ -150,7 +150,7 @@ def segment(
         G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
         segment is one optimiser step.
     """
-    carry = refill(model, carry, batch)
+    carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
     output = model(carry.state, inputs, puzzle_ids, estimator)
     state = {name: z.detach() for name, z in output.state.items()}
@@ -180,7 +180,7 @@ def segment(
 
 
 @torch.no_grad()
-def answer(model: RecursiveModel, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int) -> Output:
+def predict(model: RecursiveModel, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int) -> Output:
     """Run num_segments segments from the initial state, without a graph, and return the last output.
 
     Args:

@@ -6,15 +6,12 @@ import numpy as np
 
 from loopgrad.analysis.plots.series import KINDS, floor_of, relative_residuals
 from loopgrad.analysis.plots.style import (
-    COLOURS,
     COLUMN,
     GREY,
     PAGE,
-    SOLVED,
-    STYLES,
-    UNSOLVED,
     Drawn,
     Row,
+    by_outcome,
     drawing,
     legend_below,
     lifted,
@@ -78,7 +75,7 @@ def residuals(
     if floor is not None and not floor >= 0:
         raise ValueError(f"floor is a relative residual, at least 0, got {floor}")
     values = {name: relative_residuals(trace, name, kind) for name in names}
-    groups = _groups(correct, next(iter(values.values())).shape[1])
+    groups = by_outcome(correct, next(iter(values.values())).shape[1], "correct")
     table: list[Row] = []
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
@@ -94,7 +91,7 @@ def residuals(
                 axis.axvline(horizon, color="#444444", lw=1.0, zorder=1, label="training depth")
             if least:
                 axis.axhline(least, color=GREY, lw=0.8, ls=(0, (1, 2)), label="rounding floor")
-            for group, (chosen, colour, line) in groups.items():
+            for group, (chosen, colour, line, _, _) in groups.items():
                 found = _rows(values[name][:, chosen], name, group, least)
                 table += found
                 x = [row["update"] for row in found]
@@ -112,19 +109,6 @@ def residuals(
             axis.set_ylabel(KINDS[kind])
         legend_below(figure, "median and 5-95 % band of the samples")
     return Drawn(figure, table)
-
-
-def _groups(correct: Array | None, batch: int) -> dict[str, tuple[Array, str, object]]:
-    if correct is None:
-        return {f"all n={batch}": (np.ones(batch, dtype=bool), COLOURS[0], STYLES[0])}
-    correct = np.asarray(correct, dtype=bool)
-    if correct.shape != (batch,):
-        raise ValueError(f"correct has shape {correct.shape}, and the trace has {batch} samples")
-    groups = {
-        f"solved n={correct.sum()}": (correct, SOLVED, STYLES[0]),
-        f"unsolved n={(~correct).sum()}": (~correct, UNSOLVED, STYLES[1]),
-    }
-    return {name: group for name, group in groups.items() if group[0].any()}
 
 
 def _rows(values: Array, stream: str, group: str, floor: float) -> list[Row]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.trace import Trace, over
 from loopgrad.analysis.verdicts import FLOORS
 
 Array = np.ndarray
@@ -32,12 +32,12 @@ def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
         raise ValueError("trace holds no update of any sample")
     moves = trace.cycle if kind == "cycle" else trace.update
     if stream != "joint":
-        return _over(moves[stream], trace.scale[stream])
+        return _relative(moves[stream], trace.scale[stream])
     # a stream that an update hands on has not moved
     still = [np.isnan(moves[s]) & ~np.isnan(trace.norm[s][1:]) & (kind == "update") for s in trace.streams]
     parts = [np.where(rests, 0.0, moves[s]) for s, rests in zip(trace.streams, still, strict=True)]
     scale = np.hypot.reduce([trace.scale[s] for s in trace.streams])
-    return _over(np.hypot.reduce(parts), scale)
+    return _relative(np.hypot.reduce(parts), scale)
 
 
 def floor_of(trace: Trace, stream: str) -> float:
@@ -46,7 +46,5 @@ def floor_of(trace: Trace, stream: str) -> float:
     return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams)
 
 
-def _over(moves: Array, scale: Array) -> Array:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where((scale == 0) & (moves == 0), 0.0, moves / scale)
-    return np.where(np.isfinite(scale), ratio, np.nan)  # a move over infinity is no zero
+def _relative(moves: Array, scale: Array) -> Array:
+    return np.where(np.isfinite(scale), over(moves, scale), np.nan)  # a move over infinity is no zero

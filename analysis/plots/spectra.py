@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 
 from loopgrad.analysis.plots.style import (
-    COLOURS,
     COLUMN,
     PAGE,
-    SOLVED,
-    UNSOLVED,
     Drawn,
+    Outcome,
     Row,
+    by_outcome,
     drawing,
     legend_below,
     number,
@@ -19,7 +18,6 @@ from loopgrad.analysis.plots.style import (
 )
 
 Array = np.ndarray
-Groups = dict[str, tuple[Array, str, str, str]]
 
 
 def eigenvalue_cloud(
@@ -57,7 +55,7 @@ def eigenvalue_cloud(
     eigenvalues = np.asarray(eigenvalues, dtype=complex)
     if eigenvalues.ndim != 2 or not eigenvalues.size:
         raise ValueError(f"eigenvalues must be (B, k) and not empty, got shape {eigenvalues.shape}")
-    groups = _groups(solved, len(eigenvalues))
+    groups = by_outcome(solved, len(eigenvalues), "solved")
     table: list[Row] = []
     with drawing():
         figure, axes = panels(COLUMN if exponents is None else PAGE, 3.2, 1, 1 if exponents is None else 2)
@@ -66,7 +64,7 @@ def eigenvalue_cloud(
         plane.axvline(0, color="#DDDDDD", lw=0.6, zorder=0)
         turn = np.linspace(0, 2 * np.pi, 361)
         plane.plot(np.cos(turn), np.sin(turn), color="#333333", lw=0.8, zorder=1, label="unit circle")
-        for name, (chosen, colour, marker, _) in groups.items():
+        for name, (chosen, colour, _, marker, _) in groups.items():
             values = eigenvalues[chosen]
             style = {"s": 9, "color": colour, "marker": marker, "alpha": 0.6, "linewidths": 0, "zorder": 2}
             plane.scatter(np.real(values).ravel(), np.imag(values).ravel(), label=name, **style)
@@ -86,20 +84,6 @@ def eigenvalue_cloud(
     return Drawn(figure, table)
 
 
-def _groups(solved: Array | None, batch: int) -> Groups:
-    """Return name -> samples, colour, marker and hatch."""
-    if solved is None:
-        return {f"samples n={batch}": (np.ones(batch, dtype=bool), COLOURS[0], "o", "")}
-    solved = np.asarray(solved, dtype=bool)
-    if solved.shape != (batch,):
-        raise ValueError(f"solved has shape {solved.shape}, and eigenvalues has {batch} samples")
-    groups: Groups = {
-        f"solved n={solved.sum()}": (solved, SOLVED, "o", ""),
-        f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED, "^", "////"),
-    }
-    return {name: group for name, group in groups.items() if group[0].any()}
-
-
 def _rows(mark: str, group: str, samples: Array, values: Array) -> list[Row]:
     return [
         {"mark": mark, "group": group, "sample": int(i), "rank": k, "real": number(v.real), "imag": number(v.imag)}
@@ -108,14 +92,14 @@ def _rows(mark: str, group: str, samples: Array, values: Array) -> list[Row]:
     ]
 
 
-def _histogram(axis: Any, exponents: Array, groups: Groups, batch: int) -> list[Row]:
+def _histogram(axis: Any, exponents: Array, groups: dict[str, Outcome], batch: int) -> list[Row]:
     if exponents.shape != (batch,):
         raise ValueError(f"exponents has shape {exponents.shape}, and eigenvalues has {batch} samples")
     finite = exponents[np.isfinite(exponents)]
     edges = np.histogram_bin_edges(finite, bins=min(24, max(6, finite.size // 4)))
     axis.axvline(0, color="#333333", lw=0.8, zorder=3)
     rows: list[Row] = []
-    for name, (chosen, colour, _, hatch) in groups.items():
+    for name, (chosen, colour, _, _, hatch) in groups.items():
         counts, _ = np.histogram(exponents[chosen & np.isfinite(exponents)], edges)
         axis.stairs(counts, edges, fill=True, fc=(*_rgb(colour), 0.35), ec=colour, hatch=hatch, lw=1.0)
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):

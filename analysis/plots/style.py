@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.verdicts import LABELS
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ class Drawn(NamedTuple):
     figure: "Figure"
     table: list[Row]
 
+    def __repr__(self) -> str:
+        """Say how large the figure and its table are."""
+        width, height = self.figure.get_size_inches()
+        columns = ", ".join(self.table[0]) if self.table else "none"
+        return shortened(f"Drawn: {width:.3g} x {height:.3g} inches, a table of {len(self.table)} rows of {columns}")
+
 
 class Look(NamedTuple):
     """How a verdict is drawn in all figures."""
@@ -73,6 +80,34 @@ class Look(NamedTuple):
     hatch: str
     line: Any
     marker: str
+
+
+class Outcome(NamedTuple):
+    """Samples that share an outcome, as a mask (B,), and how they are drawn in all figures."""
+
+    chosen: Array
+    colour: str
+    line: Any
+    marker: str
+    hatch: str
+
+
+def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, Outcome]:
+    """Return the solved and the unsolved samples by a name with their number, those that there are; else all.
+
+    Raises:
+        ValueError: The argument of this name has another length than there are samples.
+    """
+    if solved is None:
+        return {f"all n={batch}": Outcome(np.ones(batch, dtype=bool), SOLVED, STYLES[0], "o", "")}
+    solved = np.asarray(solved, dtype=bool)
+    if solved.shape != (batch,):
+        raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
+    both = {
+        f"solved n={solved.sum()}": Outcome(solved, SOLVED, STYLES[0], "o", ""),
+        f"unsolved n={(~solved).sum()}": Outcome(~solved, UNSOLVED, STYLES[1], "^", "////"),
+    }
+    return {name: group for name, group in both.items() if group.chosen.any()}
 
 
 _VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)

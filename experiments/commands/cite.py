@@ -15,7 +15,7 @@ from rich.console import Console
 import loopgrad
 from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.targets import target_of
-from loopgrad.models.coupling import COUPLINGS
+from loopgrad.models.reversible_cells import COUPLINGS
 
 TOOLKIT = """@software{{loopgrad,
   title = {{{{loopgrad: memory-efficient alternatives to backprop-through-time for recursive networks}}}},

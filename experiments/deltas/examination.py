@@ -10,6 +10,7 @@ from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer, device_of
+from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.models.recursive import RecursiveModel, State
 
@@ -83,7 +84,7 @@ class Subject:
     @property
     def plain(self) -> bool:
         """Whether its state is that of the map; a coupled cell carries more, and has another Jacobian."""
-        return not hasattr(self.cell, "couple")
+        return not is_invertible(self.cell)
 
     def run(self, state: State, num_steps: int) -> State:
         """Return the state after some updates."""

@@ -51,7 +51,7 @@ def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
     first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
-    return Run(model, average.eval(), optimizer, supervision.start(model, first), exploration)
+    return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
 
 
 def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +83,7 @@ def _step(
         saved = None  # it may be another at each draw
     counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
     with trainer.precision(device), counter or nullcontext():
-        result = supervision.segment(
+        result = supervision.run_segment(
             run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
         )
         penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
@@ -138,7 +138,7 @@ def evaluate(model: RecursiveModel, trainer: Trainer, task: Task, samples: Batch
     for start in range(0, len(samples), trainer.eval_batch_size):
         batch = samples[start : start + trainer.eval_batch_size].to(device)
         with trainer.precision(device):
-            output = supervision.answer(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
+            output = supervision.predict(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
         solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
         tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
         losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))

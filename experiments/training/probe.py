@@ -56,7 +56,7 @@ def start(model: RecursiveModel, trainer: Trainer, samples: Batch) -> Probe:
     """Return a probe of `model` on the first batch_size of `samples`, at the start of the second segment."""
     device = next(model.parameters()).device
     batch = samples[: trainer.batch_size].to(device)
-    state = supervision.answer(model, batch.inputs, batch.puzzle_ids, 1).state
+    state = supervision.predict(model, batch.inputs, batch.puzzle_ids, 1).state
     return Probe(model, trainer, batch, state)
 
 

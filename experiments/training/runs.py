@@ -23,8 +23,8 @@ from loopgrad.experiments.training.seeds import seed_for
 from loopgrad.experiments.training.tensorboard import scalars
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
-from loopgrad.gradients.differences import TooCoarse
-from loopgrad.gradients.gate import Unconverged
+from loopgrad.gradients.central_differences import TooCoarse
+from loopgrad.gradients.implicit_verdict import Unconverged
 from loopgrad.gradients.tangents import CannotCarry
 from loopgrad.models.recursive import RecursiveModel
 

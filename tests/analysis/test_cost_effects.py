@@ -119,6 +119,7 @@ def test_median_ratio_is_the_median_of_ratios_not_the_ratio_of_medians():
         median_ratio([1.0], [1.0, 2.0])
 
 
+@pytest.mark.slow
 def test_a_deep_graph_can_be_measured():
     """Nodes that Python has seen are freed recursively by torch 2.13, which would end the process here."""
     gain = torch.ones(3, requires_grad=True)

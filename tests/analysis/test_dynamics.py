@@ -1,6 +1,7 @@
 """Verdicts on systems whose fate is known in closed form, clean and with noise, and on the traps."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -53,11 +54,17 @@ def cell_of(fn, noise=0.0):
     return Stationary(update)
 
 
+@cache
+def largest_exponents(fn, start):
+    """Those of the system itself, which noise does not change: once for all its noises."""
+    f = StateMap(cell_of(fn), start, None)
+    return lyapunov(f, f.point, 400, transient=400).mean[:, 0]
+
+
 def labelled(fn, start, num_steps, noise=0.0, exponent=False, **options):
     trace = record(cell_of(fn, noise), start, None, num_steps, lags=16)
     if exponent:
-        f = StateMap(cell_of(fn), start, None)
-        options["lyapunov"] = lyapunov(f, f.point, 400, transient=400).mean[:, 0]
+        options["lyapunov"] = largest_exponents(fn, start)
     return classify(trace, floor=4 * noise if noise else None, **options)["state"]
 
 

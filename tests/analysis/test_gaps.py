@@ -13,6 +13,7 @@ from loopgrad.analysis import cast, compare_gradients, gradients_of, reference_g
 from loopgrad.analysis.gaps import gradient_gaps, sign_agreement
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, taken_at
 from loopgrad.gradients import BPTT, ImplicitGradient, TruncatedBPTT
+from loopgrad.models import Damped
 
 A = torch.tensor([0.2, 0.5, 0.5, 0.9, -0.8])
 X = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 1.0], [2.0, 0.1], [-1.0, 1.0]])
@@ -229,7 +230,6 @@ def test_wrong_arguments_are_refused():
         found({})
     with pytest.raises(ValueError, match="radius_samples must be"):
         found({"it": BPTT()}, radius_samples=-1)
-    coupled = Linear()
-    coupled.couple = lambda state: state
+    coupled = Damped(Linear())
     with pytest.raises(ValueError, match="radius_samples must be 0 for a coupled cell"):
         gradient_gaps({"it": BPTT()}, loss, coupled, coupled, torch.zeros_like(X), inputs(), T)

@@ -37,6 +37,7 @@ def one_direction(k):
     return torch.randn(k, 1, dtype=torch.float64) * torch.ones(40, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("draw", "too_large"), [(isotropic, 1.5), (one_direction, 2.5)])
 def test_p_is_uniform_and_z_has_deviation_one_under_no_bias(draw, too_large):
     found = summaries(draw, torch.zeros(40, dtype=torch.float64), repeats=200, k=64)
@@ -47,6 +48,7 @@ def test_p_is_uniform_and_z_has_deviation_one_under_no_bias(draw, too_large):
         near((found["p"] < level).mean(), level, math.sqrt(level * (1 - level) / 200))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", [isotropic, one_direction])
 def test_the_error_of_the_bias_is_its_standard_deviation(draw):
     bias = torch.full((40,), 0.3, dtype=torch.float64)

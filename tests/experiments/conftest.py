@@ -1,13 +1,23 @@
 """Commands run inside the test process, as typed: cheaper than a new interpreter, and as true."""
 
+import importlib
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from filelock import FileLock
+from rich.console import Console
 
 from loopgrad.experiments import cli
 from loopgrad.experiments.commands import compare, train
+from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.errors import ConfigError
 
 TINY = (
     "experiment=smoke",
@@ -49,6 +59,8 @@ def loopgrad(monkeypatch, capsys, tmp_path):
             cli.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            torch.set_num_threads(1)  # a command sets what its configuration says
         found = capsys.readouterr()
         return Result(code, found.out, found.err)
 
@@ -56,8 +68,8 @@ def loopgrad(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture
-def refused(loopgrad, tmp_path, monkeypatch):
-    """Run a command that must be refused: exit code 2, one line, nothing written; return the line."""
+def untouched(tmp_path, monkeypatch):
+    """A block in which nothing may begin to train and nothing may be written."""
 
     def begun(*_):
         raise AssertionError("a command that must be refused has begun to train")
@@ -65,23 +77,54 @@ def refused(loopgrad, tmp_path, monkeypatch):
     monkeypatch.setattr(compare, "execute_all", begun)
     monkeypatch.setattr(train, "execute_all", begun)
 
-    def run(*arguments: str) -> str:
+    @contextmanager
+    def block() -> Iterator[None]:
         before = sorted(tmp_path.rglob("*"))
-        result = loopgrad(*arguments)
+        yield
+        assert sorted(tmp_path.rglob("*")) == before, "a refused command wrote something"
+
+    return block
+
+
+@pytest.fixture
+def refused_as_typed(loopgrad, untouched):
+    """Run a whole command that must be refused: exit code 2, one line, nothing written; return the line."""
+
+    def run(*arguments: str) -> str:
+        with untouched():
+            result = loopgrad(*arguments)
         assert result.code == 2, result
         assert "Traceback" not in result.out + result.err
         assert result.err.startswith("loopgrad: ") and result.err.count("\n") == 1, result.err
-        assert sorted(tmp_path.rglob("*")) == before, "a refused command wrote something"
         return result.err
+
+    return run
+
+
+@pytest.fixture
+def refused(loopgrad, untouched):
+    """Compose and begin a command that must be refused in one line, nothing written, without Hydra around it."""
+
+    def run(command: str, *overrides: str) -> str:
+        with untouched(), pytest.raises(ConfigError) as caught:
+            config = composed(command, list(overrides))
+            main = importlib.import_module(f"loopgrad.experiments.commands.{command}").main
+            main(config, Names("task", "model"), Console())
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def compared(tmp_path_factory) -> Path:
-    """A folder with the results of one tiny comparison of all default estimators on two seeds."""
-    folder = tmp_path_factory.mktemp("compared") / "results"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["loopgrad", "compare", *TINY, "seeds=[0,1]", "workers=1", f"output_dir={folder}"])
-        cli.main()
+    """A folder with the results of one tiny comparison of all default estimators on two seeds, made once for all."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
+    folder = place / "compared" / "results"
+    with FileLock(place / "compared.lock"), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "report.md").exists():
+            typed = ["loopgrad", "compare", *TINY, "seeds=[0,1]", "workers=1", f"output_dir={folder}"]
+            patch.setattr(sys, "argv", typed)
+            cli.main()
     return folder

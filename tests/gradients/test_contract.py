@@ -8,7 +8,17 @@ import torch
 from cases import Memory
 from torch import nn
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT, tree
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    ForwardGradient,
+    ForwardMode,
+    ImplicitGradient,
+    Stationary,
+    Stats,
+    TruncatedBPTT,
+    tree,
+)
 
 ESTIMATORS = [BPTT(), CheckpointedBPTT(), TruncatedBPTT(num_steps=2)]
 identity = Stationary(lambda z, x: z)
@@ -66,6 +76,23 @@ def test_estimators_are_frozen_and_compare_by_value():
     assert TruncatedBPTT(num_steps=2) == TruncatedBPTT(num_steps=2) != TruncatedBPTT(num_steps=3)
     with pytest.raises(dataclasses.FrozenInstanceError):
         BPTT().kind = "biased"
+
+
+def test_stats_print_on_one_line_what_they_know():
+    w = torch.tensor([0.5], requires_grad=True)
+    cell, z, x = Stationary(lambda z, x: w * z + x, parameters=[w]), torch.zeros(3, 1), torch.ones(3, 1)
+    x[2] = torch.nan
+    assert repr(Stats(8, 8)) == "Stats(cell_evaluations=8, vjps=8)"
+    assert repr(ForwardMode()(cell, z, x, 4).stats) == "ForwardStats(cell_evaluations=4, vjps=0, tangents=4)"
+    for estimator in (ForwardGradient(2, seed=0), ImplicitGradient(), ImplicitGradient(forward_rtol=1e-12)):
+        rollout = estimator(cell, z, x, 20)
+        before, plain = repr(rollout.stats), dataclasses.replace(rollout.stats)
+        rollout.state.sum().backward()
+        after = repr(rollout.stats)
+        assert after != before and "\n" not in after and len(after) < 240
+        assert rollout.stats.vjps > plain.vjps
+    assert before == "ImplicitStats(cell_evaluations=20, vjps=0, verdict=None)"
+    assert "verdict=Verdict(trusted=0 of 3, finite=2 of 3, fallback=True, forward_residual=" in after
 
 
 def test_stationary_names_what_it_cannot_take():

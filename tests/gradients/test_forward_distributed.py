@@ -3,6 +3,7 @@
 import tempfile
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -49,6 +50,7 @@ def _rank(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_stay_identical_and_two_of_them_halve_the_error():
     """K relMSE = P - 1 for one process; both see the same batch, so two ranks with noise of their own give half."""
     with tempfile.TemporaryDirectory() as folder:

@@ -57,6 +57,7 @@ def moments(estimator, problem, draws, of_inputs=False):
     return exact, found.mean(0), float(constant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_inputs", [False, True])
 @every_way
 def test_the_mean_is_the_gradient(way, of_inputs):
@@ -69,6 +70,7 @@ def test_the_mean_is_the_gradient(way, of_inputs):
     assert bound < 0.5 * exact.norm(), "too few draws to say anything"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("distribution", "shift"), [("rademacher", -1), ("gaussian", 1)])
 @pytest.mark.parametrize("num_steps", [2, 12])
 def test_weight_tangents_keep_the_law(distribution, shift, num_steps):
@@ -83,6 +85,7 @@ def test_weight_tangents_keep_the_law(distribution, shift, num_steps):
     assert abs(constant / (count + shift) - 1) < 0.1
 
 
+@pytest.mark.slow
 def test_state_noise_has_a_fifth_of_the_variance_of_weight_tangents():
     problem = standard()
     of_state = moments(ForwardGradient(8, window=0, seed=0), problem, 60)[2]
@@ -262,6 +265,7 @@ def test_no_second_derivative():
         torch.autograd.grad((z * weight).sum(), cell.up.weight, create_graph=True)
 
 
+@pytest.mark.slow
 def test_samples_that_see_each_other_take_scope_batch():
     cell, state, inputs, weight = standard(batch=6, size=5, hidden=3)
     mixed = Stationary(lambda z, x: cell(z - 0.5 * z.mean(0), x, 0), parameters=cell)

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -104,6 +105,16 @@ def dense(cell, state, inputs, num_steps):
     return gradients(flat(point.clone()) @ w, cell, inputs), jacobian
 
 
+@cache
+def witness(name):
+    """Two gradients (dense solve, long BPTT), the Jacobian of the cycle and the last state, once per problem."""
+    by_solve, jacobian = dense(*problem(name))
+    cell, state, inputs, num_steps = problem(name)
+    last = BPTT()(cell, state, inputs, num_steps).state
+    by_bptt = gradients(weighted(last), cell, inputs)
+    return by_solve, by_bptt, jacobian, [leaf.detach() for leaf in leaves_of(last)]
+
+
 def error(got, expected):
     return float((got - expected).norm() / expected.norm())
 
@@ -123,15 +134,12 @@ def test_equals_the_dense_solve_and_long_bptt(name, scope, solver):
     estimator = ImplicitGradient(solver=solver, scope=scope, rtol=1e-9, max_vjps=400)
     rollout = estimator(cell, state, inputs, num_steps)
     got = gradients(weighted(rollout.state), cell, inputs)
-    expected, jacobian = dense(cell, state, inputs, num_steps)
+    expected, bptt, jacobian, last = witness(name)
     assert 0.1 < torch.linalg.eigvals(jacobian).abs().max() < 0.99, "a problem that is too easy, or has no fixed point"
     assert rollout.stats.verdict.trusted.all()
     assert error(got, expected) < 1e-6
-    bptt = gradients(weighted(BPTT()(cell, state, inputs, num_steps).state), cell, inputs)
     assert error(got, bptt) < 1e-6
-    with torch.no_grad():
-        plain = BPTT()(cell, state, inputs, num_steps).state
-    assert all(map(torch.equal, leaves_of(rollout.state), leaves_of(plain)))
+    assert all(map(torch.equal, leaves_of(rollout.state), last))
 
 
 @pytest.mark.parametrize("forward", [Iteration(), Iteration(damping=0.7), Anderson(), Broyden()])
@@ -141,7 +149,7 @@ def test_a_forward_solver_finds_the_same_fixed_point_and_gradient(name, forward)
     estimator = ImplicitGradient(rtol=1e-9, max_vjps=400, forward=forward, forward_rtol=1e-9)
     rollout = estimator(cell, state, inputs, num_steps)
     got = gradients(weighted(rollout.state), cell, inputs)
-    expected = dense(cell, state, inputs, num_steps)[0]
+    expected = witness(name)[0]
     assert rollout.stats.verdict.trusted.all() and rollout.stats.cell_evaluations <= num_steps + 2
     assert error(got, expected) < 1e-6
 
@@ -354,7 +362,7 @@ def test_a_warm_start_takes_fewer_products():
             rollout = estimator(cell, state, inputs, num_steps)
             got = gradients(weighted(rollout.state), cell, inputs)
         counts[warm] = rollout.stats.verdict.vjps
-        assert error(got, dense(cell, state, inputs, num_steps)[0]) < 1e-4
+        assert error(got, witness("gru with a dict state")[0]) < 1e-4
     assert counts[True] == 2 < counts[False]  # one to judge the start, one at least of the solver
 
 

@@ -12,10 +12,10 @@ from cases import CELLS, build, leaves_of, loop, loss_of
 from loopgrad.analysis.bias_variance import bias_and_variance
 from loopgrad.gradients import BPTT, Stationary, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.depths import DEPTH_DISTRIBUTIONS, Depths
+from loopgrad.gradients.depth_distribution import DEPTH_FAMILIES, DepthDistribution
 from loopgrad.gradients.random_truncation import RandomTruncation
 
-every_distribution = pytest.mark.parametrize("distribution", DEPTH_DISTRIBUTIONS)
+every_distribution = pytest.mark.parametrize("distribution", DEPTH_FAMILIES)
 
 
 def poisson(n, rates):
@@ -35,7 +35,7 @@ def chance(mean, distribution, k, sigma=0.5):
 
 
 def drawn(monkeypatch, k):
-    monkeypatch.setattr(Depths, "sample", lambda self, generator: k)
+    monkeypatch.setattr(DepthDistribution, "sample", lambda self, generator: k)
 
 
 def gradients(state, problem):
@@ -51,7 +51,7 @@ def filled(found, problem):
 @every_distribution
 @pytest.mark.parametrize("mean", [1.3, 2.5, 8.0, 32.0])
 def test_survival_is_the_sum_of_the_probabilities(mean, distribution):
-    depths, tail, seen = Depths(mean, distribution), 0.0, 0
+    depths, tail, seen = DepthDistribution(mean, distribution), 0.0, 0
     assert depths.survival(0) == 1
     for d in range(2000, 0, -1):
         tail += chance(mean, distribution, d + 1)
@@ -66,13 +66,13 @@ def test_survival_of_other_widths(sigma):
     below = 0.0
     for d in range(1, 60):
         below += chance(8.0, "lognormal", d, sigma)
-        assert Depths(8.0, "lognormal", sigma).survival(d) == pytest.approx(1 - below, rel=1e-8, abs=1e-12)
+        assert DepthDistribution(8.0, "lognormal", sigma).survival(d) == pytest.approx(1 - below, rel=1e-8, abs=1e-12)
 
 
 @every_distribution
 @pytest.mark.parametrize("mean", [1.2, 5, 24.5])
 def test_draws_have_the_mean_and_the_survival(distribution, mean):
-    depths, generator, draws = Depths(mean, distribution), torch.Generator().manual_seed(3), 10_000
+    depths, generator, draws = DepthDistribution(mean, distribution), torch.Generator().manual_seed(3), 10_000
     found = np.array([depths.sample(generator) for _ in range(draws)])
     assert found.min() >= 1
     assert abs(found.mean() - mean) < 4 * found.std() / math.sqrt(draws)
@@ -83,20 +83,22 @@ def test_draws_have_the_mean_and_the_survival(distribution, mean):
 
 @every_distribution
 def test_a_mean_of_one_is_always_one(distribution):
-    depths, generator = Depths(1, distribution), torch.Generator()
+    depths, generator = DepthDistribution(1, distribution), torch.Generator()
     assert {depths.sample(generator) for _ in range(20)} == {1}
     assert [depths.survival(d) for d in (0, 1, 2)] == [1, 0, 0]
 
 
 def test_lognormal_of_no_width_is_poisson():
     for d in (1, 5, 20):
-        assert Depths(6, "lognormal", 0).survival(d) == pytest.approx(Depths(6, "poisson").survival(d), rel=1e-12)
+        assert DepthDistribution(6, "lognormal", 0).survival(d) == pytest.approx(
+            DepthDistribution(6, "poisson").survival(d), rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("mean", [8, 32])
 def test_geometric_has_the_largest_tail_from_2_to_20_means(mean):
     for d in range(2 * mean, 20 * mean, mean):
-        geometric, poisson, lognormal = (Depths(mean, name).survival(d) for name in DEPTH_DISTRIBUTIONS)
+        geometric, poisson, lognormal = (DepthDistribution(mean, name).survival(d) for name in DEPTH_FAMILIES)
         assert geometric > lognormal > poisson
 
 
@@ -258,6 +260,7 @@ def test_nothing_to_differentiate_and_nothing_to_run():
     assert RandomTruncation(mean_steps=2)(problem.cell, problem.state, problem.inputs, 0).state is problem.state
 
 
+@pytest.mark.slow
 @every_distribution
 @pytest.mark.parametrize("reweight", [True, False])
 def test_many_draws_show_no_bias_with_weights_and_one_without(distribution, reweight):
@@ -324,5 +327,5 @@ def test_wrong_choices_are_refused(arguments, error, message):
 
 @pytest.mark.parametrize("mean", [0.99, math.nan])
 def test_a_distribution_refuses_a_wrong_mean(mean):
-    with pytest.raises(ValueError, match=r"Depths\(mean="):
-        Depths(mean)
+    with pytest.raises(ValueError, match=r"DepthDistribution\(mean="):
+        DepthDistribution(mean)

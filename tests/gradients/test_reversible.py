@@ -110,7 +110,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["plain", "mixed", "mixed, two updates a cycle"])
 @every_coupling
 def test_bf16_autocast_is_met_again(coupling, cell, cache, encoded):
@@ -159,7 +159,7 @@ def peak_bytes(estimator, cell, z, x, num_steps):
     return peak.peak
 
 
-@pytest.mark.parametrize("measure", [saved_bytes, peak_bytes])
+@pytest.mark.parametrize("measure", [saved_bytes, pytest.param(peak_bytes, marks=pytest.mark.slow)])
 @every_coupling
 def test_memory_does_not_grow_but_for_the_lost_digits(coupling, measure):
     cell, z, x = problem(coupling)

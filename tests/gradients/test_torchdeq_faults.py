@@ -171,6 +171,7 @@ def test_16_transforms_that_are_not_supported_raise(cell):
         torch.func.grad(loss)(cell.linear.weight.detach())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # torch's compiler, with BPTT too

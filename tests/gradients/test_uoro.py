@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 from loopgrad.gradients import BPTT, ForwardGradient
 
+pytestmark = pytest.mark.slow
+
 
 class MLP(nn.Module):
     """The standard cell of test_forward_gradient.py."""

@@ -129,7 +129,7 @@ def test_models_take_a_coupling_by_name(coupling):
 )
 def test_wrong_choices_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
-        make(nn.Identity())
+        make(Stationary(lambda z, x: z))
 
 
 def test_a_plain_function_is_refused_with_the_remedy():

@@ -116,6 +116,7 @@ def test_checkpointing_gives_the_gradient_of_bptt(build):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch.compile's own look at z
 @every_model
 def test_compiled_cell_is_one_graph_and_has_the_same_values_and_gradients(build):

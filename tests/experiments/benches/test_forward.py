@@ -21,6 +21,7 @@ def rows():
     return {row["gradient"]: row for row in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["weights", "zeroth order"])
 def test_perturbed_weights_keep_their_laws(rows, name):
     """C = P - 1 and cos^2 = K / (P + K) with K = 16, P = 64; 64 draws of C have a deviation of about 4 %."""
@@ -30,6 +31,7 @@ def test_perturbed_weights_keep_their_laws(rows, name):
     assert row["forwards"] == pytest.approx(1 + 2 * 16, rel=0.02)
 
 
+@pytest.mark.slow
 def test_the_error_at_the_crossing_is_that_of_truncation(rows):
     for name in ("state", "state, window 1"):
         assert rows[name]["C"] < 63 / 5 and math.isnan(rows[name]["law"])
@@ -38,6 +40,7 @@ def test_the_error_at_the_crossing_is_that_of_truncation(rows):
     assert lean["cosine"] == wide["cosine"] and lean["peak KiB"] < wide["peak KiB"]
 
 
+@pytest.mark.slow
 def test_exact_gradients_are_exact_and_cost_what_they_evaluate(rows):
     # the first of T updates needs no cotangent of its state and inputs: half a forward pass of one update less
     evaluated = {"BPTT": 0, "checkpoints, sqrt": 6, "checkpoints, least": 16}
@@ -47,6 +50,7 @@ def test_exact_gradients_are_exact_and_cost_what_they_evaluate(rows):
         assert row["forwards"] == pytest.approx((6 + more + 2 * 6 - 0.5) / 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", [Setting(32, 8, 9), Setting(16, 8, 6, shared=False)])
 def test_the_exact_alternatives_keep_within_the_peak_and_the_flops_of_a_forward_gradient(setting):
     problem = Problem(setting, seed=1)
@@ -76,6 +80,7 @@ def test_the_reference_is_the_slope_of_the_loss_in_float64():
     assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(trace, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_samples_that_agree_lower_the_error_and_others_do_not():
     """Noise averages over samples: a 16th for 16 times as many where gradients agree, as much where they do not."""
     ratios = {}
@@ -90,6 +95,7 @@ def test_samples_that_agree_lower_the_error_and_others_do_not():
     assert ratios[True] > 5 and 0.3 < ratios[False] < 3
 
 
+@pytest.mark.slow
 def test_the_command_draws_its_figure_and_wrong_sizes_are_refused(loopgrad, tmp_path):
     sweeps = ("bench.tangents=[1]", "bench.features=[3]", "bench.lengths=[4]", "bench.batches=[2]")
     sizes = ("bench.num_tangents=2", "bench.size=3", "bench.num_steps=5", "bench.batch_size=2", "bench.cells=1")

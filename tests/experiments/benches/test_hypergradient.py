@@ -21,7 +21,7 @@ EXACT = [BPTT(), CheckpointedBPTT(), FORWARD]
 SOLVE = {"scope": "batch", "rtol": 1e-12, "max_vjps": 100}
 
 problems = pytest.mark.parametrize("make", [ridge, mlp])
-lengths = pytest.mark.parametrize("length", [20, 300])
+lengths = pytest.mark.parametrize("length", [20, pytest.param(300, marks=pytest.mark.slow)])
 
 
 def apart(got, exact):
@@ -121,6 +121,7 @@ def test_training_a_network_has_not_converged_and_the_gate_says_so(length):
     assert apart(gated, one) < 1e-12 and 0.5 < apart(five, exact) < apart(one, exact) < 1 < apart(raw, exact)
 
 
+@pytest.mark.slow
 @problems
 def test_what_forward_mode_keeps_does_not_grow_and_what_bptt_keeps_does(make):
     problem = make()
@@ -177,6 +178,7 @@ def test_descent_in_the_hyperparameters_lowers_the_validation_loss(estimator):
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_without_higher_the_reference_says_what_to_install_and_its_row_that_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "higher", None)
     with pytest.raises(ImportError, match=r"pip install 'loopgrad\[peers\]'"):
@@ -185,6 +187,7 @@ def test_without_higher_the_reference_says_what_to_install_and_its_row_that_it_i
     assert [name for name, row in rows.items() if math.isnan(row["error"])] == ["higher, not installed"]
 
 
+@pytest.mark.slow
 def test_the_command_at_a_tiny_size(loopgrad, tmp_path):
     sizes = ("bench.hidden_size=4", "bench.samples=8", "bench.lengths=[4]", "bench.repeats=1")
     result = loopgrad("bench", "hypergradient", *sizes, "output_dir=out")

@@ -21,6 +21,7 @@ def rows():
     return measured()
 
 
+@pytest.mark.slow
 def test_ours_is_as_exact_as_the_loop_and_breaks_nothing(rows):
     ours = {key: row for key, row in rows.items() if key[1].startswith(EXACT)}
     assert len(ours) == 6
@@ -30,17 +31,20 @@ def test_ours_is_as_exact_as_the_loop_and_breaks_nothing(rows):
         assert row["FLOPs"] <= 1.34
 
 
+@pytest.mark.slow
 def test_every_method_computes_the_gradient_of_the_loop_where_it_computes_one(rows):
     for (_, method), row in rows.items():
         if row["broke"] != "not installed":
             assert row["error"] < 1e-5 or "None" in row["broke"], method
 
 
+@pytest.mark.slow
 def test_the_checks_find_what_checkpoints_break(rows):
     assert rows["additive", "torch reentrant"]["broke"] == "hooks x4, autograd.grad raises"
     assert rows["additive", "torch checkpoint"]["broke"] == "-"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("peer", "method", "words"),
     [("revlib", "revlib function", ("hooks x4", "encoded x raises")), ("memcnn", "memcnn", ("x.grad None",))],
@@ -53,6 +57,7 @@ def test_the_checks_find_what_peers_break(rows, peer, method, words):
         assert all(word in found for word in words)
 
 
+@pytest.mark.slow
 def test_without_peers_their_rows_say_so(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] in PEERS] + list(PEERS):
         monkeypatch.setitem(sys.modules, name, None)
@@ -68,6 +73,7 @@ def test_lengths_that_are_not_even_are_refused(lengths):
         Reversible(**{**TINY, "lengths": lengths}).rows()
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_record(loopgrad, tmp_path):
     sizes = [f"bench.{name}={list(value) if isinstance(value, tuple) else value}" for name, value in TINY.items()]
     result = loopgrad("bench", "reversible", *sizes, "output_dir=out")

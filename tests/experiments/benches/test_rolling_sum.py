@@ -90,6 +90,7 @@ def test_the_rate_of_each_is_the_one_that_did_best(monkeypatch):
     assert bench._learning_rates([("sum", 4, 2)], 1) == {("sum", name): rate for name, rate in best.items()}
 
 
+@pytest.mark.slow
 def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
     sizes = ["bench.targets=[sum,modulo]", "bench.lengths=[6,5]", "bench.updates=[8,8]", "bench.learning_rates=[0.01]"]
     sizes += ["bench.hidden_size=5", "bench.batch_size=4", "bench.seeds=[0,1]"]

@@ -186,6 +186,7 @@ def test_a_recurrence_free_model_can_be_compared_too(loopgrad, tiny, tmp_path):
     assert [r["vjps"] for r in records.read(tmp_path / "out" / "records.jsonl")] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_recursion_bench_writes_its_record(loopgrad, tmp_path):
     result = loopgrad("bench", "bench.lengths=[4]", "bench.hidden_size=32", "bench.repeats=1", "output_dir=out")
     assert result.code == 0, result.err
@@ -198,6 +199,7 @@ def test_the_recursion_bench_writes_its_record(loopgrad, tmp_path):
     assert {"commit", "versions", "device", "date"} <= record.keys()
 
 
+@pytest.mark.slow
 def test_the_trm_bench_runs_without_the_official_code(loopgrad, tmp_path):
     sizes = ["bench.hidden_size=16", "bench.num_heads=2", "bench.seq_len=4", "bench.batch_size=2", "bench.repeats=1"]
     result = loopgrad("bench", "trm", *sizes, "output_dir=out")

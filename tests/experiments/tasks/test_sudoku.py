@@ -89,6 +89,10 @@ def test_rendering_sets_boxes_apart():
 def test_puzzles_that_do_not_exist_in_such_numbers_are_refused():
     with pytest.raises(ValueError, match=r"Sudoku\(num_train=9, num_test=300\).*with 16-16 givens"):
         Sudoku(size=4, num_train=9, num_test=300, min_givens=16, max_givens=16).test_set()
+
+
+@pytest.mark.slow
+def test_givens_too_few_to_be_found_are_refused():
     with pytest.raises(ValueError, match=r"Sudoku\(max_givens=18\).*raise max_givens"):
         Sudoku(size=9, num_train=1, num_test=1, min_givens=18, max_givens=18).test_set()
 

@@ -130,7 +130,7 @@ def test_the_first_step_is_adamw_by_its_formula():
     run = begin(it, TASK, model(), 0)
     twin = model()
     first = TASK.train_batch(seed_for("data", 0), 0, it.batch_size)
-    loss = supervision.segment(twin, supervision.start(twin, first), first, BPTT(), it.halting).loss
+    loss = supervision.run_segment(twin, supervision.initial_carry(twin, first), first, BPTT(), it.halting).loss
     loss.backward()
     list(train(run, it, TASK, BPTT(), 0))
     for mine, p in zip(run.model.parameters(), twin.parameters(), strict=True):
@@ -182,7 +182,7 @@ def test_evaluation_scores_the_held_out_set_whatever_the_size_of_its_batches():
     assert parts == pytest.approx(whole, rel=1e-6)
     test = TASK.test_set()
     with torch.no_grad():
-        logits = supervision.answer(run.model.eval(), test.inputs, test.puzzle_ids, 2).logits
+        logits = supervision.predict(run.model.eval(), test.inputs, test.puzzle_ids, 2).logits
     right = logits.argmax(-1) == test.labels
     assert whole["token_accuracy"] == pytest.approx(right[test.labels >= 0].double().mean().item())
     assert whole["exact_accuracy"] == pytest.approx((right | (test.labels < 0)).all(-1).double().mean().item())

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from loopgrad.models.fixed_point import SCALE, Ratio, to_grid
+from loopgrad.models.grid_arithmetic import SCALE, Ratio, to_grid
 
 FRACTIONS = [Fraction(*pair) for pair in ((1, 2), (3, 4), (7, 8), (1, 5), (2, 3), (15, 16), (1, 1024), (1023, 1024))]
 

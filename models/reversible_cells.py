@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.models.coupled import STORED, Arithmetic, Coupling, Per, times, total
-from loopgrad.models.fixed_point import Ratio
+from loopgrad.gradients.checks import is_number
+from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per, times, total
+from loopgrad.models.grid_arithmetic import Ratio
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
 SPARE_BITS = {"float64": 48, "float32": 20}
@@ -73,14 +74,10 @@ class Damped(Coupling):
         super().__init__(cell, arithmetic, per, dtype)
         self.beta = _fraction("Damped", "beta", beta)
         self.factor, self.share = float(self.beta), float(1 - self.beta)
-        self.ratio = Ratio.of(1 - self.beta) if self.exact else None
-
-    @property
-    def safe_length(self) -> int | None:
-        """Updates after which float arithmetic has lost the state: each copy is divided by 1 - beta every other one."""
         if self.exact:
-            return None
-        return int(2 * SPARE_BITS[self.arithmetic] / -math.log2(1 - self.beta))
+            self.ratio = Ratio.of(1 - self.beta)
+        else:  # each copy is divided by 1 - beta at every other update that is undone
+            self.safe_length = int(2 * SPARE_BITS[arithmetic] / -math.log2(1 - self.beta))
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
@@ -145,7 +142,7 @@ class Leapfrog(Coupling):
         dtype: torch.dtype | None = None,
     ):
         super().__init__(cell, arithmetic, per, dtype)
-        if isinstance(scale, bool) or not isinstance(scale, int | float):
+        if not is_number(scale):
             raise TypeError(f"Leapfrog(scale={scale!r}) must be a number, the h of z_{{t+1}} = z_{{t-1}} + h f(z_t)")
         if scale == 0 or not math.isfinite(scale):
             raise ValueError(f"Leapfrog(scale={scale!r}) must be finite and not zero: at 0 nothing is iterated")
@@ -216,12 +213,10 @@ class Momentum(Coupling):
         super().__init__(cell, arithmetic, per, dtype)
         self.gamma = _fraction("Momentum", "gamma", gamma)
         self.factor, self.share = float(1 - self.gamma), float(self.gamma)
-        self.ratio = Ratio.of(self.gamma) if self.exact else None
-
-    @property
-    def safe_length(self) -> int | None:
-        """Updates after which float arithmetic has lost the state: the velocity is divided by gamma at each."""
-        return None if self.exact else int(SPARE_BITS[self.arithmetic] / -math.log2(self.gamma))
+        if self.exact:
+            self.ratio = Ratio.of(self.gamma)
+        else:  # the velocity is divided by gamma at each update that is undone
+            self.safe_length = int(SPARE_BITS[arithmetic] / -math.log2(self.gamma))
 
     def _companion(self, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from loopgrad.models import rms_norm
-from loopgrad.models.pointwise import gated_silu
+from loopgrad.models.functional import gated_silu
 
 # torch itself scripts its forward-mode rules when they are first used, and torch 2.6's gradcheck calls its old vmap
 pytestmark = [

@@ -57,7 +57,7 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> from loopgrad.models.pointwise import gated_silu
+        >>> from loopgrad.models.functional import gated_silu
         >>> gated_silu(torch.zeros(2), torch.ones(2))
         tensor([0., 0.])
     """

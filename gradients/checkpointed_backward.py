@@ -8,51 +8,50 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients import host, tree
+from loopgrad.gradients import host_memory, tree
+from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell, alias, check_nothing_hidden, entry, release
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, free_nodes, leaf_view
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.schedule import Schedule
 
 
-class Checkpointed(torch.autograd.Function):
+class CheckpointedRecursion(torch.autograd.Function):
     """The whole recursion as one node: (state leaves, other tensors) -> last state leaves.
 
-    Applied to an `ExplicitCell`, its inputs, a `Schedule`, whether to offload, and the tensors.
+    Applied to a `FunctionalCell`, its inputs, a `Schedule`, whether to offload, and the tensors.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, cell: ExplicitCell, inputs: Any, schedule: Schedule, offload: bool, *tensors: torch.Tensor
+        ctx: Any, cell: FunctionalCell, inputs: Any, schedule: Schedule, offload: bool, *tensors: torch.Tensor
     ) -> Any:
         """Run the recursion without a graph, storing the states that the schedule names."""
         ctx.set_materialize_grads(False)
         bounds, blocks = schedule.bounds, len(schedule.bounds) - 1
         ctx.cell, ctx.schedule, ctx.places = cell, schedule, [0, *schedule.places(0, blocks, schedule.snapshots)]
         ctx.devices = [leaf.device for leaf in cell.state]
-        versions = [tensor._version for tensor in tensors]
+        versions = versions_of(tensors)
         snapshots, conditions, state = [], [], cell.state
         for start, stop in itertools.pairwise([*ctx.places, blocks]):
-            kept = [host.store(leaf) if offload and start else leaf for leaf in state]
-            snapshots.append([(leaf, leaf._version) for leaf in kept])
+            kept = [host_memory.store(leaf) if offload and start else leaf for leaf in state]
+            snapshots.append((kept, versions_of(kept)))
             conditions.append(Conditions(cell.cell, tensors, conditions[-1] if conditions else None))
             steps = range(bounds[start], bounds[stop])
             last = run_without_graph(cell.cell, cell.unflatten_state(state), inputs, steps)
             check_structure(cell.unflatten_state(state), last)
             state = tree.flatten(last)[0]
-        _check_not_changed(versions, tensors, snapshots)
+        for written, before in ((tensors, versions), *snapshots):
+            check_unchanged(written, before, "its updates cannot be run again")
         drop_untouched(conditions, end=Conditions(cell.cell, tensors, conditions[-1]))
         ctx.conditions, ctx.offload = conditions, offload
-        ctx.save_for_backward(*tensors, *(leaf for snapshot in snapshots[1:] for leaf, _ in snapshot))
+        ctx.save_for_backward(*tensors, *(leaf for kept, _ in snapshots[1:] for leaf in kept))
         return tuple(state)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         """Go back through the recursion, block by block."""
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "CheckpointedBPTT cannot be differentiated twice (backward got create_graph=True): use BPTT()"
-            )
+        refuse_second_derivative("CheckpointedBPTT")
         reversal, tensors = _Reversal(ctx), ctx.saved_tensors[: len(ctx.cell.state) + len(ctx.cell.others)]
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
@@ -84,6 +83,7 @@ class _Reversal:
 
     def run(self, tensors: Sequence[torch.Tensor], wanted: Sequence[bool], grads: list) -> list:
         """Return the gradients of `tensors`, those of the leaves of the state first."""
+        # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
         width, blocks = len(self.cell.state), len(self.schedule.bounds) - 1
         others = [alias(t, needed) for t, needed in zip(tensors[width:], wanted[width:], strict=True)]
         totals: list[torch.Tensor | None] = [None] * len(others)
@@ -108,7 +108,7 @@ class _Reversal:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
                 if self.offload and stop != block:
-                    leaves = [host.store(leaf) for leaf in leaves]
+                    leaves = [host_memory.store(leaf) for leaf in leaves]
                 self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, tensors)))
                 start = stop
 
@@ -117,7 +117,7 @@ class _Reversal:
 
     def fetched(self, snapshot: _Snapshot) -> list[torch.Tensor]:
         """Return the leaves of a snapshot on the devices of the state."""
-        return [host.fetch(leaf, device) for leaf, device in zip(snapshot.leaves, self.devices, strict=True)]
+        return [host_memory.fetch(leaf, device) for leaf, device in zip(snapshot.leaves, self.devices, strict=True)]
 
     def through(
         self,
@@ -132,11 +132,12 @@ class _Reversal:
         cell, bounds = self.cell, self.schedule.bounds
         state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
         with snapshot.conditions.restored(cell.cell) as buffers:
-            entries = cell.entries(others)
+            entries = cell.leaf_views(others)
             start, stop = bounds[snapshot.block : snapshot.block + 2]
-            last = cell.run_on([entry(t) for t in state], entries, buffers, start, stop)
-            # made last, so run first: each sum continues from its total, in the order in which BPTT adds
-            resumed = [entry(t) for t in entries]
+            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop)
+            # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
+            # was made last first: handed the totals, these views start each sum with them, and the order is the same
+            resumed = [leaf_view(t) for t in entries]
         pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
         sources = [t for t in (*state, *others) if t.requires_grad]
@@ -147,7 +148,7 @@ class _Reversal:
         del last, resumed, pairs, entries
         found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
         del outputs
-        release(nodes)
+        free_nodes(nodes)
         grads[:] = [next(found) if t.requires_grad else None for t in state]
         totals[:] = [next(found) if t.requires_grad else None for t in others]
         return True
@@ -164,18 +165,3 @@ def _noted(before: Conditions, cell: nn.Module, tensors: Sequence[torch.Tensor])
     if not before.generators:
         conditions.generators = []
     return conditions
-
-
-def _check_not_changed(
-    versions: list[int], tensors: tuple[torch.Tensor, ...], snapshots: list[list[tuple[torch.Tensor, int]]]
-) -> None:
-    if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
-        raise RuntimeError(
-            "the cell changes state, inputs or a parameter in place, so its updates cannot be run again: "
-            "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
-        )
-    if any(leaf._version != version for snapshot in snapshots for leaf, version in snapshot):
-        raise RuntimeError(
-            "the cell changes its state in place, so its updates cannot be run again: "
-            "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
-        )

@@ -12,10 +12,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import Stationary
+from loopgrad.gradients.contract import closed_over, run
 
 
-class ExplicitCell:
+class FunctionalCell:
     """The updates start..stop-1 of a cell, with all that they depend on passed as tensors.
 
     Attributes:
@@ -30,19 +30,19 @@ class ExplicitCell:
         self._host = _Host(cell)
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
-        loose = {id(t): t for m in cell.modules() if isinstance(m, Stationary) for t in m.closed_over}
+        loose = {id(tensor): tensor for tensor in closed_over(cell)}
         named = [(n, p) for n, p in cell.named_parameters() if p.requires_grad and id(p) not in loose]
         self._names = [f"cell.{name}" for name, _ in named]
         self._closed_over = [t for t in loose.values() if t.requires_grad]
         self.num_inputs = len(tree.tensors(inputs))
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
-    def entries(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def leaf_views(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are.
 
         Modules that count gradients through hooks cannot do so on inputs that are given to autograd.grad.
         """
-        return [entry(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
+        return [leaf_view(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
 
     def run_on(
         self,
@@ -54,13 +54,10 @@ class ExplicitCell:
     ) -> list[torch.Tensor]:
         """Run updates with `others` in place of the cell's own tensors."""
 
-        def run(cell: nn.Module, inputs: Any) -> Any:
-            last = self.unflatten_state(list(state))
-            for step in range(start, stop):
-                last = cell(last, inputs, step)
-            return last
+        def updates(cell: nn.Module, inputs: Any) -> Any:
+            return run(cell, self.unflatten_state(list(state)), inputs, range(start, stop))
 
-        return tree.flatten(self.call(run, others, buffers))[0]
+        return tree.flatten(self.call(updates, others, buffers))[0]
 
     def call(
         self, fn: Callable[[nn.Module, Any], Any], others: Sequence[torch.Tensor], buffers: dict[str, torch.Tensor]
@@ -81,7 +78,7 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
     """Return the nodes of the graph of `outputs`, those nearest to them first; raise if it reaches a leaf not `known`.
 
     Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost. Nodes that
-    Python has seen are freed recursively (torch 2.13), so the nodes of a deep graph must be handed to `release`.
+    Python has seen are freed recursively (torch 2.13), so the nodes of a deep graph must be handed to `free_nodes`.
 
     Raises:
         RuntimeError: Naming the shape of the tensor and what to do.
@@ -104,7 +101,7 @@ def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.
     return nodes
 
 
-def release(nodes: list[Any]) -> None:
+def free_nodes(nodes: list[Any]) -> None:
     """Free the nodes of a graph whose outputs are gone, one by one."""
     nodes.reverse()
     while nodes:
@@ -116,7 +113,7 @@ def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
     return tensor.detach().requires_grad_(requires_grad)
 
 
-def entry(tensor: torch.Tensor) -> torch.Tensor:
+def leaf_view(tensor: torch.Tensor) -> torch.Tensor:
     """Return what an update reads in place of a leaf that is given to autograd.grad.
 
     A view: modules that count gradients through hooks cannot do so on such a leaf.

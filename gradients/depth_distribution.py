@@ -8,13 +8,15 @@ from typing import Literal
 
 import torch
 
-DepthDistribution = Literal["geometric", "poisson", "lognormal"]
-DEPTH_DISTRIBUTIONS = ("geometric", "poisson", "lognormal")
+from loopgrad.gradients.checks import is_number
+
+DepthFamily = Literal["geometric", "poisson", "lognormal"]
+DEPTH_FAMILIES = ("geometric", "poisson", "lognormal")
 _RANGE = 12.0  # of a standard normal variable in the quadrature; beyond it lies 4e-33
 
 
 @dataclass(frozen=True)
-class Depths:
+class DepthDistribution:
     """A distribution of a number of steps k on {1, 2, ...} with mean `mean`.
 
     - "geometric": P(k > d) = (1 - 1/mean)^d.
@@ -40,19 +42,19 @@ class Depths:
 
     Example:
         >>> import torch
-        >>> from loopgrad.gradients.depths import Depths
-        >>> Depths(4).survival(2)  # P(k > 2) = (3/4)^2
+        >>> from loopgrad.gradients.depth_distribution import DepthDistribution
+        >>> DepthDistribution(4).survival(2)  # P(k > 2) = (3/4)^2
         0.5625
-        >>> num_steps = 3 * Depths(32, "lognormal").sample(torch.Generator().manual_seed(0))
+        >>> num_steps = 3 * DepthDistribution(32, "lognormal").sample(torch.Generator().manual_seed(0))
     """
 
     mean: float
-    distribution: DepthDistribution = "geometric"
+    distribution: DepthFamily = "geometric"
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_depths("Depths", "mean", self.mean, self.distribution, self.sigma)
+        check_depth_distribution("DepthDistribution", "mean", self.mean, self.distribution, self.sigma)
 
     def sample(self, generator: torch.Generator) -> int:
         """Draw k from `generator`, and from no other."""
@@ -73,19 +75,19 @@ class Depths:
         return _survival(self.mean, self.distribution, self.sigma, d)
 
 
-def check_depths(owner: str, name: str, mean: object, distribution: object, sigma: object) -> None:
+def check_depth_distribution(owner: str, name: str, mean: object, distribution: object, sigma: object) -> None:
     """Raise unless these are the arguments of a distribution; `owner` and the `name` of the mean are named."""
     for argument, value in ((name, mean), ("sigma", sigma)):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise TypeError(f"{owner}({argument}=...) must be a number, got {value!r}")
     if not 1 <= mean < math.inf:  # pyright: ignore
         raise ValueError(
             f"{owner}({name}={mean}) must be finite and at least 1: it is the mean of a number that is 1 at least"
         )
-    if distribution not in DEPTH_DISTRIBUTIONS:
-        close = difflib.get_close_matches(str(distribution), DEPTH_DISTRIBUTIONS, n=3, cutoff=0.4)
+    if distribution not in DEPTH_FAMILIES:
+        close = difflib.get_close_matches(str(distribution), DEPTH_FAMILIES, n=3, cutoff=0.4)
         raise ValueError(
-            f"{owner}(distribution={distribution!r}) is unknown: take one of {', '.join(DEPTH_DISTRIBUTIONS)}"
+            f"{owner}(distribution={distribution!r}) is unknown: take one of {', '.join(DEPTH_FAMILIES)}"
             + (f"; nearest: {', '.join(close)}" if close else "")
         )
     if not 0 <= sigma < math.inf:  # pyright: ignore

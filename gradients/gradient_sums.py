@@ -8,15 +8,21 @@ from typing import Any
 import torch
 from torch.autograd.graph import GradientEdge
 
-from loopgrad.gradients.explicit import check_nothing_hidden, entry
+from loopgrad.gradients.functional_cell import check_nothing_hidden, leaf_view
 
 
-class Totals:
+class GradientSums:
     """Takes one vector-Jacobian product after the other and adds up what falls on shared tensors.
 
-    A backward pass through one graph adds the gradients of a tensor in the order in which it meets its uses. Where an
-    update uses each tensor once, that order is kept by adding to `.grad`; otherwise the sum so far must be the first
-    term of the next. Weights that autocast has cast once for its whole region are summed in the dtype of the cast.
+    BPTT has one graph of all updates, and its backward pass adds the gradients of a tensor one by one as it meets the
+    uses: ((g_1 + g_2) + g_3) + ... from the last update to the first. Floating sums depend on their order, so bit for
+    bit the same gradient needs the same order from graphs of one update each. There are three cases:
+
+    - Each update uses a tensor once: `.grad` of a leaf is added to in that very order, for free.
+    - An update uses a tensor several times: autograd would first sum within the update, total + (g_4 + g_5). The total
+      is therefore fed into the graph so that autograd meets it first and goes on from it, (total + g_4) + g_5.
+    - autocast has cast a weight once for its whole region: in BPTT the gradients are summed before that one cast, in
+      its low precision, and cast back once. So the sum is caught at the cast, and carried on from there.
 
     Attributes:
         entries: What the updates must read in place of the tensors.
@@ -32,7 +38,7 @@ class Totals:
         """
         self._leaves = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
-            self.entries = [leaf if as_it_is else entry(leaf) for leaf, as_it_is in zip(leaves, bare, strict=True)]
+            self.entries = [leaf if as_it_is else leaf_view(leaf) for leaf, as_it_is in zip(leaves, bare, strict=True)]
         self._wanted = [tensor for tensor in self.entries if tensor.requires_grad]
         self._sums: list[torch.Tensor | None] = [None] * len(self._wanted)
         self._casts: dict[Any, torch.Tensor | None] = {}
@@ -40,7 +46,7 @@ class Totals:
         self._hooks: list[Any] = []
         self._used_once = True
 
-    def look(self, outputs: Sequence[torch.Tensor], reads: Sequence[torch.Tensor]) -> None:
+    def learn(self, outputs: Sequence[torch.Tensor], reads: Sequence[torch.Tensor]) -> None:
         """Learn from the graph of an update how it uses the tensors.
 
         Raises:
@@ -49,29 +55,31 @@ class Totals:
         nodes = check_nothing_hidden(outputs, [*reads, *self._leaves])
         uses = Counter(parent for node in nodes for parent, _ in node.next_functions if parent is not None)
         own = {id(leaf) for leaf in self._leaves}
-        ends = {node for node in uses if id(getattr(node, "variable", None)) in own}  # of the leaves
+        ends = {node for node in uses if id(getattr(node, "variable", None)) in own}  # where leaves collect gradients
         if self._caches:
+            # a cast right at a leaf is the one that autocast's cache hands to all updates: the node lives on
             for node in set(nodes) - set(self._casts):
                 if node.name() == "ToCopyBackward0" and (end := node.next_functions[0][0]) in ends:
                     self._casts[node] = None
                     self._hooks.append(node.register_prehook(partial(self._stash, node)))
-                    uses[end] -= 1
-        direct = {tensor.grad_fn for tensor in self._wanted}
-        if self._used_once and any(uses[node] > 1 for node in uses if node in direct or node in ends):
+                    uses[end] -= 1  # nothing comes through it any more
+        views = {tensor.grad_fn for tensor in self._wanted}
+        if self._used_once and any(uses[node] > 1 for node in uses if node in views or node in ends):
             self._used_once = False
-            self._sums = [leaf.grad for leaf in self._leaves]
+            self._sums = [leaf.grad for leaf in self._leaves]  # of the updates so far, each of which used it once
             for leaf in self._leaves:
                 leaf.grad = None
 
-    def pull(self, pairs: list[Any], reads: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    def add(self, pairs: list[Any], reads: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
         """Take the product for (output, gradient) pairs; returns the part of `reads` and adds up the rest."""
+        # roots are in place before anything runs, so a total given at its cast is the first term there
         pairs = pairs + [(GradientEdge(cast, 0), total) for cast, total in self._casts.items() if total is not None]
         if self._used_once:
             outputs, seeds = zip(*pairs, strict=True)
             torch.autograd.backward(outputs, seeds)  # reaches these leaves only; naming them takes 3 % of an update
             return [read.grad for read in reads]
         if any(total is not None for total in self._sums):
-            # made last, so run first: each sum continues from its total
+            # autograd runs the node that was made last first: each total is there before the update's own terms
             resumed = _Resumed.apply(self._sums, *self._wanted)
             pairs.append((resumed, torch.ones_like(resumed)))
         outputs, seeds = zip(*pairs, strict=True)
@@ -94,6 +102,7 @@ class Totals:
         return [next(totals) if tensor.requires_grad else None for tensor in self.entries]
 
     def _stash(self, node: Any, gradients: tuple[torch.Tensor | None, ...]) -> tuple[None]:
+        """Keep what arrives at a cast, the total so far among it, and let nothing through to the weight."""
         self._casts[node] = gradients[0]
         return (None,)
 

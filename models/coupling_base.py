@@ -4,6 +4,7 @@ What was read is still there after the update, so the same evaluation of the cel
 A coupled recursion is another dynamical system than the cell's own; see each class for what the two share.
 """
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -11,13 +12,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import Stationary, tree
+from loopgrad.gradients import Invertible, Note, Stationary, Undone, tree
+from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.fixed_point import SCALE, Ratio, plus, to_grid
+from loopgrad.gradients.invertible import Gradients
+from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
 
 Arithmetic = Literal["exact", "float64", "float32"]
 Per = Literal["cycle", "update"]
-Gradients = list[Tensor | None]
 STORED = {"exact": torch.float64, "float64": torch.float64, "float32": torch.float32}
 
 
@@ -36,35 +38,7 @@ class Coupled:
     lost: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True)
-class Note:
-    """What undoing one update needs beside the state it led to.
-
-    Attributes:
-        touched: Which leaves the update changed.
-        dropped: Words of lost digits that were full before this update, packed into bytes.
-    """
-
-    touched: tuple[bool, ...]
-    dropped: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True)
-class Undone:
-    """An update that was undone, and what takes its vector-Jacobian product.
-
-    Attributes:
-        before: The state before the update.
-        reads: Leaves that the wrapped cell has read, in its dtype.
-        images: What it made of each, with a graph from `reads`; None for a leaf that it handed through.
-    """
-
-    before: Coupled
-    reads: list[Tensor]
-    images: list[Tensor | None]
-
-
-class Coupling(nn.Module):
+class Coupling(Invertible):
     """Base of the invertible cells; subclasses give the arithmetic of one leaf.
 
     Called as cell(state, inputs, step), where state is `Coupled` or, at first, a plain state of the wrapped cell.
@@ -84,16 +58,13 @@ class Coupling(nn.Module):
     def __init__(self, cell: nn.Module, arithmetic: Arithmetic, per: Per, dtype: torch.dtype | None):
         super().__init__()
         name = type(self).__name__
-        if not isinstance(cell, nn.Module):
-            raise TypeError(
-                f"{name}(cell=...) must be an nn.Module called as cell(state, inputs, step), got "
-                f"{type(cell).__name__}: wrap a plain map fn(state, inputs) as Stationary(fn, parameters=...)"
-            )
+        check_cell(cell, f"{name}(cell=...)")
         if arithmetic not in STORED:
             raise ValueError(f"{name}(arithmetic={arithmetic!r}) must be 'exact', 'float64' or 'float32'")
         if per not in ("cycle", "update"):
             raise ValueError(f"{name}(per={per!r}) must be 'cycle' or 'update'")
         self.cell, self.arithmetic, self.per, self.dtype = cell, arithmetic, per, dtype
+        self.exact = arithmetic == "exact"
 
     @property
     def period(self) -> int:
@@ -104,16 +75,6 @@ class Coupling(nn.Module):
     def depth(self) -> int:
         """Blocks that one cycle applies."""
         return int(self.cell.depth)  # pyright: ignore[reportArgumentType]
-
-    @property
-    def exact(self) -> bool:
-        """Whether an update is undone to the last bit."""
-        return self.arithmetic == "exact"
-
-    @property
-    def safe_length(self) -> int | None:
-        """Updates that can be undone one after the other before rounding has eaten the state; None for any number."""
-        return None
 
     @property
     def cell_dtype(self) -> torch.dtype:
@@ -136,6 +97,10 @@ class Coupling(nn.Module):
         if self.ratio is not None:
             lost = tuple(tree.map_tensors(torch.zeros_like, current) for _ in range(self.damped_copies))
         return Coupled(current, other, lost)
+
+    def current(self, state: Coupled) -> Any:
+        """Return z_t of a coupled state."""
+        return state.current
 
     def read(self, state: Coupled) -> Any:
         """Return z_t of a coupled state, in the dtype of the wrapped cell."""
@@ -195,6 +160,10 @@ class Coupling(nn.Module):
         if self.ratio is not None and step > 0 and self._word_is_full(step):
             dropped = tuple(self.ratio.pack(leaf) for leaf in tree.tensors(state.lost))
         return Note(tuple(a is not b for a, b in pairs), dropped)
+
+    def verified(self, state: Coupled) -> list[Tensor]:
+        """Return both copies; the digits lost before the first update are no part of what it was given."""
+        return tree.tensors((state.current, state.other))
 
     def _images(self, start: Any, reads: list[Tensor], inputs: Any, step: int) -> list[Tensor | None]:
         """What the wrapped cell makes of its state `start`, per leaf; None for a leaf that it hands through."""
@@ -261,15 +230,17 @@ class Coupling(nn.Module):
         """What the update that led to this pair has read."""
         return other
 
+    @abstractmethod
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        raise NotImplementedError
+        """One leaf of both copies and its lost digits after an update."""
 
+    @abstractmethod
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        raise NotImplementedError
+        """The copy that an update has changed, and its lost digits, as they were before it."""
 
+    @abstractmethod
     def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the sum that holds the image and of the pair before an update, from those of the pair after."""
-        raise NotImplementedError
 
     def _damp(self, value: Tensor, lost: Tensor | None, factor: Fraction) -> tuple[Tensor, Tensor | None]:
         if self.ratio is None or lost is None:

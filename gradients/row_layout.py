@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Rows:
+class RowLayout:
     """The way between the leaves of a state and a matrix (rows, features).
 
     Args:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.explicit import ExplicitCell, check_nothing_hidden
+from loopgrad.gradients.functional_cell import FunctionalCell, check_nothing_hidden
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import Conditions, graph_free
-from loopgrad.gradients.rows import Rows
+from loopgrad.gradients.row_layout import RowLayout
 
 
 class TooCoarse(ValueError):
@@ -19,11 +19,11 @@ class TooCoarse(ValueError):
 
 
 def differences(
-    cell: ExplicitCell,
+    cell: FunctionalCell,
     num_steps: int,
     leaves: Sequence[Tensor],
     others: Sequence[Tensor],
-    rows: Rows,
+    rows: RowLayout,
     how: Any,
     seed: int,
     chosen: Sequence[bool],
@@ -60,12 +60,12 @@ def differences(
 
 
 def _run(
-    cell: ExplicitCell,
+    cell: FunctionalCell,
     num_steps: int,
     leaves: Sequence[Tensor],
     others: Sequence[Tensor],
     buffers: dict[str, Tensor],
-    rows: Rows,
+    rows: RowLayout,
     noise: Noise | None,
     epsilon: float,
 ) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Whether an implicit gradient can be trusted, sample by sample, and the numbers that say so."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from loopgrad.gradients.contract import Stats
 QUANTILES = (0.5, 0.9, 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdict:
     """What one backward pass found; a value per sample (one for all with scope="batch"), on the device.
 
@@ -37,6 +37,16 @@ class Verdict:
     vjps: int
     fallback: bool
 
+    def __repr__(self) -> str:
+        """Return one line: how many samples are trusted, medians and largest values, and what the others got."""
+        found, count = self.numbers(), self.trusted.numel()
+        said = [f"{name}={round(found[name] * count)} of {count}" for name in ("trusted", "finite")]
+        said.append(f"fallback={self.fallback}")
+        for name, share in (("forward_residual", found["finite"]), ("estimate", found["solved"])):
+            if share:
+                said.append(f"{name}={found[f'{name}_median']:.2g} (largest {found[f'{name}_max']:.2g})")
+        return f"Verdict({', '.join(said)}, vjps={self.vjps})"
+
     def numbers(self) -> dict[str, float]:
         """Return fractions and quantiles (median, 90 %, largest) over samples; one transfer from the device."""
         known = [("forward_residual", self.forward_residual, self.finite)]
@@ -50,6 +60,7 @@ class Verdict:
         return {**dict(zip(names, found, strict=True)), "cycle_vjps": float(self.vjps)}
 
 
+@dataclass
 class ImplicitStats(Stats):
     """Cost and verdict of an implicit gradient, known once backward has run; until then that of the forward pass.
 
@@ -59,17 +70,7 @@ class ImplicitStats(Stats):
         verdict: Verdict of the latest backward pass, or None.
     """
 
-    verdict: Verdict | None
-
-    def __init__(self, cell_evaluations: int):
-        super().__init__(cell_evaluations, 0)
-        object.__setattr__(self, "verdict", None)
-
-    def add(self, cell_evaluations: int, vjps: int, verdict: Verdict | None) -> None:
-        """Count what a backward pass has done."""
-        object.__setattr__(self, "cell_evaluations", self.cell_evaluations + cell_evaluations)
-        object.__setattr__(self, "vjps", self.vjps + vjps)
-        object.__setattr__(self, "verdict", verdict)
+    verdict: Verdict | None = field(default=None, compare=False)
 
     def numbers(self) -> dict[str, float]:
         """Return the verdict's numbers, none before backward has run."""

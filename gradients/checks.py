@@ -1,0 +1,42 @@
+"""Checks that the estimators share: of whole numbers, of tensors changed in place, of a second derivative."""
+
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+import torch
+
+
+def is_int(value: Any, least: int | None = None) -> TypeGuard[int]:
+    """Return whether a value is an int, and at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and (least is None or value >= least)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Return whether a value is an int or a float; True and False are neither."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_int(owner: str, name: str, value: Any, least: int) -> None:
+    """Raise ValueError, naming the argument of `owner`, unless it is an int of at least `least`."""
+    if not is_int(value, least):
+        raise ValueError(f"{owner}({name}={value!r}) must be an int of at least {least}")
+
+
+def refuse_second_derivative(owner: str) -> None:
+    """Raise RuntimeError in a backward pass of which autograd would record a graph."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{owner} cannot be differentiated twice (backward got create_graph=True): use BPTT()")
+
+
+def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Return how often each tensor has been written to, for `check_unchanged`."""
+    return [tensor._version for tensor in tensors]
+
+
+def check_unchanged(tensors: Sequence[torch.Tensor], versions: list[int], consequence: str) -> None:
+    """Raise RuntimeError if the cell has written to one of its arguments since `versions` were taken."""
+    if versions_of(tensors) != versions:
+        raise RuntimeError(
+            f"the cell changes its state, inputs or a parameter in place, so {consequence}: "
+            "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
+        )
