@@ -1,6 +1,7 @@
 """The files of the repository as the tests of its layout see them."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,18 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ["loopgrad", "gradients", "models", "analysis", "experiments"]
+
+
+def pages() -> list[Path]:
+    """The pages that somebody has written, in the root and in docs; those that building the site writes are not."""
+    written = [path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts]
+    return [*sorted(ROOT.glob("*.md")), *sorted(p for p in written if not p.read_text().startswith("% made by"))]
+
+
+def blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """The code blocks of a page in a language, each with the number of the line before its first."""
+    found = re.finditer(rf"^( *)```{language}[^\n]*\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start(2)), block[2]) for block in found]
 
 
 def sources(folder: str) -> list[Path]:
