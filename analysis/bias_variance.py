@@ -24,6 +24,7 @@ from loopgrad.analysis.moments import Moments
 from loopgrad.analysis.precision import preserved_rng
 from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.checks import is_int
 
 Loss = Callable[[nn.Module, Estimator], Tensor]
 
@@ -160,7 +161,7 @@ def bias_and_variance(
         >>> found.variance, found.bias_squared, found.draws_for(0.9)
         (0.0, 0.0, 1.0)
     """
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 4:
+    if not is_int(draws, 4):
         raise ValueError(f"draws must be an int of at least 4, two pairs, got {draws!r}")
     if not isinstance(estimator, Estimator) and not callable(estimator):
         raise TypeError(f"estimator must be an Estimator or a function of the draw, got {type(estimator).__name__}")

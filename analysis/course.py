@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, equal_rows, version
+from loopgrad.gradients.checks import is_int
 
 Array = np.ndarray
 Span = tuple[int, int, int, int]  # number of updates, updates made before, number of the start, row
@@ -186,7 +187,7 @@ def _same_memory(leaf: torch.Tensor, other: torch.Tensor) -> bool:
 
 def check_lags(lags: Any) -> None:
     """Raise ValueError where lags is not a number of cycles."""
-    if isinstance(lags, bool) or not isinstance(lags, int) or lags < 0:
+    if not is_int(lags, 0):
         raise ValueError(f"lags must be a number of cycles, an int of at least 0, got {lags!r}")
 
 

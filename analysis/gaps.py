@@ -27,6 +27,7 @@ from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
 
 Array = np.ndarray
@@ -178,7 +179,7 @@ def gradient_gaps(
     """
     if not estimators:
         raise ValueError("estimators is empty: give a name -> estimator")
-    if isinstance(radius_samples, bool) or not isinstance(radius_samples, int) or radius_samples < 0:
+    if not is_int(radius_samples, 0):
         raise ValueError(f"radius_samples must be an int of at least 0, got {radius_samples!r}")
     if radius_samples and is_invertible(cell):
         raise ValueError(

@@ -17,6 +17,7 @@ from loopgrad.analysis.sites import CellSite, ModuleSite, Site
 from loopgrad.analysis.streams import check_leaves, check_names, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
+from loopgrad.gradients.checks import is_int
 
 
 class Recorder:
@@ -56,7 +57,7 @@ class Recorder:
     def __init__(self, *, period: int | None = None, lags: int = 0, upcast: torch.dtype = torch.float32):
         check_lags(lags)
         check_upcast(upcast)
-        if period is not None and (isinstance(period, bool) or not isinstance(period, int) or period < 1):
+        if period is not None and not is_int(period, 1):
             raise ValueError(f"period must be the number of updates in a cycle, an int of at least 1, got {period!r}")
         self._period, self._lags, self._upcast = period, lags, upcast
         self._course: Course | None = None

@@ -16,6 +16,7 @@ from torch import nn
 from loopgrad.analysis.hooks import argument, is_forward, never_called, removed
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.gradients import tree
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.invertible import is_invertible
 
@@ -147,7 +148,7 @@ class ModuleSite:
         """Check that there is something to read."""
         if not self.outputs or len(set(self.outputs.values())) < len(self.outputs):
             raise ValueError(f"outputs must name modules and a stream of its own for each, got {dict(self.outputs)}")
-        if isinstance(self.period, bool) or not isinstance(self.period, int) or self.period < 1:
+        if not is_int(self.period, 1):
             raise ValueError(f"period must be the number of updates in a cycle, at least 1, got {self.period!r}")
 
     def cycle(self, model: nn.Module) -> int:

@@ -139,6 +139,12 @@ class Stationary(nn.Module):
         # plain tensors cannot be registered; estimators that recompute ask for them here
         self.closed_over: tuple[torch.Tensor, ...] = tuple(loose)
 
+    def __repr__(self) -> str:
+        """Return the name of the map and how many numbers it wants gradients for."""
+        name = getattr(self.fn, "__name__", type(self.fn).__name__)
+        count = sum(tensor.numel() for tensor in (*self.parameters(), *self.closed_over))
+        return f"Stationary({name}, {count:,} parameters)"
+
     def forward(self, state: Any, inputs: Any, step: int) -> Any:
         """Apply the map; `step` is not used."""
         return self.fn(state, inputs)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from loopgrad.models.layers import Linear
+from loopgrad.models.layers import Linear, OneLine
 
 Tables = tuple[Tensor, Tensor]
 
@@ -42,6 +42,10 @@ class Rotary(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"head_dim={self.head_dim}, base={self.base:g}"
+
     def forward(self, num_positions: int) -> Tables:
         """Return the tables of the first `num_positions` positions."""
         if num_positions <= self.cos.shape[0]:
@@ -72,7 +76,7 @@ def rotate(x: Tensor, tables: Tables) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
-class Attention(nn.Module):
+class Attention(OneLine):
     """softmax(Q K^T / sqrt(d)) V per head, every position attending to every other; no biases, no mask.
 
     Args:
@@ -98,6 +102,10 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = Linear(hidden_size, 3 * hidden_size, generator)
         self.out = Linear(hidden_size, hidden_size, generator)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"hidden_size={self.out.weight.shape[0]}, num_heads={self.num_heads}"
 
     def forward(self, x: Tensor, tables: Tables | None = None) -> Tensor:
         """Map (batch, positions, hidden_size) to the same shape; `tables` turn queries and keys."""

@@ -3,15 +3,17 @@
 A block mixes positions by attention or by an MLP over the position axis, then mixes features by a SwiGLU.
 """
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
 from loopgrad.models.attention import Attention, Rotary, Tables
 from loopgrad.models.functional import rms_norm
-from loopgrad.models.layers import SwiGLU
+from loopgrad.models.layers import OneLine, SwiGLU
 
 
-class AttentionBlock(nn.Module):
+class AttentionBlock(OneLine):
     """h <- rms(h + attention(h)); h <- rms(h + swiglu(h)), both norms over features.
 
     Args:
@@ -29,13 +31,17 @@ class AttentionBlock(nn.Module):
         self.attention = Attention(hidden_size, num_heads, generator)
         self.mlp = SwiGLU(hidden_size, expansion, generator)
 
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"{self.attention.extra_repr()}, inner_size={self.mlp.inner_size}"
+
     def forward(self, h: Tensor, tables: Tables | None = None) -> Tensor:
         """Map (batch, positions, hidden_size) to the same shape."""
         h = rms_norm(h + self.attention(h, tables))
         return rms_norm(h + self.mlp(h))
 
 
-class MLPBlock(nn.Module):
+class MLPBlock(OneLine):
     """h <- rms(h + swiglu over positions), norm over positions; h <- rms(h + swiglu(h)), norm over features.
 
     Works at one length only, and for a few hundred positions at most: its first SwiGLU has weights for each position.
@@ -56,6 +62,11 @@ class MLPBlock(nn.Module):
         self.token_mlp = SwiGLU(num_positions, expansion, generator)
         self.mlp = SwiGLU(hidden_size, expansion, generator)
 
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        positions, hidden_size = self.token_mlp.down.weight.shape[0], self.mlp.down.weight.shape[0]
+        return f"{hidden_size=}, {positions=}, inner_size={self.mlp.inner_size}"
+
     def forward(self, h: Tensor, tables: Tables | None = None) -> Tensor:
         """Map (batch, positions, hidden_size) to the same shape; there is nothing for `tables` to turn."""
         h = h.transpose(1, 2)  # (batch, hidden_size, positions)
@@ -63,7 +74,7 @@ class MLPBlock(nn.Module):
         return rms_norm(h + self.mlp(h))
 
 
-class Net(nn.Module):
+class Net(OneLine):
     """A stack of blocks that sees its input by addition: net(h, injected) = blocks(h + injected).
 
     Args:
@@ -75,6 +86,11 @@ class Net(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.rotary = rotary
+
+    def extra_repr(self) -> str:
+        """Return how many blocks of which kind there are."""
+        kinds = [f"{count} x {block}" for block, count in Counter(map(repr, self.blocks)).items()]
+        return ", ".join(kinds if self.rotary is None else [*kinds, repr(self.rotary)])
 
     def forward(self, h: Tensor, injected: Tensor | None = None) -> Tensor:
         """Map (batch, positions, hidden_size) to the same shape."""

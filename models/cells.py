@@ -35,6 +35,10 @@ class TwoStreamCell(nn.Module):
         self.H_net = H_net
         self.L_cycles = _at_least_one(L_cycles)
 
+    def extra_repr(self) -> str:
+        """Return the length of a cycle."""
+        return f"L_cycles={self.L_cycles}, period={self.period}"
+
     @property
     def period(self) -> int:
         """Updates in a cycle: L_cycles + 1."""
@@ -73,6 +77,10 @@ class OneStreamCell(nn.Module):
         super().__init__()
         self.net = net
         self.L_cycles = _at_least_one(L_cycles)
+
+    def extra_repr(self) -> str:
+        """Return the length of a cycle."""
+        return f"L_cycles={self.L_cycles}, period={self.period}"
 
     @property
     def period(self) -> int:

@@ -66,6 +66,10 @@ class Coupling(Invertible):
         self.cell, self.arithmetic, self.per, self.dtype = cell, arithmetic, per, dtype
         self.exact = arithmetic == "exact"
 
+    def extra_repr(self) -> str:
+        """Return the rate and the arithmetic."""
+        return f"{self._rate()}, arithmetic={self.arithmetic!r}, per={self.per!r}, dtype={self.dtype}"
+
     @property
     def period(self) -> int:
         """Updates in a cycle: one where an update is a whole cycle of the wrapped cell."""
@@ -229,6 +233,10 @@ class Coupling(Invertible):
     def _read_by(self, current: Tensor, other: Tensor) -> Tensor:
         """What the update that led to this pair has read."""
         return other
+
+    @abstractmethod
+    def _rate(self) -> str:
+        """The argument that sets the strength of the coupling, as it is written."""
 
     @abstractmethod
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:

@@ -95,6 +95,27 @@ class Ratio:
         return words.view(torch.int64).squeeze(-1).double()
 
 
+def fraction_below_one(owner: str, name: str, given: Any) -> Fraction:
+    """Return the argument of `owner` as a fraction between 0 and 1 whose digits exact arithmetic can store.
+
+    Raises:
+        ValueError: It is none; names the argument.
+    """
+    try:
+        fraction = Fraction(given)
+    except (TypeError, ValueError, ZeroDivisionError):
+        raise ValueError(f"{owner}({name}={given!r}) must be a fraction such as Fraction(4, 5) or '4/5'") from None
+    if not 0 < fraction < 1:
+        raise ValueError(f"{owner}({name}={given!r}) must lie between 0 and 1, both excluded")
+    if fraction.denominator > 1024:
+        near = fraction.limit_denominator(16)
+        raise ValueError(
+            f"{owner}({name}={given!r}) is {fraction}, whose denominator is above 1024, and exact arithmetic stores "
+            f"digits of that base: give the fraction that you mean, such as '{near}'"
+        )
+    return fraction
+
+
 def _products(fraction: Fraction, capacity: int) -> int:
     """Number of products whose lost digits stay below `capacity`, whatever the values are."""
     n, d, largest, count = fraction.numerator, fraction.denominator, 0, 0

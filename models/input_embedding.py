@@ -1,13 +1,13 @@
 """How a puzzle becomes x, the input that every update sees: puzzle and cell tokens, plus positions, scaled."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from loopgrad.models.layers import Embedding
+from loopgrad.models.layers import Embedding, OneLine
 
 
-class InputEmbedding(nn.Module):
+class InputEmbedding(OneLine):
     """x = sqrt(D) [puzzle tokens ; token vectors], or sqrt(D) / sqrt(2) (the same + learned positions).
 
     A puzzle's vector of length puzzle_dim fills the first of `puzzle_tokens` positions before the sequence; what it
@@ -62,6 +62,12 @@ class InputEmbedding(nn.Module):
         self.puzzles = Embedding(num_puzzles, puzzle_dim, 0.0, generator) if num_puzzles else None
         positions = puzzle_tokens + (seq_len or 0)
         self.positions = Embedding(positions, hidden_size, std, generator) if learned_positions else None
+
+    def extra_repr(self) -> str:
+        """Return the lengths and the sizes of the tables."""
+        tables = {name.removesuffix(".weight"): tuple(table.shape) for name, table in self.named_parameters()}
+        sizes = {"seq_len": self.seq_len, "puzzle_tokens": self.puzzle_tokens, **tables}
+        return ", ".join(f"{name}={size}" for name, size in sizes.items())
 
     def forward(self, inputs: Tensor, puzzle_ids: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """Map tokens (batch, seq_len) and puzzle ids (batch,) to x, (batch, puzzle_tokens + seq_len, D), in `dtype`."""

@@ -40,6 +40,14 @@ def truncated_normal(shape: tuple[int, ...], std: float, generator: torch.Genera
     return (u.erfinv_() * (math.sqrt(2) * scale)).clamp_(-cut * scale, cut * scale)
 
 
+class OneLine(nn.Module):
+    """A module that prints on one line: its sizes, and not the parts that follow from them."""
+
+    def __repr__(self) -> str:
+        """Return the class and its sizes."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
 class Linear(nn.Module):
     """y = x W^T + b, with W cast to the dtype of x.
 
@@ -56,6 +64,11 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((out_features, in_features), in_features**-0.5, generator))
         self.bias = nn.Parameter(torch.zeros(out_features, device="cpu")) if bias else None
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        out_features, in_features = self.weight.shape
+        return f"{in_features=}, {out_features=}, bias={self.bias is not None}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -84,6 +97,10 @@ class Embedding(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(truncated_normal((num_embeddings, size), std, generator))
 
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return "num_embeddings={}, size={}".format(*self.weight.shape)
+
     def forward(self, ids: Tensor) -> Tensor:
         """Map integer ids (...) to rows (..., size)."""
         return F.embedding(ids, self.weight)
@@ -100,7 +117,7 @@ def swiglu_inner_size(size: int, expansion: float) -> int:
     return -(-round(expansion * size * 2 / 3) // 256) * 256
 
 
-class SwiGLU(nn.Module):
+class SwiGLU(OneLine):
     """y = W_down (silu(W_gate x) * W_up x), no biases; W_gate and W_up are the halves of one weight.
 
     Args:
@@ -117,6 +134,10 @@ class SwiGLU(nn.Module):
         self.inner_size = swiglu_inner_size(size, expansion)
         self.gate_up = Linear(size, 2 * self.inner_size, generator)
         self.down = Linear(self.inner_size, size, generator)
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"size={self.down.weight.shape[0]}, inner_size={self.inner_size}"
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., size) to (..., size)."""

@@ -79,6 +79,11 @@ class RecursiveModel(nn.Module):
         for stream in streams:
             self.register_buffer(f"{stream}_init", truncated_normal((hidden_size,), 1.0, generator))
 
+    def extra_repr(self) -> str:
+        """Return the size and the length of a segment."""
+        size = f"{sum(p.numel() for p in self.parameters()):,} parameters"
+        return f"{size}, num_steps={self.num_steps}, forward_dtype={self.forward_dtype}"
+
     @property
     def depth(self) -> int:
         """Blocks that one segment applies, one after the other."""

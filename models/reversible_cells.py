@@ -5,14 +5,13 @@ A coupled recursion is another dynamical system than the cell's own; each class 
 
 import math
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import is_number
 from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per, times, total
-from loopgrad.models.grid_arithmetic import Ratio
+from loopgrad.models.grid_arithmetic import Ratio, fraction_below_one
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
 SPARE_BITS = {"float64": 48, "float32": 20}
@@ -72,12 +71,15 @@ class Damped(Coupling):
         dtype: torch.dtype | None = None,
     ):
         super().__init__(cell, arithmetic, per, dtype)
-        self.beta = _fraction("Damped", "beta", beta)
+        self.beta = fraction_below_one("Damped", "beta", beta)
         self.factor, self.share = float(self.beta), float(1 - self.beta)
         if self.exact:
             self.ratio = Ratio.of(1 - self.beta)
         else:  # each copy is divided by 1 - beta at every other update that is undone
             self.safe_length = int(2 * SPARE_BITS[arithmetic] / -math.log2(1 - self.beta))
+
+    def _rate(self) -> str:
+        return f"beta={self.beta}"
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
@@ -149,6 +151,9 @@ class Leapfrog(Coupling):
         self.scale = self.factor = float(scale)
         self.share = 1.0
 
+    def _rate(self) -> str:
+        return f"scale={self.scale}"
+
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         return self._plus(other, image), current, lost
 
@@ -211,12 +216,15 @@ class Momentum(Coupling):
         dtype: torch.dtype | None = None,
     ):
         super().__init__(cell, arithmetic, per, dtype)
-        self.gamma = _fraction("Momentum", "gamma", gamma)
+        self.gamma = fraction_below_one("Momentum", "gamma", gamma)
         self.factor, self.share = float(1 - self.gamma), float(self.gamma)
         if self.exact:
             self.ratio = Ratio.of(self.gamma)
         else:  # the velocity is divided by gamma at each update that is undone
             self.safe_length = int(SPARE_BITS[arithmetic] / -math.log2(self.gamma))
+
+    def _rate(self) -> str:
+        return f"gamma={self.gamma}"
 
     def _companion(self, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()
@@ -275,19 +283,3 @@ def _number(rate: float | str) -> float:
         return float(Fraction(rate))
     except ValueError:
         raise ValueError(f"coupling_rate={rate!r} must be a number, the scale of coupling='leapfrog'") from None
-
-
-def _fraction(owner: str, name: str, given: Any) -> Fraction:
-    try:
-        fraction = Fraction(given)
-    except (TypeError, ValueError, ZeroDivisionError):
-        raise ValueError(f"{owner}({name}={given!r}) must be a fraction such as Fraction(4, 5) or '4/5'") from None
-    if not 0 < fraction < 1:
-        raise ValueError(f"{owner}({name}={given!r}) must lie between 0 and 1, both excluded")
-    if fraction.denominator > 1024:
-        near = fraction.limit_denominator(16)
-        raise ValueError(
-            f"{owner}({name}={given!r}) is {fraction}, whose denominator is above 1024, and exact arithmetic stores "
-            f"digits of that base: give the fraction that you mean, such as '{near}'"
-        )
-    return fraction
