@@ -18,3 +18,13 @@ def test_links_lead_to_files_that_git_tracks(page):
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in link]
     files = {(page.parent / link).resolve() for link in links}
     assert {file for file in files if not {file, *file.parents} & set(GENERATED)} <= tracked
+
+
+PATHS = re.compile(r"`((?:analysis|docs|experiments|gradients|loopgrad|models|tests)/[\w/.-]*)`")
+
+
+@pytest.mark.parametrize("page", [p for p in pages() if p.name not in ("log.md", "CHANGELOG.md")], ids=lambda p: p.name)
+def test_files_that_a_page_names_exist(page):
+    """The log and the changelog speak of their own day."""
+    named = [name for name in PATHS.findall(page.read_text()) if "NAME" not in name]
+    assert [name for name in named if not (ROOT / name).exists()] == []
