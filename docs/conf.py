@@ -29,8 +29,13 @@ autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
-napoleon_custom_sections = ["Cost", "Not recommended when", "Variance", "Reference"]
-napoleon_use_ivar = True
+napoleon_custom_sections = [
+    "Cost",
+    "Not recommended when",
+    "Variance",
+    "Reference",
+    ("Attributes", "params_style"),
+]
 napoleon_use_rtype = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]

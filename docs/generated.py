@@ -16,6 +16,7 @@ from loopgrad.experiments import tasks
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+MARK = "% made by generated.py"
 KINDS = {
     "exact": "Exact",
     "exact at a fixed point": "Exact at a fixed point",
@@ -52,7 +53,7 @@ def write_pages(app: Sphinx) -> None:
     pages = {f"api/estimators/{name}.md": estimator_page(cls) for name, cls in estimators().items()}
     pages |= {f"api/packages/{it.__name__.split('.')[-1]}.md": package_page(it, text) for it, text in PACKAGES.items()}
     for name, text in (pages | {"gallery.md": gallery()}).items():
-        page = HERE / name
+        page, text = HERE / name, f"{MARK}\n\n{text}"
         page.parent.mkdir(exist_ok=True)
         if not page.exists() or page.read_text() != text:
             page.write_text(text)
@@ -86,11 +87,11 @@ def package_page(package: ModuleType, text: str) -> str:
     named = {name: getattr(package, name) for name in package.__all__}
     coupled = (models.Coupling, models.Coupled)
     shown = {n: it for n, it in named.items() if not (isinstance(it, type) and issubclass(it, coupled))}
-    lines = [
-        f".. {'autoclass' if isinstance(it, type) else 'autofunction' if callable(it) else 'autodata'}:: "
-        f"{package.__name__}.{name}" + ("\n   :members:" if isinstance(it, type) else "")
-        for name, it in shown.items()
-    ]
+    lines = []
+    for name, it in shown.items():
+        kind = "class" if isinstance(it, type) else "function" if callable(it) else "data"
+        members = kind == "class" and not issubclass(it, tuple)  # the fields of a tuple are told in its docstring
+        lines.append(f".. auto{kind}:: {package.__name__}.{name}" + "\n   :members:" * members)
     title = package.__name__.split(".")[-1].capitalize()
     return (
         f"# {title}\n\n{text}\n\n```{{eval-rst}}\n.. currentmodule:: {package.__name__}\n\n"
@@ -106,12 +107,13 @@ def gallery() -> str:
     for figure in sorted(RESULTS.rglob("*.png")):
         groups.setdefault(record_of(figure), []).append(figure)
     for record, figures in groups.items():
-        name = record.stem if record.suffix == ".json" else record.parent.name
         found = json.loads(record.read_text().splitlines()[0] if record.suffix == ".jsonl" else record.read_text())
+        place = record.relative_to(RESULTS)
+        name = place.with_suffix("") if record.suffix == ".json" else place.parent
         shown = "\n\n".join(map(figure_directive, figures))
         parts += [
-            f"## {name.replace('_', ' ')}",
-            f":::::{{container}} gallery\n{shown}\n:::::",
+            f"## {': '.join(name.parts).replace('_', ' ').capitalize()}",
+            f":::::{{container}} gallery\n{shown}\n:::::" if len(figures) > 2 else shown,
             f"```bash\n{found['command']}\n```",
             f"Commit {found['commit']}, {found['date']}; [record]({record.relative_to(HERE).as_posix()}).",
         ]
@@ -135,11 +137,11 @@ def figure_directive(figure: Path) -> str:
     return f"::::{{figure}} {path}\n:width: 100%\n:alt: {DRAWN.get(kind or '', figure.stem)}\n\n{words}\n::::"
 
 
-def escape_bars(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Keep |x|, a norm in docstrings, from being read as a substitution."""
+def escape(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Keep |x|, a norm, from being read as a substitution, and a line that begins with an initial as a list."""
     for i, line in enumerate(lines):
         if not re.match(r"\s*(>>>|\.\.\.|\.\. math::)", line):
-            lines[i] = line.replace("|", r"\|")
+            lines[i] = re.sub(r"^(\s*(?:\w+: )?[A-Za-z])\. ", r"\1\. ", line.replace("|", r"\|"))
 
 
 def add_citations(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -151,9 +153,17 @@ def add_citations(app: Sphinx, what: str, name: str, obj: object, options: objec
         lines[end:end] = ["", f"    Bibliography: :cite:p:`{','.join(keys)}`."]
 
 
+def readable(app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str):
+    """Write the default of a field that is made anew so that the signature can be parsed."""
+    if signature and "<factory>" in signature:
+        return signature.replace("<factory>", "..."), returns
+    return None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages first, and see docstrings before napoleon does."""
     app.connect("builder-inited", write_pages)
-    app.connect("autodoc-process-docstring", escape_bars, priority=400)
+    app.connect("autodoc-process-signature", readable)
+    app.connect("autodoc-process-docstring", escape, priority=400)
     app.connect("autodoc-process-docstring", add_citations, priority=400)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

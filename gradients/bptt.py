@@ -12,7 +12,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradien
 class BPTT(Estimator):
     r"""Backpropagation through time (full unroll).
 
-    .. math:: \frac{dL}{d\theta} = \sum_{t=0}^{T-1} \frac{\partial f_t}{\partial\theta}^T J_{t+1}^T \cdots J_{T-1}^T g
+    .. math:: \frac{dL}{d\theta} = \sum_{t=0}^{T-1} (\partial_\theta f_t)^T J_{t+1}^T \cdots J_{T-1}^T g
 
     with J_t = df_t / dz of the update z_{t+1} = f_t(z_t) and g = dL / dz_T: all terms, by autograd.
 

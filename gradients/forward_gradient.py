@@ -18,7 +18,7 @@ from loopgrad.gradients.row_layout import RowLayout
 class ForwardGradient(Estimator):
     r"""Forward gradients: unbiased, from K tangents carried forward; backward needs no stored updates.
 
-    .. math:: \hat g_w = \frac{1}{K} \sum_{k=1}^{K} (g \cdot u_T^{(k)}) \, v^{(k)}, \qquad u_{t+1} = J_z u_t + J_w v
+    .. math:: \hat g = \frac{1}{K} \sum_{k=1}^{K} (g \cdot u_T^{(k)}) \, v^{(k)}, \qquad u_{t+1} = J_z u_t + J_w v
 
     perturb="weights": from u_0 = v_z0, with random v and the cotangent g of z_T, as above. For parameters g . u_T is
     over all samples; what has a row per sample (z_0, and inputs whose first dimension is the batch) takes that of each

@@ -24,7 +24,7 @@ CHOICES = ("fallback", "warn", "raise", "ignore")
 class ImplicitGradient(Estimator):
     r"""The gradient of a fixed point z = f(z) of the cycle map, by a linear solve; and another where none was reached.
 
-    .. math:: \frac{dL}{d\theta} = \frac{\partial f}{\partial\theta}^T w, \qquad (1 - J^T) \, w = b
+    .. math:: \frac{dL}{d\theta} = (\partial_\theta f)^T w, \qquad (1 - J^T) \, w = b
 
     With J = df/dz at the last state and the cotangent b, it solves (1 - J^T) w = b sample by sample, seeing J through
     vector-Jacobian products alone, and returns (df/dtheta)^T w: the sum of BPTT's terms over infinitely many updates.

@@ -77,8 +77,8 @@ class Invertible(nn.Module, ABC):
         """Return the vector-Jacobian product of an update, save for the part from `images` to `reads`.
 
         Args:
-            images: Of the update that was undone.
-            gradients: Of the leaves of the state after it, in the order of the tree; None for zero.
+            images: Images of the update that was undone.
+            gradients: Gradients of the leaves of the state after it, in the order of the tree; None for zero.
 
         Returns:
             The gradients of the images, and those of the leaves of the state before as far as they do not come

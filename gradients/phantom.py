@@ -19,7 +19,7 @@ class PhantomGradient(Estimator):
     z_T is a constant in it, and the last state is z_T itself. At a fixed point it is the first k terms of a damped
     Neumann series of the implicit gradient, with d the damping and b the cotangent:
 
-    .. math:: \frac{\partial f}{\partial\theta}^T d \sum_{i=0}^{k-1} \left( (1 - d) + d J^T \right)^i b
+    .. math:: (\partial_\theta f)^T d \sum_{i=0}^{k-1} \left( (1 - d) + d J^T \right)^i b
 
     Args:
         num_steps: k, applications of the cycle map, at least 1.

@@ -15,7 +15,7 @@ from loopgrad.gradients.recompute import run_without_graph
 class TruncatedBPTT(Estimator):
     r"""Truncated backpropagation through time.
 
-    .. math:: \sum_{t=T-k}^{T-1} \frac{\partial f_t}{\partial\theta}^T J_{t+1}^T \cdots J_{T-1}^T g
+    .. math:: \sum_{t=T-k}^{T-1} (\partial_\theta f_t)^T J_{t+1}^T \cdots J_{T-1}^T g
 
     The last k terms of `BPTT`'s sum: the first T - k updates run without a graph, z_{T-k} is a constant and the rest
     are differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from repository import FOLDERS, ROOT, module_name, sources
+from repository import FOLDERS, blocks, module_name, pages, sources
 
 PACKAGES = [f"loopgrad.{name}" for name in FOLDERS if name != "loopgrad"]
 MODULES = [module_name(path) for folder in FOLDERS for path in sources(folder)]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in pages() if blocks(page.read_text(), "python")]
 LONGEST = 8
 
 
@@ -69,12 +69,6 @@ def test_a_wrong_example_is_found():
     assert "Expected:\n    3\nGot:\n    2" in failures(test)
 
 
-def blocks(text: str) -> list[tuple[int, str]]:
-    """The Python blocks of a page, each with the number of the line before its first."""
-    found = re.finditer(r"^( *)```python[^\n]*\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, block.start(2)), block[2]) for block in found]
-
-
 def run_block(before: int, code: str, page: str, folder: Path) -> None:
     """Run a block as a program of its own; traceback lines are those of the page."""
     lines = "\n".join(line.removeprefix(re.match(" *", code)[0]) for line in code.split("\n"))
@@ -91,7 +85,7 @@ def run_block(before: int, code: str, page: str, folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for before, code in blocks(page.read_text()):
+    for before, code in blocks(page.read_text(), "python"):
         run_block(before, code, page.stem, tmp_path)
 
 
@@ -99,7 +93,7 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 def test_a_wrong_block_is_found(code, tmp_path):
     indent = re.match(" *", code)[0]
     page = f"# Page\n\n{indent}```python\n{code}{indent}```\n\n```bash\nfalse\n```\n"
-    ((before, found),) = blocks(page)
+    ((before, found),) = blocks(page, "python")
     assert (before, found) == (3, code)
     with pytest.raises((AssertionError, ImportError)):
         run_block(before, found, "page", tmp_path)

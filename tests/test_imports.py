@@ -1,13 +1,10 @@
 """Imports go one way, experiments > (models | analysis) > gradients, and bring in declared dependencies only."""
 
-import ast
 import re
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
 
 import pytest
-from repository import PYPROJECT, ROOT, sources
+from repository import PYPROJECT, ROOT, imports, sources
 
 BELOW = {
     "gradients": set(),
@@ -19,54 +16,10 @@ BELOW = {
 IMPORTED_AS = {"hydra-core": {"hydra", "omegaconf"}}
 
 
-class Import(NamedTuple):
-    """A module imported at a line: "" for a relative import; at_load is False inside a function."""
-
-    module: str
-    line: int
-    at_load: bool
-
-
-def imports(code: str) -> list[Import]:
-    return list(_imports(ast.parse(code), at_load=True))
-
-
-def _imports(node: ast.AST, at_load: bool) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        inside = at_load and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            yield from (found for part in child.body for found in _imports(ast.Module([part], []), at_load=False))
-            yield from (found for part in child.orelse for found in _imports(ast.Module([part], []), at_load))
-            continue
-        for module in _modules(child):
-            yield Import(module, child.lineno, inside)
-        yield from _imports(child, inside)
-
-
-def _modules(node: ast.AST) -> list[str]:
-    match node:
-        case ast.Import(names=names):
-            return [alias.name for alias in names]
-        case ast.ImportFrom(level=level) if level:
-            return [""]
-        case ast.ImportFrom(module="loopgrad", names=names):
-            return [f"loopgrad.{alias.name}" for alias in names]
-        case ast.ImportFrom(module=module):
-            return [module or ""]
-        case ast.Call(func=ast.Attribute(attr="import_module") | ast.Name(id="import_module" | "__import__")):
-            # other names are other people's modules, such as the `models` of an official repository
-            return [
-                a.value for a in node.args[:1] if isinstance(a, ast.Constant) and str(a.value).startswith("loopgrad")
-            ]
-        case ast.Attribute(value=ast.Name(id="loopgrad"), attr=attr):
-            return [f"loopgrad.{attr}"]
-    return []
-
-
 def wrong_directions(package: str, code: str) -> list[str]:
     """What a file of a package imports against the order of the packages."""
     wrong = []
-    for module, line, _ in imports(code):
+    for module, line, *_ in imports(code):
         top, *rest = module.split(".")
         if not module:
             wrong.append(f"line {line}: relative import; name it from loopgrad on")
@@ -95,7 +48,7 @@ def undeclared(package: str, code: str) -> list[str]:
     extras = {"peers": extras["peers"]} if package == "gradients" else extras
     lazily = core | names_of([r for name in extras for r in extras[name]])
     wrong = []
-    for module, line, at_load in imports(code):
+    for module, line, at_load, _ in imports(code):
         top = module.split(".")[0]
         if top and top != "loopgrad" and top not in sys.stdlib_module_names | (core if at_load else lazily):
             wrong.append(f"line {line}: {package} must not import {module}{' when it is loaded' * at_load}")

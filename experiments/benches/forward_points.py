@@ -9,30 +9,15 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from loopgrad.analysis import Cost, gradients_of, measure, reference_gradients
 from loopgrad.analysis.agreement import Gradients
 from loopgrad.analysis.counters import flop_counter
+from loopgrad.experiments.benches.cells import StandardCell
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
 
 Measured = tuple[Estimator, Cost]
-
-
-class StandardCell(nn.Module):
-    """z <- rms_norm(z + W2 silu(W1 (z + x))) with normal weights of variance 1 / fan-in and two hidden per feature."""
-
-    def __init__(self, size: int, generator: torch.Generator):
-        super().__init__()
-        hidden = 2 * size
-        self.up = nn.Parameter(torch.randn(hidden, size, generator=generator) / size**0.5)
-        self.down = nn.Parameter(torch.randn(size, hidden, generator=generator) / hidden**0.5)
-
-    def forward(self, state: Tensor, inputs: Tensor, step: int) -> Tensor:
-        """Return the next state."""
-        hidden = F.silu(F.linear(state + inputs, self.up))  # (batch, hidden)
-        return F.rms_norm(state + F.linear(hidden, self.down), state.shape[-1:])
 
 
 @dataclass(frozen=True)

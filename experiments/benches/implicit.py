@@ -8,32 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
-from torch.nn import functional as F
 
 from loopgrad.analysis import measure
+from loopgrad.experiments.benches.cells import SiluCell
 from loopgrad.gradients import Estimator, ImplicitGradient, TorchDEQ
 
 OURS = ("gcr", "gmres", "bicgstab", "neumann", "anderson")
 THEIRS = ("fixed_point_iter", "anderson", "broyden")
 SETTLING = 2000  # updates that the fixed point is iterated for, in float64
-
-
-class SiluCell(nn.Module):
-    """z <- rms_norm(z + gain * W2 silu(W1 (z + injection * x)))."""
-
-    def __init__(self, size: int, gain: float, injection: float, generator: torch.Generator):
-        super().__init__()
-        self.gain, self.injection = gain, injection
-        self.up, self.down = nn.Linear(size, 2 * size, bias=False), nn.Linear(2 * size, size, bias=False)
-        for linear in (self.up, self.down):
-            with torch.no_grad():
-                linear.weight.normal_(std=linear.in_features**-0.5, generator=generator)
-
-    def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
-        """Map (batch, size) to the same shape."""
-        return F.rms_norm(z + self.gain * self.down(F.silu(self.up(z + self.injection * x))), z.shape[-1:])
 
 
 @dataclass(frozen=True)

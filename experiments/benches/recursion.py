@@ -7,38 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
+from loopgrad.experiments.benches.cells import ResidualCell
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 
 Method = Callable[[nn.Module, Any, Tensor, int], Any]
-
-
-class ResidualCell(nn.Module):
-    """z <- z + h attention(norm(z + x)); z <- z + h swiglu(norm(z)): a cell as a user writes it, in plain PyTorch.
-
-    h is 0.1, so that the untrained recursion is not chaotic: a float32 gradient through 256 updates is then one.
-    """
-
-    def __init__(self, size: int, num_heads: int, generator: torch.Generator):
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv, self.out = nn.Linear(size, 3 * size, bias=False), nn.Linear(size, size, bias=False)
-        self.gate_up, self.down = nn.Linear(size, 4 * size, bias=False), nn.Linear(2 * size, size, bias=False)
-        with torch.no_grad():
-            for weight in self.parameters():
-                weight.normal_(0, weight.shape[1] ** -0.5, generator=generator)
-
-    def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
-        """Map (batch, positions, size) to the same shape."""
-        size = z.shape[-1:]
-        qkv = self.qkv(F.rms_norm(z + x, size)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (batch, heads, positions, head_dim)
-        z = z + 0.1 * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
-        gate, up = self.gate_up(F.rms_norm(z, size)).chunk(2, dim=-1)
-        return z + 0.1 * self.down(F.silu(gate) * up)
 
 
 @dataclass(frozen=True)
