@@ -34,7 +34,7 @@ class ReversibleBPTT(Estimator):
         verify: What to do if the first state is not met again at the end of backward, which is when something in the
             cell differed between its two runs (a kernel that is not deterministic, a hidden generator) and the gradient
             is wrong: "raise", "warn" or "off". Costs one comparison of two states. In floating-point arithmetic a
-            relative difference below 0.1 is taken for rounding.
+            difference below 0.1 of the largest value in the first and last state is taken for rounding.
         anchors: Keep a state every so many updates and go on from it in backward; for arithmetic that rounds.
 
     Cost:
@@ -223,20 +223,23 @@ def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last:
     """Compare the first state as reconstructed with what it was."""
     if verify == "off":
         return
-    pairs = [cell.cell.verified(s) for s in (got, cell.unflatten_state(first))]  # pyright: ignore[reportCallIssue]
+    states = (got, cell.unflatten_state(first), cell.unflatten_state(last))
+    met, given, end = (cell.cell.verified(state) for state in states)  # pyright: ignore[reportCallIssue]
     finite = all(bool(leaf.isfinite().all()) for leaf in last)
     worst = 0.0
-    for mine, true in zip(*pairs, strict=True):
+    for mine, true in zip(met, given, strict=True):
         if not finite:  # where the recursion itself has left the numbers, nothing can be met again
             known = mine.isfinite() & true.isfinite()
             mine, true = torch.where(known, mine, 0), torch.where(known, true, 0)
         if not torch.equal(mine, true):
             worst = max(worst, float((mine - true).abs().nan_to_num(math.inf).max()))
-    worst /= max([1e-30, *(float(true.abs().max()) for true in pairs[1] if true.numel())]) if worst else 1.0
+    # rounding is that of the values on the way, of which a first state of zeros says nothing
+    sizes = [float(leaf.abs().nan_to_num(0.0, posinf=0.0).max()) for leaf in (*given, *end) if leaf.numel()]
+    worst /= max([1e-30, *sizes])
     if worst <= (0.0 if cell.cell.exact else TOLERANCE):
         return
     message = (
-        f"ReversibleBPTT did not meet the first state again (largest difference {worst:.2g} of its largest value), so "
+        f"ReversibleBPTT did not meet the first state again (largest difference {worst:.2g} of the largest value), so "
         "the gradient is wrong: the cell gave other values when it was run again. Look for a generator of its own, a "
         "kernel that is not deterministic (torch.use_deterministic_algorithms(True) finds it), Python state that "
         "changes from call to call, or a state beyond 2^20, where exact arithmetic ends; or use CheckpointedBPTT()"

@@ -18,7 +18,7 @@ PACKAGES = [
     "loopgrad.analysis.plots",
     "loopgrad.experiments.tasks",
 ]
-LONGEST = 400
+LONGEST = 300
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 
 

@@ -12,7 +12,7 @@ LEGACY = re.compile(r"(np|numpy)\.random\.(?!default_rng|Generator|SeedSequence|
 # a checkpoint stores and restores the global generators; a run seeds torch's, which dropout draws from
 ALLOWED = {
     "checkpoint.py": {"random.getstate", "random.setstate", "np.random.get_state", "np.random.set_state"},
-    "trainer.py": {"torch.manual_seed"},
+    "loop.py": {"torch.manual_seed"},
 }
 
 

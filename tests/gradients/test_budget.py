@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from cases import CELLS, build, loss_of
+from cells import CELLS, build
+from problems import loss_of
 from torch import nn
 
 from loopgrad.analysis.counters import PeakBytes

@@ -5,7 +5,8 @@ from functools import cache
 
 import pytest
 import torch
-from cases import CELLS, build, leaves_of, loop, loss_of
+from cells import CELLS, build
+from problems import leaves_of, loop, loss_of
 from torch import nn
 
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT

@@ -4,7 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from cases import CELLS, ESTIMATORS, EstimatorCase, detached, leaves_of, loop, loss_of
+from cases import ESTIMATORS, EstimatorCase
+from cells import CELLS
+from problems import detached, leaves_of, loop, loss_of
 
 from loopgrad.gradients import BPTT
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from cases import Memory
+from cells import Memory
 from torch import nn
 
 from loopgrad.gradients import (

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from cases import CELLS, build, loop, loss_of
+from cells import CELLS, build
+from problems import loop, loss_of
 from torch import nn
 
 from loopgrad.gradients import BPTT, ForwardMode, Stationary

@@ -4,10 +4,11 @@ import copy
 import math
 import pickle
 
-import numpy as np
 import pytest
 import torch
-from cases import CELLS, build, leaves_of, loop, loss_of
+from cells import CELLS, build
+from depth_chances import chance
+from problems import leaves_of, loop, loss_of
 
 from loopgrad.analysis.bias_variance import bias_and_variance
 from loopgrad.gradients import BPTT, Stationary, TruncatedBPTT
@@ -16,22 +17,6 @@ from loopgrad.gradients.depth_distribution import DEPTH_FAMILIES, DepthDistribut
 from loopgrad.gradients.random_truncation import RandomTruncation
 
 every_distribution = pytest.mark.parametrize("distribution", DEPTH_FAMILIES)
-
-
-def poisson(n, rates):
-    return np.exp(n * np.log(rates) - rates - math.lgamma(n + 1))
-
-
-def chance(mean, distribution, k, sigma=0.5):
-    """P(k), from probability mass functions written here."""
-    if distribution == "geometric":
-        return (1 / mean) * (1 - 1 / mean) ** (k - 1)
-    if distribution == "poisson":
-        return float(poisson(k - 1, mean - 1))
-    x = np.linspace(-11, 11, 3_001)
-    density = np.exp(-(x**2) / 2)
-    rates = np.exp(math.log(mean - 1) - sigma**2 / 2 + sigma * x)
-    return float((density * poisson(k - 1, rates)).sum() / density.sum())
 
 
 def drawn(monkeypatch, k):
@@ -46,60 +31,6 @@ def gradients(state, problem):
 
 def filled(found, problem):
     return {n: torch.zeros_like(t) if found[n] is None else found[n] for n, t in problem.sources().items()}
-
-
-@every_distribution
-@pytest.mark.parametrize("mean", [1.3, 2.5, 8.0, 32.0])
-def test_survival_is_the_sum_of_the_probabilities(mean, distribution):
-    depths, tail, seen = DepthDistribution(mean, distribution), 0.0, 0
-    assert depths.survival(0) == 1
-    for d in range(2000, 0, -1):
-        tail += chance(mean, distribution, d + 1)
-        if tail > 1e-12:
-            seen += 1
-            assert depths.survival(d) == pytest.approx(tail, rel=1e-8)
-    assert seen > 4
-
-
-@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.0])
-def test_survival_of_other_widths(sigma):
-    below = 0.0
-    for d in range(1, 60):
-        below += chance(8.0, "lognormal", d, sigma)
-        assert DepthDistribution(8.0, "lognormal", sigma).survival(d) == pytest.approx(1 - below, rel=1e-8, abs=1e-12)
-
-
-@every_distribution
-@pytest.mark.parametrize("mean", [1.2, 5, 24.5])
-def test_draws_have_the_mean_and_the_survival(distribution, mean):
-    depths, generator, draws = DepthDistribution(mean, distribution), torch.Generator().manual_seed(3), 10_000
-    found = np.array([depths.sample(generator) for _ in range(draws)])
-    assert found.min() >= 1
-    assert abs(found.mean() - mean) < 4 * found.std() / math.sqrt(draws)
-    for d in {1, 2, int(mean), int(2 * mean)}:
-        p = depths.survival(d)
-        assert abs((found > d).mean() - p) < 4 * math.sqrt(p * (1 - p) / draws)
-
-
-@every_distribution
-def test_a_mean_of_one_is_always_one(distribution):
-    depths, generator = DepthDistribution(1, distribution), torch.Generator()
-    assert {depths.sample(generator) for _ in range(20)} == {1}
-    assert [depths.survival(d) for d in (0, 1, 2)] == [1, 0, 0]
-
-
-def test_lognormal_of_no_width_is_poisson():
-    for d in (1, 5, 20):
-        assert DepthDistribution(6, "lognormal", 0).survival(d) == pytest.approx(
-            DepthDistribution(6, "poisson").survival(d), rel=1e-12
-        )
-
-
-@pytest.mark.parametrize("mean", [8, 32])
-def test_geometric_has_the_largest_tail_from_2_to_20_means(mean):
-    for d in range(2 * mean, 20 * mean, mean):
-        geometric, poisson, lognormal = (DepthDistribution(mean, name).survival(d) for name in DEPTH_FAMILIES)
-        assert geometric > lognormal > poisson
 
 
 @every_distribution
@@ -323,9 +254,3 @@ def test_wrong_choices_are_refused(arguments, error, message):
     with pytest.raises(error, match=message) as raised:
         RandomTruncation(**arguments)
     assert str(raised.value).startswith("RandomTruncation")
-
-
-@pytest.mark.parametrize("mean", [0.99, math.nan])
-def test_a_distribution_refuses_a_wrong_mean(mean):
-    with pytest.raises(ValueError, match=r"DepthDistribution\(mean="):
-        DepthDistribution(mean)

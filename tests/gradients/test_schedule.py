@@ -5,7 +5,8 @@ import weakref
 
 import pytest
 import torch
-from cases import build, leaves_of, loop, loss_of
+from cells import build
+from problems import leaves_of, loop, loss_of
 
 from loopgrad.gradients import CheckpointedBPTT, Stationary
 from loopgrad.gradients.schedule import advances, binomial, evaluations

@@ -1,6 +1,7 @@
 """What torchdeq 0.1.0 was shown to get wrong, one test per fault, for our implicit gradient; numbers as in the list.
 
-1 and 2 (the scale of the loss, absolute regularisation) and 4 (one NaN) are in test_implicit.py, over all solvers.
+1 and 2 (the scale of the loss, absolute regularisation) and 4 (one NaN) are in test_implicit.py and
+test_implicit_gate.py, over all solvers.
 """
 
 import dataclasses

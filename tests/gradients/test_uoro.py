@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 class MLP(nn.Module):
-    """The standard cell of test_forward_gradient.py."""
+    """The standard cell of forward_cases.py."""
 
     def __init__(self, size, hidden):
         super().__init__()

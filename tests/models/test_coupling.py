@@ -4,7 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from cases import build, leaves_of
+from cells import build
+from problems import leaves_of
 from torch import nn
 
 from loopgrad.gradients import BPTT, Stationary

@@ -5,6 +5,8 @@ import torch
 
 from loopgrad.gradients.solvers import Anderson, Broyden, Iteration
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SEARCHES = [
     Iteration(),
     Iteration(damping=0.6),
@@ -14,13 +16,6 @@ SEARCHES = [
     Broyden(depth=4),
 ]
 every_search = pytest.mark.parametrize("search", SEARCHES, ids=str)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @every_search
