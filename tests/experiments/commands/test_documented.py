@@ -92,6 +92,8 @@ def test_another_command_is_one_that_the_repository_has(words):
             assert set(extras) <= PYPROJECT["project"]["optional-dependencies"].keys()
         case ("pip", "install", requirement):
             assert requirement in pinned
+        case ("pytest", *arguments):
+            assert all((ROOT / argument).exists() for argument in arguments if "/" in argument)
         case _:
             pytest.fail(f"{' '.join(words)}: no test knows such a command")
 
