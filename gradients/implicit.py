@@ -180,7 +180,7 @@ class _Recursion(torch.autograd.Function):
                 leaves = tree.flatten(last)[0]
             stats.cell_evaluations += num_steps
         else:
-            leaves = _searched(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
+            leaves = _solved_forward(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
             ctx.window, start = how.window(cell.cell, num_steps), leaves
             ctx.start_conditions = ctx.cycle_conditions = Conditions(cell.cell, tensors)
             noted.append(ctx.cycle_conditions)
@@ -196,7 +196,7 @@ class _Recursion(torch.autograd.Function):
         return (None,) * 6 + tuple(implicit_gradients(ctx, cotangents, ctx.needs_input_grad[6:]))
 
 
-def _searched(
+def _solved_forward(
     cell: FunctionalCell, inputs: Any, cycle: range, how: Any, rows: RowLayout, stats: ImplicitStats, cycles: int
 ) -> list[Tensor]:
     def image(z: Tensor) -> Tensor:
