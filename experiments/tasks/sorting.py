@@ -13,7 +13,7 @@ from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, ch
 class Sorting(Task):
     """y = x in non-decreasing order, for random tokens x in 0..num_values-1.
 
-    The training stream is endless and never shows a sequence of the test set (a rearrangement of one it may).
+    The training stream is endless and never shows a sequence of the test set (it may show a rearrangement of one).
 
     Attributes:
         length: Tokens of a sequence.
