@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from loopgrad.experiments.tasks import sequences
-from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, check_int, check_tokens, symbols_of
+from loopgrad.experiments.tasks.sequences import SequenceTask
 
 
 @dataclass(frozen=True)
-class Sorting(Task):
+class Sorting(SequenceTask):
     """y = x in non-decreasing order, for random tokens x in 0..num_values-1.
 
     The training stream is endless and never shows a sequence of the test set (a rearrangement of one it may).
@@ -37,44 +35,17 @@ class Sorting(Task):
     num_test: int | None = None
     data_seed: int = 0
 
+    names = ("tokens", "sorted")
+
     def __post_init__(self) -> None:
-        check_int("Sorting", "length", self.length, 1)
-        check_int("Sorting", "num_values", self.num_values, 2)
-        check_int("Sorting", "data_seed", self.data_seed, 0)
-        self._held_out_count()
+        self.check_int("num_values", 2)
+        super().__post_init__()
 
     @property
-    def spec(self) -> TokenSpec:
-        """Tokens 0..num_values-1, each standing for itself."""
-        return TokenSpec(tuple(map(str, range(self.num_values))), self.length)
+    def num_tokens(self) -> int:
+        """The number of values."""
+        return self.num_values
 
-    def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
-        """Return fresh sequences and the same sorted."""
-        held = self._held_out()
-        x = sequences.training_sequences(
-            self.num_values, self.length, held, self.data_seed, seed, step, batch_size
-        )  # (batch, length)
-        return batch_of(x, np.sort(x, axis=1))
-
-    def test_set(self) -> Batch:
-        """Return the held-out sequences and the same sorted."""
-        x = self._held_out()
-        return batch_of(x, np.sort(x, axis=1))
-
-    def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
-        """Judge whether the tokens are in order and each occurs as often as in the input."""
-        check_tokens(self.spec, inputs, predictions)
-        return (predictions == inputs.sort(dim=1).values).all(dim=1)
-
-    def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
-        """Show the sequence above the sorted one."""
-        rows = [symbols_of(self.spec, tokens) for tokens in (inputs, answer)]
-        width = max(len(symbol) for row in rows for symbol in row)
-        lines = [" ".join(symbol.rjust(width) for symbol in row) for row in rows]
-        return f"tokens {lines[0]}\nsorted {lines[1]}"
-
-    def _held_out_count(self) -> int:
-        return sequences.num_held_out("Sorting", self.num_values, self.length, self.num_test)
-
-    def _held_out(self) -> np.ndarray:
-        return sequences.held_out(self.num_values, self.length, self._held_out_count(), self.data_seed)
+    def answers(self, sequences: np.ndarray) -> np.ndarray:
+        """Return the same sorted."""
+        return np.sort(sequences, axis=1)
