@@ -1,6 +1,7 @@
 """Tasks on random token sequences: an endless training stream that never shows a held-out sequence."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,12 +11,24 @@ from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of
 from loopgrad.experiments.tasks.streams import random_stream, step_stream
 
 
+@dataclass(frozen=True)
 class SequenceTask(Task):
-    """A task whose inputs are uniform over all sequences of `length` tokens out of `num_tokens`."""
+    """A task whose inputs are uniform over all sequences of `length` tokens out of `num_tokens`.
 
-    length: int
-    num_test: int | None
-    data_seed: int
+    The training stream is endless and never shows a sequence of the test set.
+
+    Attributes:
+        length: Tokens of a sequence.
+        num_test: Held-out sequences; None: 512, or a quarter of all if fewer. At most half of all sequences.
+        data_seed: Decides the held-out sequences.
+
+    Raises:
+        ValueError: A hyperparameter is out of range.
+    """
+
+    length: int = 16
+    num_test: int | None = None
+    data_seed: int = 0
 
     @property
     @abstractmethod
@@ -76,6 +89,79 @@ class SequenceTask(Task):
     def _held_out(self) -> np.ndarray:
         count = self.num_test or min(512, max(1, self.num_tokens**self.length // 4))
         return _distinct(self.num_tokens, self.length, count, self.data_seed)
+
+
+@dataclass(frozen=True)
+class RollingSum(SequenceTask):
+    """y_i = (x_0 + ... + x_i) mod m for random tokens x in 0..m-1; m = 2 is the running parity.
+
+    The smallest task whose answer needs as many sequential steps as it has tokens.
+
+    Attributes:
+        modulus: m, also the number of tokens, at least 2; the others are those of `SequenceTask`.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.experiments.tasks import RollingSum
+        >>> task = RollingSum(length=4, modulus=5)
+        >>> task.is_solved(torch.tensor([[1, 4, 3, 2]]), torch.tensor([[1, 0, 3, 0]]))
+        tensor([True])
+    """
+
+    modulus: int = 5
+
+    def __post_init__(self) -> None:
+        self.check_int("modulus", 2)
+        super().__post_init__()
+
+    @property
+    def num_tokens(self) -> int:
+        """The modulus."""
+        return self.modulus
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the tokens and of their running sums."""
+        return "tokens      ", f"sum mod {self.modulus:<4}"
+
+    def answers(self, sequences: np.ndarray) -> np.ndarray:
+        """Return running sums."""
+        return sequences.cumsum(axis=1) % self.modulus
+
+
+@dataclass(frozen=True)
+class Sorting(SequenceTask):
+    """y = x in non-decreasing order, for random tokens x in 0..num_values-1.
+
+    A rearrangement of a held-out sequence may be shown in training.
+
+    Attributes:
+        num_values: Number of different tokens, at least 2; the others are those of `SequenceTask`.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.experiments.tasks import Sorting
+        >>> task = Sorting(length=4)
+        >>> task.is_solved(torch.tensor([[3, 1, 1, 0]]), torch.tensor([[0, 1, 1, 3]]))
+        tensor([True])
+    """
+
+    num_values: int = 10
+
+    names = ("tokens", "sorted")
+
+    def __post_init__(self) -> None:
+        self.check_int("num_values", 2)
+        super().__post_init__()
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of values."""
+        return self.num_values
+
+    def answers(self, sequences: np.ndarray) -> np.ndarray:
+        """Return the same sorted."""
+        return np.sort(sequences, axis=1)
 
 
 @lru_cache(maxsize=8)
