@@ -148,8 +148,6 @@ class Sorting(SequenceTask):
 
     num_values: int = 10
 
-    names = ("tokens", "sorted")
-
     def __post_init__(self) -> None:
         self.check_int("num_values", 2)
         super().__post_init__()
@@ -158,6 +156,11 @@ class Sorting(SequenceTask):
     def num_tokens(self) -> int:
         """The number of values."""
         return self.num_values
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Names of the tokens and of the same sorted."""
+        return "tokens", "sorted"
 
     def answers(self, sequences: np.ndarray) -> np.ndarray:
         """Return the same sorted."""
