@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trace import Trace, over
 from loopgrad.analysis.verdicts import FLOORS
 
-Array = np.ndarray
 KINDS = {"cycle": "relative residual per cycle", "update": "relative residual per update"}
 
 
