@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trajectory import Trace
 from loopgrad.analysis.trends import Trend, met_again, straight
 from loopgrad.analysis.verdicts import FLOORS, Thresholds, Verdicts
-
-Array = np.ndarray
 
 
 def classify(

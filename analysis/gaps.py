@@ -25,12 +25,10 @@ from loopgrad.analysis.agreement import (
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.streams import state_leaves, stream_names
-from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
+from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

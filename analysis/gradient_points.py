@@ -12,12 +12,11 @@ from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.precision import preserved_rng
 from loopgrad.analysis.spectrum import spectral_radius
 from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trajectory import record
 from loopgrad.gradients import Estimator, TruncatedBPTT, tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
-
-Array = np.ndarray
 
 
 def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:

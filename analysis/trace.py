@@ -12,13 +12,11 @@ import numpy as np
 
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
-from loopgrad.analysis.summaries import BAND, band, quantiles, screen
+from loopgrad.analysis.summaries import BAND, Array, band, quantiles, screen
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
     import xarray  # pyright: ignore[reportMissingImports]
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
