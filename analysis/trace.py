@@ -168,6 +168,13 @@ class Trace:
         return trace_files.to_xarray(self)
 
 
+def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
+    """Return the streams that a name stands for, all of them for "joint"; raise ValueError if it is none."""
+    if name not in (*trace.streams, "joint"):
+        raise ValueError(f"stream {name!r} is not one of {[*trace.streams, 'joint']}")
+    return trace.streams if name == "joint" else (name,)
+
+
 def trace_of(
     course: Course,
     episodes: Episodes,
