@@ -4,7 +4,7 @@ The exact one is backpropagation through time in float64, on the same batch and 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,7 @@ from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 
 Gradients = Mapping[str, torch.Tensor | None]
+_NOTHING = torch.zeros(4, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,17 @@ def compare_gradients(
         ['head']
     """
     check_names(gradient, reference)
-    sums: dict[str, _Sums] = {}
-    total = _Sums()
-    for name in reference:
-        part = _sums(name, gradient[name], reference[name])
-        total = total + part
-        group = group_of(name, groups)
-        sums[group] = sums.get(group, _Sums()) + part
-    return total.agreement({group: part.agreement({}) for group, part in sums.items()})
+    sums = {name: _sums(name, gradient[name], reference[name]) for name in reference}
+
+    def agreement(names: Iterable[str], parts: dict[str, Agreement]) -> Agreement:
+        size_squared, scale_squared, product, error_squared = sum((sums[n] for n in names), _NOTHING).tolist()
+        # roots before products: the squares of two small norms may multiply to zero
+        size, scale, error = math.sqrt(size_squared), math.sqrt(scale_squared), math.sqrt(error_squared)
+        cosine = product / size / scale if size > 0 and scale > 0 else math.nan
+        cosine = max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan
+        return Agreement(cosine, 0.0 if error == 0 else quotient(error, scale), quotient(size, scale), parts)
+
+    return agreement(reference, {group: agreement(names, {}) for group, names in members(reference, groups).items()})
 
 
 def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
@@ -104,13 +108,19 @@ def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -
 
 def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """As `gradients_of`, but the random number generators move on, so that the next call is another draw."""
-    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not wanted:
-        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
+    wanted = trainable(module)
     with torch.enable_grad():
         value = _scalar(loss(module))
         found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
     return dict(zip(wanted, found, strict=True))
+
+
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the named parameters that require grad; raise ValueError if none does."""
+    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not wanted:
+        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
+    return wanted
 
 
 def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
@@ -144,9 +154,7 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
         >>> compare_gradients(gradients_of(loss, linear), reference_gradients(loss, linear)).relative_error < 1e-5
         True
     """
-    originals = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not originals:
-        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
+    originals = trainable(module)
     with evaluated_in(module, torch.float64) as copies, preserved_rng(), torch.enable_grad():
         value = _scalar(loss(module))
         if value.dtype != torch.float64:
@@ -196,39 +204,10 @@ def compare_with_bptt(
     return result
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over entries: g g, g* g*, g g* and (g - g*)(g - g*)."""
-
-    gradient: float = 0.0
-    reference: float = 0.0
-    product: float = 0.0
-    difference: float = 0.0
-
-    def __add__(self, other: "_Sums") -> "_Sums":
-        return _Sums(
-            self.gradient + other.gradient,
-            self.reference + other.reference,
-            self.product + other.product,
-            self.difference + other.difference,
-        )
-
-    def agreement(self, groups: dict[str, Agreement]) -> Agreement:
-        # roots before products: the squares of two small norms may multiply to zero
-        size, scale = math.sqrt(self.gradient), math.sqrt(self.reference)
-        cosine = self.product / size / scale if size > 0 and scale > 0 else math.nan
-        error = math.sqrt(self.difference)
-        return Agreement(
-            cosine=max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan,
-            relative_error=0.0 if error == 0 else quotient(error, scale),
-            norm_ratio=quotient(size, scale),
-            groups=groups,
-        )
-
-
-def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | None) -> _Sums:
+def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | None) -> torch.Tensor:
+    """Return the sums over entries of g g, g* g*, g g* and (g - g*)(g - g*)."""
     if gradient is None and reference is None:
-        return _Sums()
+        return _NOTHING
     if gradient is not None and reference is not None and gradient.shape != reference.shape:
         raise ValueError(
             f"the gradients of {name!r} differ in shape: {tuple(gradient.shape)} and {tuple(reference.shape)} in "
@@ -238,12 +217,7 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
     g = present if gradient is not None else torch.zeros_like(present)
     exact = float64_vector(reference) if reference is not None else torch.zeros_like(present)
     difference = g - exact
-    return _Sums(
-        torch.dot(g, g).item(),
-        torch.dot(exact, exact).item(),
-        torch.dot(g, exact).item(),
-        torch.dot(difference, difference).item(),
-    )
+    return torch.stack([g @ g, exact @ exact, g @ exact, difference @ difference])
 
 
 def float64_vector(tensor: torch.Tensor | None) -> torch.Tensor:
@@ -255,9 +229,12 @@ def float64_vector(tensor: torch.Tensor | None) -> torch.Tensor:
     return dense.to(torch.float64).reshape(-1)
 
 
-def group_of(name: str, groups: Callable[[str], str] | None) -> str:
-    """Return the group of a parameter; without groups, what stands before the first dot of its name."""
-    return groups(name) if groups else name.partition(".")[0]
+def members(names: Iterable[str], groups: Callable[[str], str] | None) -> dict[str, list[str]]:
+    """Return the names of each group, which without groups is what stands before the first dot of a name."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(groups(name) if groups else name.partition(".")[0], []).append(name)
+    return found
 
 
 def quotient(size: float, scale: float) -> float:

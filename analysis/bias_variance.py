@@ -15,9 +15,10 @@ from loopgrad.analysis.agreement import (
     compare_gradients,
     drawn_gradients,
     float64_vector,
-    group_of,
+    members,
     quotient,
     reference_gradients,
+    trainable,
 )
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.moments import Moments
@@ -169,8 +170,7 @@ def bias_and_variance(
     if reference is None:
         with preserved_buffers(module):
             reference = reference_gradients(lambda own: loss(own, BPTT()), module)
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    layout = _Layout(parameters, reference, groups)
+    layout = _Layout(trainable(module), reference, groups)
     moments = Moments(layout.join(reference), layout.sizes)
     with preserved_rng():
         for draw in range(draws):
@@ -178,9 +178,8 @@ def bias_and_variance(
             with preserved_buffers(module):
                 moments.add(layout.join(drawn_gradients(lambda own, one=one: loss(own, one), module)))
     *parts, whole = moments.summary()
-    return BiasVariance(
-        **whole, groups={name: BiasVariance(**part) for name, part in zip(layout.names, parts, strict=True)}
-    )
+    groups_found = {name: BiasVariance(**part) for name, part in zip(layout.names, parts, strict=True)}
+    return BiasVariance(**whole, groups=groups_found)
 
 
 def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: nn.Module) -> float:
@@ -198,8 +197,8 @@ def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: 
     Raises:
         ValueError: There are fewer than two losses.
     """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    layout = _Layout(parameters, {name: None for name in parameters}, None)
+    parameters = trainable(module)
+    layout = _Layout(parameters, dict.fromkeys(parameters), None)
     moments = Moments(torch.zeros(sum(layout.sizes), dtype=torch.float64), layout.sizes)
     for loss in losses:
         with preserved_buffers(module):
@@ -214,19 +213,15 @@ class _Layout:
 
     def __init__(self, parameters: Gradients, reference: Gradients, groups: Callable[[str], str] | None):
         compare_gradients(parameters, reference)  # that names and shapes are those of the module
-        members: dict[str, list[str]] = {}
-        for name in parameters:
-            members.setdefault(group_of(name, groups), []).append(name)
-        self.names = list(members)
-        self._lengths = {name: float64_vector(parameter).numel() for name, parameter in parameters.items()}
-        self._order = [name for names in members.values() for name in names]
-        self.sizes = [sum(self._lengths[name] for name in names) for names in members.values()]
+        stretches = members(parameters, groups)
+        lengths = {name: float64_vector(parameter).numel() for name, parameter in parameters.items()}
+        self.names = list(stretches)
+        self.sizes = [sum(lengths[name] for name in names) for names in stretches.values()]
+        self._lengths = {name: lengths[name] for names in stretches.values() for name in names}
 
     def join(self, gradients: Gradients) -> Tensor:
-        return torch.cat([self._part(name, gradients[name]) for name in self._order])
-
-    def _part(self, name: str, gradient: Tensor | None) -> Tensor:
-        return torch.zeros(self._lengths[name], dtype=torch.float64) if gradient is None else float64_vector(gradient)
+        parts = ((gradients[name], length) for name, length in self._lengths.items())
+        return torch.cat([torch.zeros(n, dtype=torch.float64) if g is None else float64_vector(g) for g, n in parts])
 
 
 def _check_fixed(loss: Loss, module: nn.Module) -> None:

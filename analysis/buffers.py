@@ -1,10 +1,28 @@
-"""Running a module without leaving a trace in its buffers."""
+"""Running a module on copies of its tensors, without leaving a trace in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+Held = Sequence[tuple[nn.Module, Mapping[str, torch.Tensor | None]]]
+
+
+@contextmanager
+def stand_ins(held: Held, copy: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+    """Let one copy of each tensor stand in all its places inside the block; yield copies by the id of the original."""
+    places = [(owner, name, tensor) for owner, own in held for name, tensor in own.items() if tensor is not None]
+    copies: dict[int, torch.Tensor] = {}
+    try:
+        for owner, name, tensor in places:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = copy(tensor)
+            setattr(owner, name, copies[id(tensor)])  # setattr: recurrent modules keep a second list in step with it
+        yield copies
+    finally:
+        for owner, name, tensor in places:
+            setattr(owner, name, tensor)
 
 
 @contextmanager
@@ -14,14 +32,6 @@ def preserved_buffers(*modules: nn.Module) -> Iterator[None]:
     Not recommended when:
         Another thread uses the modules at the same time.
     """
-    copies: dict[int, torch.Tensor] = {}
-    owners = [owner for module in modules for owner in module.modules()]
-    places = [(owner, name, b) for owner in owners for name, b in owner._buffers.items() if b is not None]
-    try:
-        for owner, name, buffer in places:
-            copy = copies.setdefault(id(buffer), buffer.detach().clone())
-            setattr(owner, name, copy)
+    held = [(owner, owner._buffers) for module in modules for owner in module.modules()]
+    with stand_ins(held, lambda buffer: buffer.detach().clone()):
         yield
-    finally:
-        for owner, name, buffer in places:
-            setattr(owner, name, buffer)

@@ -119,17 +119,11 @@ def flop_counter() -> FlopCounterMode:
     Counts matrix products, convolutions and attention, 2 FLOPs per multiply-add; elementwise work counts nothing.
     """
     attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+        ),
     }
     mode = FlopCounterMode(display=False, custom_mapping=attention)
     mode.mod_tracker = _NoModules()  # pyright: ignore[reportAttributeAccessIssue]
     return mode
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)

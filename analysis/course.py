@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, equal_rows, version
+from loopgrad.analysis.summaries import Array
 from loopgrad.gradients.checks import is_int
 
-Array = np.ndarray
 Span = tuple[int, int, int, int]  # number of updates, updates made before, number of the start, row
 
 

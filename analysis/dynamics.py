@@ -1,16 +1,15 @@
 """A verdict per sample: does the recursion converge, drift, cycle, wander or diverge, and by which numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.summaries import Array
+from loopgrad.analysis.trace import Trace, streams_of
 from loopgrad.analysis.trends import Trend, met_again, straight
 from loopgrad.analysis.verdicts import FLOORS, Thresholds, Verdicts
-
-Array = np.ndarray
 
 
 def classify(
@@ -56,8 +55,6 @@ def classify(
     names = [*trace.streams, "joint"] if streams is None else list(streams)
     result = {}
     for name in names:
-        if name not in (*trace.streams, "joint"):
-            raise ValueError(f"stream {name!r} is not one of {[*trace.streams, 'joint']}")
         given = lyapunov.get(name) if isinstance(lyapunov, Mapping) else lyapunov
         result[name] = _verdicts(_Series.of(trace, name), name, thresholds, given, floor)
     return result
@@ -90,7 +87,7 @@ class _Series:
 
     @classmethod
     def of(cls, trace: Trace, name: str) -> "_Series":
-        streams = trace.streams if name == "joint" else (name,)
+        streams = streams_of(trace, name)
         cycles = trace.recurrence[streams[0]].shape[1]
         norm = np.hypot.reduce([trace.norm[s][:: trace.period][: cycles + 1] for s in streams])
         lagged = np.hypot.reduce([trace.recurrence[s] for s in streams])
@@ -108,15 +105,7 @@ def _verdicts(
     exponents = np.full(batch, np.nan) if lyapunov is None else np.asarray(lyapunov, dtype=float)
     rows = [_judge(series, i, thresholds, exponents[i], floor) for i in range(batch)]
     columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
-    known = {field.name for field in fields(Verdicts)} & columns.keys()
-    return Verdicts(
-        stream=name,
-        **{field: columns[field] for field in known},
-        lyapunov=exponents,
-        floor=floor,
-        cycles=cycles,
-        thresholds=thresholds,
-    )
+    return Verdicts(stream=name, **columns, lyapunov=exponents, floor=floor, cycles=cycles, thresholds=thresholds)
 
 
 def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: float) -> dict[str, Any]:
@@ -124,14 +113,8 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
     scale, cycles = series.scale[i], step.size
     half = cycles // 2
     tail, times = step[half:], np.arange(half + 1, cycles + 1)
-    found: dict[str, Any] = {
-        "period": 0,
-        "rate": np.nan,
-        "exponent": np.nan,
-        "distance": np.nan,
-        "straightness": np.nan,
-    }
-    found |= {"residual": np.nan, "at_floor": False}
+    unknown = ("rate", "exponent", "distance", "straightness", "residual")
+    found: dict[str, Any] = {"period": 0, "at_floor": False, **dict.fromkeys(unknown, np.nan)}
     if not (np.isfinite(step).all() and np.isfinite(norm).all()):
         return {**found, "label": "diverging", "residual": np.inf}
     if tail.size < limits.min_cycles:

@@ -158,6 +158,8 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
         >>> multistart(f, torch.tensor([[[0.5]], [[2.0]], [[-0.1]]]), num_steps=50).clusters
         array([2])
     """
+    from scipy.sparse.csgraph import connected_components  # here: loading scipy changes the filters of warnings
+
     if starts.shape[0] < 2:
         raise ValueError(f"starts has shape {tuple(starts.shape)}: give at least two starts, (starts, batch, n)")
     ends = []
@@ -171,20 +173,6 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     scale = by_sample.norm(dim=2).median(dim=1).values.clamp(min=torch.finfo(end.dtype).tiny)
     apart = torch.cdist(by_sample, by_sample) / scale.view(-1, 1, 1)
     unit = torch.nn.functional.normalize(by_sample, dim=2)
-    clusters = np.array([_components(row) for row in (apart <= tol).cpu().numpy()])
+    clusters = np.array([connected_components(near)[0] for near in (apart <= tol).cpu().numpy()])
     spread, alignment = apart.amax(dim=(1, 2)), (unit @ unit.mT).amin(dim=(1, 2))
     return Multistart(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
-
-
-def _components(same: np.ndarray) -> int:
-    """Return the number of connected components of a symmetric relation."""
-    left, count = set(range(len(same))), 0
-    while left:
-        count += 1
-        frontier = [left.pop()]
-        while frontier:
-            near = {j for j in left if same[frontier[-1], j]}
-            frontier.pop()
-            frontier += near
-            left -= near
-    return count

@@ -19,18 +19,16 @@ from loopgrad.analysis.agreement import (
     compare_gradients,
     float64_vector,
     gradients_of,
-    group_of,
+    members,
     reference_gradients,
 )
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.streams import state_leaves, stream_names
-from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
+from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,26 +90,16 @@ class GradientGap:
         for name, values in (("residual", self.residual), ("radius", known)):
             pairs = zip(levels, quantiles(values, levels), strict=True)
             beside |= {f"{name}_q{100 * q:g}": value for q, value in pairs}
-        whole = Agreement(self.cosine, self.relative_error, self.norm_ratio)
-        rows = [("all", whole, self.sign_agreement)]
+        place = {key: getattr(self, key) for key in ("estimator", "samples", "count", "at")}
+        rows: list[tuple[str, Any, float]] = [("all", self, self.sign_agreement)]
         rows += [(name, part, self.signs[name]) for name, part in self.parameters.items()]
-        return [
-            {
-                "estimator": self.estimator,
-                "samples": self.samples,
-                "count": self.count,
-                "at": self.at,
-                "parameters": name,
-                "cosine": _finite(agreement.cosine),
-                "relative_error": _finite(agreement.relative_error),
-                "norm_ratio": _finite(agreement.norm_ratio),
-                "best_scale": _finite(best_scale(agreement)),
-                "sign_agreement": _finite(signs),
-                **beside,
-                "radius_count": int(known.size),
-            }
-            for name, agreement, signs in rows
-        ]
+        table = []
+        for name, part, signs in rows:
+            numbers = {key: getattr(part, key) for key in ("cosine", "relative_error", "norm_ratio")}
+            numbers |= {"best_scale": best_scale(part), "sign_agreement": signs}
+            finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+            table.append({**place, "parameters": name, **finite, **beside, "radius_count": int(known.size)})
+        return table
 
 
 def gradient_gaps(
@@ -200,10 +188,25 @@ def gradient_gaps(
         for name, estimator in estimators.items():
             with preserved_buffers(module, cell):
                 gradient = gradients_of(lambda own, e=estimator, index=index: loss(own, e, index), module)
+            whole = compare_gradients(gradient, exact, groups)
             residual, radius = points[where[name]]
             asked = np.isin(here, chosen[group].cpu().numpy())
-            beside = (residual[here], np.where(asked, radius[here], math.nan))
-            found.append(_gap(name, group, where[name], gradient, exact, groups, *beside))
+            gap = GradientGap(
+                estimator=name,
+                samples=group,
+                count=here.size,
+                at=where[name],
+                cosine=whole.cosine,
+                relative_error=whole.relative_error,
+                norm_ratio=whole.norm_ratio,
+                best_scale=best_scale(whole),
+                sign_agreement=sign_agreement(gradient, exact),
+                parameters=whole.groups,
+                signs={part: sign_agreement(gradient, exact, names) for part, names in members(exact, groups).items()},
+                residual=residual[here],
+                radius=np.where(asked, radius[here], math.nan),
+            )
+            found.append(gap)
     return found
 
 
@@ -234,38 +237,3 @@ def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[st
         total += int((sign != 0).sum())
         same += 0 if g is None else int(((float64_vector(g).sign() == sign) & (sign != 0)).sum())
     return same / total if total else math.nan
-
-
-def _gap(
-    name: str,
-    group: str,
-    at: int,
-    gradient: Gradients,
-    exact: Gradients,
-    groups: Callable[[str], str] | None,
-    residual: Array,
-    radius: Array,
-) -> GradientGap:
-    members: dict[str, list[str]] = {}
-    for parameter in exact:
-        members.setdefault(group_of(parameter, groups), []).append(parameter)
-    whole = compare_gradients(gradient, exact, groups)
-    return GradientGap(
-        estimator=name,
-        samples=group,
-        count=residual.size,
-        at=at,
-        cosine=whole.cosine,
-        relative_error=whole.relative_error,
-        norm_ratio=whole.norm_ratio,
-        best_scale=best_scale(whole),
-        sign_agreement=sign_agreement(gradient, exact),
-        parameters=whole.groups,
-        signs={key: sign_agreement(gradient, exact, names) for key, names in members.items()},
-        residual=residual,
-        radius=radius,
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.precision import preserved_rng
 from loopgrad.analysis.spectrum import spectral_radius
-from loopgrad.analysis.state_map import StateMap
+from loopgrad.analysis.state_map import StateMap, row_of
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trajectory import record
-from loopgrad.gradients import Estimator, TruncatedBPTT, tree
+from loopgrad.gradients import Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
-
-Array = np.ndarray
 
 
 def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
@@ -56,7 +55,7 @@ def residual_and_radius(
         point = run_without_graph(cell, state, inputs, range(at))
     for row in wanted.tolist():
         with preserved_buffers(cell):
-            radius[row] = _radius(cell, _row(point, row, radius.size), _row(inputs, row, radius.size), at)
+            radius[row] = _radius(cell, row_of(point, row, radius.size), row_of(inputs, row, radius.size), at)
     return trace.joint_relative, radius
 
 
@@ -85,13 +84,6 @@ def _radius(cell: nn.Module, point: Any, inputs: Any, at: int) -> float:
     if not bool(torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()):
         return math.inf
     return float(spectral_radius(f, f.point)[0])
-
-
-def _row(values: Any, row: int, batch: int) -> Any:
-    def of(leaf: Tensor) -> Tensor:
-        return leaf[row : row + 1] if leaf.dim() and leaf.shape[0] == batch else leaf
-
-    return tree.map_tensors(of, values)
 
 
 def _indices(name: str, chosen: Any, batch: int, device: torch.device) -> Tensor:

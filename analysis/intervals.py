@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.verdicts import LABELS, Verdicts
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

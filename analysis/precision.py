@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopgrad.analysis.buffers import stand_ins
 from loopgrad.gradients import tree
 
 
@@ -60,35 +61,18 @@ def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn
         >>> linear.weight.dtype
         torch.float32
     """
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    copies: dict[int, torch.Tensor] = {}
-    places: list[tuple[nn.Module, str, torch.Tensor]] = []
-    for owner in module.modules():
-        for name, tensor in [*owner._parameters.items(), *owner._buffers.items()]:
-            if tensor is not None:
-                places.append((owner, name, tensor))
-                if id(tensor) not in copies:
-                    copies[id(tensor)] = _copy(tensor, dtype)
-    try:
-        for owner, name, tensor in places:
-            setattr(owner, name, copies[id(tensor)])  # setattr: recurrent modules keep a second list in step with it
-        yield {name: copies[key] for key, name in names.items()}  # pyright: ignore[reportReturnType]
-    finally:
-        for owner, name, tensor in places:
-            setattr(owner, name, tensor)
+    originals = dict(module.named_parameters())
+    held = [(owner, {**owner._parameters, **owner._buffers}) for owner in module.modules()]
+    with stand_ins(held, lambda tensor: _copy(tensor, dtype)) as copies:
+        yield {name: copies[id(tensor)] for name, tensor in originals.items()}  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Restore the states of the default generators (CPU, and CUDA where it is in use) on leaving the block."""
-    cpu = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
+    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    with torch.random.fork_rng(devices, device_type="cuda"):
         yield
-    finally:
-        torch.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
 
 
 def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

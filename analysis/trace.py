@@ -12,13 +12,11 @@ import numpy as np
 
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
-from loopgrad.analysis.summaries import BAND, band, quantiles, screen
+from loopgrad.analysis.summaries import BAND, Array, band, quantiles, screen
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingImports]
     import xarray  # pyright: ignore[reportMissingImports]
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -168,6 +166,13 @@ class Trace:
             ImportError: xarray is not installed.
         """
         return trace_files.to_xarray(self)
+
+
+def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
+    """Return the streams that a name stands for, all of them for "joint"; raise ValueError if it is none."""
+    if name not in (*trace.streams, "joint"):
+        raise ValueError(f"stream {name!r} is not one of {[*trace.streams, 'joint']}")
+    return trace.streams if name == "joint" else (name,)
 
 
 def trace_of(

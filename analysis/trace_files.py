@@ -1,5 +1,6 @@
 """A trace as a file, a table and a labelled dataset: numpy's npz, pandas and xarray."""
 
+import importlib
 import io
 import json
 import os
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import xarray  # pyright: ignore[reportMissingImports]
 
 FORMAT = "loopgrad trace 1"
-EXTRA = "pip install 'loopgrad[tables]'"
 
 
 def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
@@ -65,12 +65,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise error if str(error).startswith(foreign) else ValueError(foreign) from error
 
 
+def _needed(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise ImportError(f"to_{library} needs {library}: pip install 'loopgrad[tables]'") from error
+
+
 def to_pandas(trace: Any) -> "pandas.DataFrame":
     """Return the long table of `Trace.to_pandas`."""
-    try:
-        import pandas  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(f"to_pandas needs pandas: {EXTRA}") from error
+    pandas = _needed("pandas")
     times, batch = trace.num_steps + 1, trace.row.size
     columns = {
         "step": np.repeat(np.arange(times), batch * len(trace.streams)),
@@ -84,10 +88,7 @@ def to_pandas(trace: Any) -> "pandas.DataFrame":
 
 def to_xarray(trace: Any) -> "xarray.Dataset":
     """Return the dataset of `Trace.to_xarray`."""
-    try:
-        import xarray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(f"to_xarray needs xarray: {EXTRA}") from error
+    xarray = _needed("xarray")
     streams = trace.streams
     data: dict[str, Any] = {f: (("stream", "step", "sample"), v) for f, v in _per_step(trace).items()}
     for field in ("scale", "map", "map_relative"):

@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
+from loopgrad.analysis.summaries import Array, band_of, screen
 
-from loopgrad.analysis.summaries import band_of, screen
-
-Array = np.ndarray
 LABELS = (
     "converged",
     "converging",

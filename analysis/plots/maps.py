@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 from loopgrad.analysis.plots.series import KINDS, relative_residuals
-from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, drawing, lifted, number, panels
+from loopgrad.analysis.plots.style import COLUMN, PAGE, Array, Drawn, lifted, number, panels
 from loopgrad.analysis.trajectory import Trace
 from loopgrad.analysis.verdicts import LABELS, Verdicts
-
-Array = np.ndarray
 
 
 def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
@@ -32,7 +30,6 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
         There are thousands of samples: a row is thinner than a dot.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: The trace is empty, or the verdicts are of another stream or number of samples.
 
     Example:
@@ -56,8 +53,7 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     picture = np.where(np.isfinite(shown), shown, np.nan)[kept][:, order].T  # (B, updates)
     # a cell reaches back to the update that moved the stream before
     edges = np.concatenate([[2 * kept[0] - kept[1] if kept.size > 1 else kept[0] - 1], kept]) + 1.5
-    with drawing():
-        figure, axes = panels(PAGE, 2.0 + min(4.0, 0.02 * order.size))
+    with panels(PAGE, 2.0 + min(4.0, 0.02 * order.size)) as (figure, axes):
         axis = axes[0, 0]
         # what is below the floor is all one: zeros are drawn there too
         least = np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf
@@ -98,7 +94,6 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
         these out.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: values is empty or does not fit the shape, or symbols does not fit the values.
 
     Example:
@@ -114,8 +109,7 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
     if symbols is not None and len(symbols) != values.size:
         raise ValueError(f"symbols are {len(symbols)}, and values are {values.size}")
     grid = np.where(np.isfinite(values), values, np.nan).reshape(rows, columns)
-    with drawing():
-        figure, axes = panels(COLUMN, 0.5 + min(4.5, 2.6 * rows / columns))
+    with panels(COLUMN, 0.5 + min(4.5, 2.6 * rows / columns)) as (figure, axes):
         axis = axes[0, 0]
         mesh = axis.pcolormesh(grid, cmap="cividis", edgecolors="white", linewidth=0.4)
         figure.colorbar(mesh, ax=axis, label="value per token")

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from loopgrad.analysis.trace import Trace, over
+from loopgrad.analysis.summaries import Array
+from loopgrad.analysis.trace import Trace, over, streams_of
 from loopgrad.analysis.verdicts import FLOORS
 
-Array = np.ndarray
 KINDS = {"cycle": "relative residual per cycle", "update": "relative residual per update"}
 
 
@@ -26,24 +26,22 @@ def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is not one of {list(KINDS)}")
-    if stream not in (*trace.streams, "joint"):
-        raise ValueError(f"stream {stream!r} is not one of {[*trace.streams, 'joint']}")
+    streams = streams_of(trace, stream)
     if not trace.num_steps or not trace.scale[trace.streams[0]].size:
         raise ValueError("trace holds no update of any sample")
     moves = trace.cycle if kind == "cycle" else trace.update
     if stream != "joint":
         return _relative(moves[stream], trace.scale[stream])
     # a stream that an update hands on has not moved
-    still = [np.isnan(moves[s]) & ~np.isnan(trace.norm[s][1:]) & (kind == "update") for s in trace.streams]
-    parts = [np.where(rests, 0.0, moves[s]) for s, rests in zip(trace.streams, still, strict=True)]
-    scale = np.hypot.reduce([trace.scale[s] for s in trace.streams])
+    still = [np.isnan(moves[s]) & ~np.isnan(trace.norm[s][1:]) & (kind == "update") for s in streams]
+    parts = [np.where(rests, 0.0, moves[s]) for s, rests in zip(streams, still, strict=True)]
+    scale = np.hypot.reduce([trace.scale[s] for s in streams])
     return _relative(np.hypot.reduce(parts), scale)
 
 
 def floor_of(trace: Trace, stream: str) -> float:
     """Return what rounding leaves of a relative residual, by the widest floor of the stream's dtypes; 0 if unknown."""
-    streams = trace.streams if stream == "joint" else (stream,)
-    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams)
+    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams_of(trace, stream))
 
 
 def _relative(moves: Array, scale: Array) -> Array:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loopgrad.analysis.intervals import wilson_interval
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, look, number, panels
 from loopgrad.analysis.verdicts import LABELS
 
 
@@ -22,7 +22,6 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
         narrow. See `bootstrap_interval`.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: rows is empty, a label is not a verdict, or a count is negative.
 
     Example:
@@ -36,13 +35,12 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
     look(label)
     table = [part for name, counts in rows.items() for part in _parts(name, counts, label)]
     order = {name: i for i, name in enumerate(rows)}
-    with drawing():
-        figure, axes = panels(PAGE, 0.9 + 0.2 * len(rows))
+    with panels(PAGE, 0.9 + 0.2 * len(rows)) as (figure, axes):
         axis = axes[0, 0]
         seen = [label, *(other for other in LABELS if other != label)]
         for verdict in (v for v in seen if any(part["label"] == v for part in table)):
             parts = [part for part in table if part["label"] == verdict and part["total"]]
-            colour, hatch, *_ = look(verdict)
+            colour, _, _, hatch = look(verdict)
             axis.barh(
                 [order[part["row"]] for part in parts],
                 [100 * part["share"] for part in parts],
@@ -65,7 +63,6 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
         axis.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="share of samples (%)")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.tick_params(axis="y", length=0)
-        legend_below(figure)
     return Drawn(figure, table)
 
 
