@@ -23,7 +23,7 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: rows is empty, a label is no verdict, or a count is negative.
+        ValueError: rows is empty, a label is not a verdict, or a count is negative.
 
     Example:
         >>> from loopgrad.analysis.plots import verdict_bars
