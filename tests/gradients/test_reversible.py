@@ -36,6 +36,7 @@ def test_every_cell_of_the_suite_equals_bptt_bit_for_bit(coupling, cell):
     assert all(a is None if b is None else torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 @every_coupling
 def test_error_is_that_of_float32_itself(coupling):
     """Against the same recursion in float64 without a grid; the yardstick is that recursion in float32."""
