@@ -35,7 +35,7 @@ class TorchDEQ(Estimator):
         Training with it: see docs/choosing.md for the faults that were shown of version 0.1.0, such
         as a silent one-step gradient for a small loss and a batch lost to one NaN. The initial state gets no gradient.
     Reference:
-        Z. Geng and J. Z. Kolter, "TorchDEQ: a library for deep equilibrium models", 2023, arXiv 2310.18605.
+        Geng and Kolter 2023, arXiv 2310.18605.
 
     Raises:
         ImportError: torchdeq is not installed.

@@ -32,7 +32,7 @@ class PhantomGradient(Estimator):
         `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
         (None).
     Reference:
-        Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+        Geng et al. 2021, arXiv 2111.05177.
 
     Raises:
         ValueError: num_steps or damping is out of range.

@@ -46,9 +46,7 @@ class ReversibleBPTT(Estimator):
         The recursion itself is given and must not change, for a coupled recursion is another model:
         use `CheckpointedBPTT`; its states would fit anyway; second derivatives are needed.
     Reference:
-        A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
-        arXiv 1707.04585; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning",
-        2015, arXiv 1502.03492.
+        Gomez et al. 2017, arXiv 1707.04585; Maclaurin et al. 2015, arXiv 1502.03492.
 
     Raises:
         TypeError: The cell is not invertible.

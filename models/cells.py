@@ -26,7 +26,7 @@ class TwoStreamCell(nn.Module):
         One net call per update; the state holds two tensors (batch, positions, hidden_size).
 
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, figure 3.
+        Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871, figure 3.
     """
 
     def __init__(self, L_net: Net, H_net: Net | None = None, L_cycles: int = 6):
@@ -70,7 +70,7 @@ class OneStreamCell(nn.Module):
         Accuracy matters most; the paper reports 71.9 % for one stream, 87.4 % for two, on Sudoku.
 
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, table 2.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, table 2.
     """
 
     def __init__(self, net: Net, L_cycles: int = 6):

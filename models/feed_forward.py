@@ -61,7 +61,7 @@ class FeedForward(RecursiveModel):
     Not recommended when:
         It is compared at equal parameters only; give both sizes, `num_layers` and `depth`.
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
 
     Example:
         >>> import torch

@@ -102,7 +102,7 @@ class QHalt(Halting):
     Not recommended when:
         Answers are rarely right in training: then everything runs to max_segments anyway.
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, section 4.6.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, section 4.6.
     """
 
     references = ("jolicoeurmartineau2025less",)
@@ -139,7 +139,7 @@ class QLearning(Halting):
     Not recommended when:
         Time counts: TRM does without q_continue and reports 87.4 % on Sudoku, 86.1 % with it.
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
+        Wang et al. 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
     """
 
     references = ("wang2025hierarchical",)

@@ -46,7 +46,7 @@ class HRM(RecursiveModel):
         Parameters or accuracy count; TRM has a quarter of the parameters and is reported to score
         higher on the published puzzles (arXiv 2510.04871, table 4).
     Reference:
-        G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+        Wang et al. 2025, arXiv 2506.21734.
 
     Example:
         >>> import torch

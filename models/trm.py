@@ -45,7 +45,7 @@ class TRM(RecursiveModel):
     Not recommended when:
         Puzzles are long sequences: attention costs the square of the length at every update.
     Reference:
-        A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871.
 
     Example:
         >>> import torch

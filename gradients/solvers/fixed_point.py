@@ -121,8 +121,7 @@ class Anderson(_Method):
     Not recommended when:
         The map is far from linear on the way: it can be worse than plain iteration there.
     Reference:
-        D. Anderson, "Iterative procedures for nonlinear integral equations", Journal of the ACM 12(4), 1965;
-        H. Walker and P. Ni, "Anderson acceleration for fixed-point iterations", SIAM J. Numer. Anal. 49(4), 2011.
+        Anderson 1965, Journal of the ACM 12(4); Walker and Ni 2011, SIAM J. Numer. Anal. 49(4).
 
     Raises:
         ValueError: An argument is out of range.
@@ -174,7 +173,7 @@ class Broyden(_Method):
     Not recommended when:
         The map is cheap: each step costs several passes over the corrections.
     Reference:
-        C. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19(92), 1965.
+        Broyden 1965, Math. Comp. 19(92).
 
     Raises:
         ValueError: depth is below 1.
