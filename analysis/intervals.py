@@ -43,7 +43,6 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
 
     Not recommended when:
         Samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
-
     Reference:
         Wilson 1927, JASA 22.
 

@@ -25,7 +25,6 @@ class OfficialSite:
 
     Not recommended when:
         The model is another one of those repositories, such as trm_hier6 with its six low streams.
-
     Reference:
         Jolicoeur-Martineau 2025, arXiv 2510.04871; Wang et al. 2025, arXiv 2506.21734.
     """

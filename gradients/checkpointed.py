@@ -73,7 +73,6 @@ class CheckpointedBPTT(Estimator):
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):
             raise ValueError(
                 f'CheckpointedBPTT(schedule={self.schedule!r}) must be "sqrt", "binomial" or the number of updates in '

@@ -52,7 +52,6 @@ class DepthDistribution:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_depth_distribution("DepthDistribution", "mean", self.mean, self.distribution, self.sigma)
 
     def sample(self, generator: torch.Generator) -> int:

@@ -65,7 +65,6 @@ class TorchDEQ(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the choices; torchdeq checks the rest."""
         if self.gradient not in ("ift", "hook_ift", "phantom"):
             raise ValueError(f"TorchDEQ(gradient={self.gradient!r}) must be 'ift', 'hook_ift' or 'phantom'")
         if self.core not in ("sliced", "indexing"):

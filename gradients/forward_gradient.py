@@ -99,7 +99,6 @@ class ForwardGradient(Estimator):
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
-        """Check the arguments and start the generator."""
         choices = {
             "perturb": ("state", "weights"),
             "distribution": DISTRIBUTIONS,

@@ -68,7 +68,6 @@ class ForwardMode(Estimator):
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         names = self.parameters
         if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
             raise TypeError(

@@ -101,7 +101,6 @@ class ImplicitGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if isinstance(self.solver, str) and self.solver not in LINEAR:
             raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {sorted(LINEAR)} or a callable")
         if self.scope not in ("sample", "batch"):

@@ -56,7 +56,6 @@ class PhantomGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_int("PhantomGradient", "num_steps", self.num_steps, 1)
         if not 0 < self.damping <= 1:
             raise ValueError(f"PhantomGradient(damping={self.damping}) must be in (0, 1]")

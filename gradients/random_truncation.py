@@ -85,7 +85,6 @@ class RandomTruncation(Estimator):
     references = ("tallec2017unbiasing",)
 
     def __post_init__(self) -> None:
-        """Check the arguments and start the generator."""
         means = {"mean_steps": self.mean_steps, "mean_cycles": self.mean_cycles}
         given = {name: mean for name, mean in means.items() if mean is not None}
         if len(given) != 1:

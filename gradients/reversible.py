@@ -72,7 +72,6 @@ class ReversibleBPTT(Estimator):
     references = ("gomez2017reversible", "maclaurin2015gradient")
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         if self.verify not in ("raise", "warn", "off"):
             raise ValueError(f"ReversibleBPTT(verify={self.verify!r}) must be 'raise', 'warn' or 'off'")
         if self.anchors is not None and not is_int(self.anchors, 1):

@@ -59,7 +59,6 @@ class TruncatedBPTT(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check that one of the two lengths is given."""
         given = {
             name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None
         }

@@ -30,7 +30,6 @@ class Architecture:
     puzzle_dim: int | None
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         if self.mixer not in ("attention", "mlp"):
             raise ValueError(f"mixer must be 'attention' or 'mlp', got {self.mixer!r}")
         if self.positions not in (None, "rope", "learned", "none"):

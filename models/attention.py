@@ -90,7 +90,6 @@ class Attention(OneLine):
     Not recommended when:
         Forward-mode or second derivatives are needed: torch's fused kernel has none and raises. Run
         those under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH).
-
     Reference:
         Vaswani et al. 2017, arXiv 1706.03762.
     """

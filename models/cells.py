@@ -24,7 +24,6 @@ class TwoStreamCell(nn.Module):
 
     Cost:
         One net call per update; the state holds two tensors (batch, positions, hidden_size).
-
     Reference:
         Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871, figure 3.
     """
@@ -68,7 +67,6 @@ class OneStreamCell(nn.Module):
 
     Not recommended when:
         Accuracy matters most; the paper reports 71.9 % for one stream, 87.4 % for two, on Sudoku.
-
     Reference:
         Jolicoeur-Martineau 2025, arXiv 2510.04871, table 2.
     """

@@ -27,7 +27,6 @@ def rms_norm(x: Tensor, dim: int = -1, eps: float = 1e-5) -> Tensor:
 
     Not recommended when:
         Rows may be exactly zero and their gradient matters (it is then 1/sqrt(eps) times g).
-
     Reference:
         Zhang and Sennrich 2019, arXiv 1910.07467.
 

@@ -69,7 +69,6 @@ class FixedSegments(Halting):
     halt_loss: bool = False
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters."""
         _check(self.num_segments, 0.0, "num_segments")
 
     @property
@@ -110,7 +109,6 @@ class QHalt(Halting):
     exploration: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters."""
         _check(self.max_segments, self.exploration, "max_segments")
 
     def halts(
@@ -148,7 +146,6 @@ class QLearning(Halting):
     exploration: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters."""
         _check(self.max_segments, self.exploration, "max_segments")
 
     def halts(

@@ -26,7 +26,6 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Not recommended when:
         The device has no float64.
-
     Reference:
         Prieto et al. 2025, arXiv 2501.04697.
 

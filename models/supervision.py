@@ -145,7 +145,6 @@ def run_segment(
 
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
-
     Reference:
         Wang et al. 2025, arXiv 2506.21734 (deep supervision), one optimiser step per segment as in the official code.
     """

@@ -87,7 +87,6 @@ def recurrence(states: Array) -> Drawn:
 
     Not recommended when:
         There are thousands of steps: the matrix grows with their square.
-
     Reference:
         Eckmann et al. 1987, EPL 4.
 

@@ -95,7 +95,6 @@ class Iteration(_Method):
     damping: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the range."""
         if not 0 < self.damping <= 1:
             raise ValueError(f"Iteration(damping={self.damping}) must be in (0, 1]: 1 is plain iteration")
 
@@ -140,7 +139,6 @@ class Anderson(_Method):
     references = ("anderson1965iterative", "walker2011anderson")
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.depth < 2 or not 0 < self.damping <= 1 or self.regularisation < 0:
             raise ValueError(f"{self} needs depth of at least 2, damping in (0, 1] and a regularisation of at least 0")
 
@@ -190,7 +188,6 @@ class Broyden(_Method):
     references = ("broyden1965class",)
 
     def __post_init__(self) -> None:
-        """Check the range."""
         if self.depth < 1:
             raise ValueError(f"Broyden(depth={self.depth}) must be at least 1")
 
