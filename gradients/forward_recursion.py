@@ -35,13 +35,7 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        cell: FunctionalCell,
-        num_steps: int,
-        how: Any,
-        stats: ForwardStats,
-        rows: RowLayout,
-        *tensors: Any,
+        ctx: Any, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout, *tensors: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
         width, wanted = len(cell.state), ctx.needs_input_grad[5:]
