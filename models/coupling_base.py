@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Invertible, Note, Stationary, Undone, tree
 from loopgrad.gradients.cell_call import check_cell
+from loopgrad.gradients.checks import check_choice
 from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.invertible import Gradients
 from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
@@ -58,10 +59,8 @@ class Coupling(Invertible):
         super().__init__()
         name = type(self).__name__
         check_cell(cell, f"{name}(cell=...)")
-        if arithmetic not in STORED:
-            raise ValueError(f"{name}(arithmetic={arithmetic!r}) must be 'exact', 'float64' or 'float32'")
-        if per not in ("cycle", "update"):
-            raise ValueError(f"{name}(per={per!r}) must be 'cycle' or 'update'")
+        check_choice(name, "arithmetic", arithmetic, tuple(STORED))
+        check_choice(name, "per", per, ("cycle", "update"))
         self.cell, self.arithmetic, self.per, self.dtype = cell, arithmetic, per, dtype
         self.exact = arithmetic == "exact"
 
