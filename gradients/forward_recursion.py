@@ -10,7 +10,7 @@ from torch import Tensor
 from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Stats
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view, pull_back
 from loopgrad.gradients.noise import Noise, fresh_seed
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
@@ -115,13 +115,8 @@ def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor |
 def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: RowLayout) -> None:
     sizes = [leaf.numel() // len(adjoint) for leaf in outputs]
     pairs = zip(outputs, adjoint.split(sizes, dim=1), strict=True)
-    pairs = [(leaf, part.reshape(leaf.shape).to(leaf.dtype)) for leaf, part in pairs if leaf.requires_grad]
-    asked = [i for i, tensor in enumerate(sources) if tensor.requires_grad]
-    if not pairs or not asked:
-        return
-    leaves, seeds = zip(*pairs, strict=True)
-    gradients = torch.autograd.grad(leaves, [sources[i] for i in asked], seeds, allow_unused=True)
-    for i, gradient in zip(asked, gradients, strict=True):
+    cotangents = [part.reshape(leaf.shape).to(leaf.dtype) for leaf, part in pairs]
+    for i, gradient in enumerate(pull_back(outputs, cotangents, sources)):
         if gradient is not None:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             found[i] = wide if found[i] is None else found[i] + wide

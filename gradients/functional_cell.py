@@ -91,6 +91,19 @@ def check_nothing_hidden(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> 
     return nodes
 
 
+def pull_back(
+    outputs: Sequence[Tensor], cotangents: Sequence[Tensor], sources: Sequence[Tensor], keep: bool = False
+) -> list[Tensor | None]:
+    """Return the vector-Jacobian product with each source, None where it requires no gradient or has no part in it."""
+    pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+    asked = [source for source in sources if source.requires_grad]
+    if not pairs or not asked:
+        return [None] * len(sources)
+    outputs, cotangents = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, asked, cotangents, retain_graph=keep, allow_unused=True))
+    return [next(found) if source.requires_grad else None for source in sources]
+
+
 def free_nodes(nodes: list[Any]) -> None:
     """Free the nodes of a graph whose outputs are gone, one by one."""
     nodes.reverse()

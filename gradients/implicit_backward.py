@@ -9,7 +9,7 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
-from loopgrad.gradients.functional_cell import alias, check_nothing_hidden, free_nodes, leaf_view
+from loopgrad.gradients.functional_cell import alias, check_nothing_hidden, free_nodes, leaf_view, pull_back
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs
 from loopgrad.gradients.solvers import LINEAR
@@ -129,16 +129,9 @@ def _fallback_gradients(
         if keep is not None:
             entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
         rollout = cell.call(run, entries, buffers)
-    pairs = zip(tree.flatten(rollout.state)[0], rows.split(b), strict=True)
-    pairs = [(leaf, cotangent) for leaf, cotangent in pairs if leaf.requires_grad]
-    sources = [tensor for tensor in (*start, *others) if tensor.requires_grad]
-    if not pairs or not sources:
-        return rollout.stats, [None] * len(start), [None] * len(others)
-    outputs, seeds = zip(*pairs, strict=True)
-    nodes = check_nothing_hidden(outputs, sources)
-    found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
-    gradients = [next(found) if tensor.requires_grad else None for tensor in (*start, *others)]
-    stats = rollout.stats
-    del rollout, pairs, outputs
+    leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
+    nodes = check_nothing_hidden(leaves, sources) if any(tensor.requires_grad for tensor in sources) else []
+    gradients = pull_back(leaves, rows.split(b), sources)
+    del rollout, leaves
     free_nodes(nodes)
     return stats, gradients[: len(start)], gradients[len(start) :]

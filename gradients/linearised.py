@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view
+from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view, pull_back
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 
@@ -52,21 +51,13 @@ class Linearised:
 
     def pull(self, vector: Tensor) -> Tensor:
         """Return J^T vector, row by row."""
-        return self._rows.join(self._products(vector, self._state, keep=True))
+        self.vjps += 1
+        return self._rows.join(pull_back(self._outputs, self._rows.split(vector), self._state, keep=True))
 
     def gradients(self, vector: Tensor) -> list[Tensor | None]:
         """Return (df/d other)^T vector for each other tensor, and let go of the graph."""
-        found = iter(self._products(vector, [t for t in self._others if t.requires_grad], keep=False))
-        return [next(found) if tensor.requires_grad else None for tensor in self._others]
-
-    def _products(self, vector: Tensor, sources: list[Tensor], keep: bool) -> list[Tensor | None]:
         self.vjps += 1
-        pairs = zip(self._outputs, self._rows.split(vector), strict=True)
-        pairs = [(output, cotangent) for output, cotangent in pairs if output.requires_grad]
-        if not pairs or not sources:
-            return [None] * len(sources)
-        outputs, cotangents = zip(*pairs, strict=True)
-        return list(torch.autograd.grad(outputs, sources, cotangents, retain_graph=keep, allow_unused=True))
+        return pull_back(self._outputs, self._rows.split(vector), self._others)
 
 
 def masked_inputs(cell: FunctionalCell, entries: list[Tensor], rows: RowLayout, keep: Tensor) -> list[Tensor]:
