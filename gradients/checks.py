@@ -29,6 +29,14 @@ def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> N
         raise ValueError(f"{owner}({name}={value!r}) must be {', '.join(first)} or {last}")
 
 
+def only_one(owner: str, hint: str, **given: Any) -> tuple[str, Any]:
+    """Return the name and the value of the argument that is not None; raise ValueError if it is not exactly one."""
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise ValueError(f"{owner} takes one of {' and '.join(given)}, got {named or 'neither'}: {hint}")
+    return next(iter(named.items()))
+
+
 def refuse_second_derivative(owner: str) -> None:
     """Raise RuntimeError in a backward pass of which autograd would record a graph."""
     if torch.is_grad_enabled():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.checks import only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run, sources
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
@@ -85,14 +86,8 @@ class RandomTruncation(Estimator):
     references = ("tallec2017unbiasing",)
 
     def __post_init__(self) -> None:
-        means = {"mean_steps": self.mean_steps, "mean_cycles": self.mean_cycles}
-        given = {name: mean for name, mean in means.items() if mean is not None}
-        if len(given) != 1:
-            raise ValueError(
-                f"RandomTruncation takes one of mean_steps and mean_cycles, got {given or 'neither'}: mean_cycles=2 "
-                "differentiates two cycles of the cell in the mean"
-            )
-        ((name, mean),) = given.items()
+        hint = "mean_cycles=2 differentiates two cycles of the cell in the mean"
+        name, mean = only_one("RandomTruncation", hint, mean_steps=self.mean_steps, mean_cycles=self.mean_cycles)
         check_depth_distribution("RandomTruncation", name, mean, self.distribution, self.sigma)
         if not isinstance(self.reweight, bool):
             raise TypeError(f"RandomTruncation(reweight=...) must be True or False, got {self.reweight!r}")

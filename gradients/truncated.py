@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.checks import is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -59,15 +59,8 @@ class TruncatedBPTT(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        given = {
-            name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None
-        }
-        if len(given) != 1:
-            raise ValueError(
-                f"TruncatedBPTT takes one of num_steps and num_cycles, got {given or 'neither'}: "
-                "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
-            )
-        ((name, k),) = given.items()
+        hint = "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
+        name, k = only_one("TruncatedBPTT", hint, num_steps=self.num_steps, num_cycles=self.num_cycles)
         if not is_int(k):
             raise TypeError(f"TruncatedBPTT({name}=...) must be an int, got {k!r}")
         if k < 1:
