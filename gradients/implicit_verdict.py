@@ -65,8 +65,6 @@ class ImplicitStats(Stats):
     """Cost and verdict of an implicit gradient, known once backward has run; until then that of the forward pass.
 
     Attributes:
-        cell_evaluations: Calls of the cell so far.
-        vjps: Products of one update so far.
         verdict: Verdict of the latest backward pass, or None.
     """
 

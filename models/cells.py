@@ -20,7 +20,6 @@ class _Cycled(nn.Module):
         self.L_cycles = L_cycles
 
     def extra_repr(self) -> str:
-        """Return the length of a cycle."""
         return f"L_cycles={self.L_cycles}, period={self.period}"
 
     @property

@@ -41,10 +41,6 @@ class Coupling(Invertible):
 
     Called as cell(state, inputs, step), where state is `Coupled` or, at first, a plain state of the wrapped cell.
     Estimators take a plain state too and then return a plain one.
-
-    Attributes:
-        exact: Whether an update is undone to the last bit.
-        safe_length: Updates that can be undone one after the other; None for any number.
     """
 
     references: ClassVar[tuple[str, ...]] = ()

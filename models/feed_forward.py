@@ -11,11 +11,7 @@ from loopgrad.models.recursive import Output, RecursiveModel
 
 
 class FeedForwardCell(nn.Module):
-    """z_H <- net(z_H + x), the one update of a feed-forward network.
-
-    Args:
-        net: The net.
-    """
+    """z_H <- net(z_H + x), the one update of a feed-forward network."""
 
     period = 1
 
@@ -55,9 +51,6 @@ class FeedForward(RecursiveModel):
         puzzle_dim: Length of a puzzle's vector, None for hidden_size.
         forward_dtype: dtype of activations, see `RecursiveModel`.
         seed: Seed of the initial weights.
-
-    Raises:
-        ValueError: Choices are unknown or contradict each other.
 
     Not recommended when:
         It is compared at equal parameters only; give both sizes, `num_layers` and `depth`.

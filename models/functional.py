@@ -14,16 +14,13 @@ from torch.nn import functional as F
 def rms_norm(x: Tensor, dim: int = -1, eps: float = 1e-5) -> Tensor:
     """Divide by the root mean square along `dim`, without a gain: y = x / sqrt(mean(x^2) + eps).
 
-    The mean is taken in float32 or wider, whatever the dtype of x. Keeps y and one number per row for backward: since
-    x = y / r, dx = r (g - y mean(g y)). Second derivatives, forward-mode and vmap are right too.
+    y has the shape and dtype of x, and the mean is taken in float32 or wider. Keeps y and one number per row for
+    backward: since x = y / r, dx = r (g - y mean(g y)). Second derivatives, forward-mode and vmap are right too.
 
     Args:
         x: Any shape.
         dim: The axis that is normalised.
         eps: Added to the mean square, in units of x squared.
-
-    Returns:
-        y, of the shape and dtype of x.
 
     Not recommended when:
         Rows may be exactly zero and their gradient matters (it is then 1/sqrt(eps) times g).

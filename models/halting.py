@@ -29,16 +29,13 @@ class Halting(ABC):
     def halts(
         self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Say which samples stop, in training.
+        """Say which samples stop, in training: (batch,) bool.
 
         Args:
             segment: (batch,) int64, segments done including this one.
             q_halt: (batch,) logits.
             q_continue: (batch,) logits.
             generator: Source of exploration.
-
-        Returns:
-            (batch,) bool.
         """
 
     @abstractmethod
