@@ -44,7 +44,7 @@ def classify(
 
     Not recommended when:
         A run is shorter than some 16 cycles: all is "too short". Periods beyond the trace's lags and
-        long transients cannot be told from an orbit.
+        long transients cannot be distinguished from an orbit.
 
     Raises:
         ValueError: The trace has no lags, or a stream is unknown.

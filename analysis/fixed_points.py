@@ -57,7 +57,7 @@ def find_fixed_points(
     Cost:
         Up to max_products + 11 evaluations per step, and the spectral radius at what was found.
     Not recommended when:
-        The claim is that there is no fixed point: a search that fails is no proof.
+        The claim is that there is no fixed point: a search that fails is not a proof.
     Reference:
         D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
         Sussillo, "FixedPointFinder", JOSS 3(31), 2018.

@@ -101,7 +101,8 @@ def lyapunov(
 
     Products with J of k vectors, made orthonormal again by QR at every step; the mean of log |R_ii|, in nats per
     application of f. Positive: chaos. The error is the standard deviation of means over blocks / sqrt(blocks), which
-    takes correlation within a block into account; an exponent within about two errors of zero is not told from it.
+    takes correlation within a block into account; an exponent within about two errors of zero
+    cannot be distinguished from it.
 
     Args:
         f: The map.

@@ -37,7 +37,7 @@ def record(
     training (with autograd on, its graph dropped at once): under no_grad some modules take another kernel and move by
     1e-4. The cell stays in its train or eval mode, and the random number generators are put back.
 
-    A residual of exactly zero in bfloat16 is no evidence of a fixed point: the update may be below the last bit.
+    A residual of exactly zero in bfloat16 is not evidence of a fixed point: the update may be below the last bit.
     `reevaluate=torch.float64` computes F(z_at) anew in that dtype.
 
     Cost:

@@ -31,7 +31,7 @@ class Thresholds:
         fit: Least R^2 of a trend.
         recurrence: Distance to an earlier state, over the typical step, that counts as the same state.
         straight: Net displacement over path length from which motion is straight.
-        exponent: Size of a Lyapunov exponent, in nats per cycle, that is told from zero.
+        exponent: Size of a Lyapunov exponent, in nats per cycle, that is taken as different from zero.
         turning: Net displacement over path length below which steps turn back on themselves.
     """
 

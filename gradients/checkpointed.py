@@ -36,7 +36,7 @@ class CheckpointedBPTT(Estimator):
         2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
         backward the graph of one segment of k updates lives beside them. "binomial": T + 1 + r T - C(s + r, r - 1)
         evaluations, s = c + 1 and r smallest with C(s + r, s) >= T; memory O(c) with one update graph. A budget adds
-        one evaluation and one vjp for each update of a cycle; its memory is O(1) in T but for the inputs. With
+        one evaluation and one vjp for each update of a cycle; its memory is O(1) in T except for the inputs. With
         retain_graph=True the states that forward stored stay, up to c more.
     Not recommended when:
         T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
@@ -51,7 +51,7 @@ class CheckpointedBPTT(Estimator):
     Raises:
         ValueError: An argument is not one of those above, or does not go with another; or the budget is too small.
         RuntimeError: The cell changes its state or inputs in place, or uses a tensor that requires grad and is
-            none of its parameters; or backward is asked for a graph of itself (create_graph=True).
+            not one of its parameters; or backward is asked for a graph of itself (create_graph=True).
 
     Example:
         >>> import torch

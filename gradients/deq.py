@@ -39,7 +39,7 @@ class TorchDEQ(Estimator):
 
     Raises:
         ImportError: torchdeq is not installed.
-        ValueError: gradient or core is none of the above.
+        ValueError: gradient or core is not one of the above.
 
     Example:
         >>> from loopgrad.gradients import TorchDEQ

@@ -59,7 +59,7 @@ class ForwardGradient(Estimator):
         last tangents, K |z_T|, the same at any depth, and the graph of the window. While an update runs, K tangents
         hold K times its widest intermediate, and "weights" the K P numbers of v: chunk_size bounds both.
     Not recommended when:
-        `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
+        `CheckpointedBPTT` fits, which is exact for one more forward pass: backpropagation with
         checkpoints was up to 31.1 % more accurate, converged 34.8 % faster and took 3.8 times less compute at
         comparable memory (Panchal et al. 2025). "weights" beyond a few hundred numbers: with 7 million the cosine is
         0.003 at 64 tangents. "state" where a sample's state is large, as with tokens. mode="central" in 16-bit
@@ -71,10 +71,10 @@ class ForwardGradient(Estimator):
         backpropagation", 2025, arXiv 2506.21833.
 
     Raises:
-        ValueError: An argument is none of the above; mode="central" with 16-bit weights or under autocast; leaves of
+        ValueError: An argument is not one of the above; mode="central" with 16-bit weights or under autocast; leaves of
             the state have no first dimension in common and scope is "sample".
         RuntimeError: An operator of the cell has no forward-mode rule; the cell uses a tensor that requires grad and is
-            none of its own; a tensor was changed in place before backward; or backward got create_graph=True.
+            not its own; a tensor was changed in place before backward; or backward got create_graph=True.
 
     Example:
         >>> import torch

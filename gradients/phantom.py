@@ -74,11 +74,11 @@ class PhantomGradient(Estimator):
             pairs = zip(ahead, tree.flatten(image)[0], strict=True)
             ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
         extra = self.num_steps * period
-        state = unflatten([_Standing.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
+        state = unflatten([_WithGradientOf.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
         return Rollout(state, Stats(num_steps + extra, vjps=extra))
 
 
-class _Standing(torch.autograd.Function):
+class _WithGradientOf(torch.autograd.Function):
     """A value with the gradient of another."""
 
     @staticmethod

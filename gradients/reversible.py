@@ -52,9 +52,9 @@ class ReversibleBPTT(Estimator):
 
     Raises:
         TypeError: The cell is not invertible.
-        ValueError: verify or anchors is none of the above; or num_steps is more than the cell's arithmetic can undo.
+        ValueError: verify or anchors is not one of the above; or num_steps is more than the cell's arithmetic can undo.
         RuntimeError: The first state was not met again; the cell changes its state, inputs or buffers in place, or uses
-            a tensor that requires grad and is none of its parameters; or backward got create_graph=True.
+            a tensor that requires grad and is not one of its parameters; or backward got create_graph=True.
 
     Example:
         >>> import torch

@@ -62,7 +62,7 @@ class FixedSegments(Halting):
         halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
 
     Not recommended when:
-        Many samples are right after few segments: they are refined all the same.
+        Many samples are right after few segments: they are refined anyway.
     """
 
     num_segments: int
@@ -96,7 +96,7 @@ class QHalt(Halting):
     Loss: 0.5 BCE(q_halt, solved).
 
     Args:
-        max_segments: Segments at most, and of evaluation.
+        max_segments: Most segments in training; as many are run in evaluation.
         exploration: Probability, 0 to 1.
 
     Not recommended when:
@@ -131,7 +131,7 @@ class QLearning(Halting):
     Exploration is that of `QHalt`. Loss: 0.5 (BCE(q_halt, solved) + BCE(q_continue, target)), see `continue_target`.
 
     Args:
-        max_segments: Segments at most, and of evaluation.
+        max_segments: Most segments in training; as many are run in evaluation.
         exploration: Probability, 0 to 1.
 
     Cost:

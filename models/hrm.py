@@ -131,9 +131,9 @@ class HRM(RecursiveModel):
 
         Args:
             state_dict: Names and tensors of the checkpoint.
-            num_heads: Attention heads, which no shape tells; None for hidden_size // 64, at least 1.
-            H_cycles: Cycles in a segment, which no shape tells; the published configuration's 2.
-            L_cycles: Updates of z_L in a cycle, which no shape tells; the published configuration's 2.
+            num_heads: Attention heads, which no shape reveals; None for hidden_size // 64, at least 1.
+            H_cycles: Cycles in a segment, which no shape reveals; the published configuration's 2.
+            L_cycles: Updates of z_L in a cycle, which no shape reveals; the published configuration's 2.
             positions: What attention without learned positions uses: None or "rope", or "none".
             seq_len: Number of tokens, read off where weights depend on it; else it may stay None, and the model takes
                 any length.

@@ -46,7 +46,7 @@ class Damped(Coupling):
         "Gradient-based hyperparameter optimization through reversible learning", 2015, arXiv 1502.03492.
 
     Raises:
-        ValueError: beta, arithmetic or per is none of the above.
+        ValueError: beta, arithmetic or per is not one of the above.
         TypeError: cell is not a module.
 
     Example:
@@ -120,7 +120,7 @@ class Leapfrog(Coupling):
         arXiv 1709.03698.
 
     Raises:
-        ValueError: scale is zero or not finite; arithmetic or per is none of the above.
+        ValueError: scale is zero or not finite; arithmetic or per is not one of the above.
         TypeError: cell is not a module, or scale not a number.
 
     Example:
@@ -191,7 +191,7 @@ class Momentum(Coupling):
         M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
 
     Raises:
-        ValueError: gamma, arithmetic or per is none of the above.
+        ValueError: gamma, arithmetic or per is not one of the above.
         TypeError: cell is not a module.
 
     Example:

@@ -135,13 +135,13 @@ class TRM(RecursiveModel):
 
         Args:
             state_dict: Names and tensors of the checkpoint.
-            num_heads: Attention heads, which no shape tells; None for hidden_size // 64, at least 1.
-            H_cycles: Cycles in a segment, which no shape tells; the published configuration's 3.
-            L_cycles: Updates of z_L in a cycle, which no shape tells; 6 (the README's ARC and maze commands say 4).
+            num_heads: Attention heads, which no shape reveals; None for hidden_size // 64, at least 1.
+            H_cycles: Cycles in a segment, which no shape reveals; the published configuration's 3.
+            L_cycles: Updates of z_L in a cycle, which no shape reveals; 6 (the README's ARC and maze commands say 4).
             positions: What attention without learned positions uses: None or "rope", or "none".
             seq_len: Number of tokens. Where weights depend on it it is read off, given puzzle_tokens; else it may stay
                 None, and the model takes any length.
-            puzzle_tokens: Positions of the puzzle's vector; None for what seq_len tells, else the published 16.
+            puzzle_tokens: Positions of the puzzle's vector; None for what seq_len implies, else the published 16.
             streams: 1 or 2; None for what the checkpoint holds.
             forward_dtype: dtype of activations, torch.bfloat16 in the published configuration; None for float32.
 

@@ -90,7 +90,7 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
         The figure, and a row per token.
 
     Not recommended when:
-        The tokens are not a grid, or some are no cell of it, such as the embedding of a puzzle: leave
+        The tokens are not a grid, or some are not cells of it, such as the embedding of a puzzle: leave
         these out.
 
     Raises:

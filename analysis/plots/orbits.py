@@ -17,7 +17,7 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
         states: (T + 1, B, n) states of B samples.
         labels: (B,) verdicts.
         fixed_points: (k, n) states, drawn as stars.
-        most: Number of verdicts at most, the frequent ones.
+        most: Most verdicts that are drawn; the frequent ones are.
 
     Returns:
         The figure, and a row per state, per fixed point and per axis.

@@ -35,7 +35,7 @@ def over_training(rows: Sequence[Progress]) -> Drawn:
         zero of the residual is drawn at a tenth of the least positive value.
 
     Not recommended when:
-        Seeds were measured at different steps: the mean then jumps with who is in it.
+        Seeds were measured at different steps: the mean then jumps with the seeds that are in it.
 
     Raises:
         ValueError: rows is empty.

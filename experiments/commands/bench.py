@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.benches.contract import Bench, Drawn, Told
@@ -21,6 +19,7 @@ from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.values import check_count
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.reports.tables import console_table
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
@@ -43,13 +42,9 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
             raise ConfigError(f"bench: {error}") from error
     if not rows:
         raise ConfigError("bench: these values leave nothing to measure")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 0))
-    columns = {key: value for key, value in rows[0].items() if not isinstance(value, list)}
-    for key, value in columns.items():
-        table.add_column(key, no_wrap=isinstance(value, str), justify="left" if isinstance(value, str) else "right")
-    for row in rows:
-        table.add_row(*[_shown(row[key]) for key in columns])
-    console.print(table)
+    header = [key for key, value in rows[0].items() if not isinstance(value, list)]
+    shown = [[_shown(row[key]) for key in header] for row in rows]
+    console.print(console_table(header, shown, [key for key in header if isinstance(rows[0][key], str)]))
     if isinstance(bench, Told):
         console.print(bench.text(rows) + "\n")
     record = {

@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports import comparison_figures, summary
-from loopgrad.experiments.reports.markdown import how_made, table
+from loopgrad.experiments.reports.tables import console_table, how_made, table
 
 LEGEND = """\
 exact: held-out samples solved, by the task's rules; tokens: scored tokens right; loss: held-out cross entropy.
@@ -48,12 +46,7 @@ def render(folder: Path, console: Console) -> None:
     every = summary.columns_of(found)
     for columns in (every[:6], every[6:]):
         header, rows = summary.table(found, columns, always_spread=False)
-        shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
-        for title in header:
-            shown.add_column(title, no_wrap=title == header[0], justify="left" if title == header[0] else "right")
-        for row in rows:
-            shown.add_row(*row)
-        console.print(shown)
+        console.print(console_table(header, rows, header[:1]))
     console.print(sentence)
     console.print(f"Report, figures and records are in {folder}")
 
@@ -76,7 +69,7 @@ def _markdown(found: Sequence[RunRecord], header: list[str], rows: list[list[str
 def _residuals(found: Sequence[RunRecord]) -> list[str]:
     streams = [name for name, value in found[0]["residuals"].items() if isinstance(value, dict) and "map" in value]
     rows = [
-        [name, stream, *(_band(group, stream, kind) for kind in ("update_relative", "map_relative"))]
+        [name, stream, *(_quantiles(group, stream, kind) for kind in ("update_relative", "map_relative"))]
         for name, group in summary.by_estimator(found).items()
         for stream in streams
     ]
@@ -84,8 +77,7 @@ def _residuals(found: Sequence[RunRecord]) -> list[str]:
     return ["Relative residuals, medians over samples (5-95 %), mean over seeds.", "", *table(header, rows)]
 
 
-def _band(group: list[RunRecord], stream: str, kind: str) -> str:
+def _quantiles(group: list[RunRecord], stream: str, kind: str) -> str:
     if kind not in group[0]["residuals"][stream]:
         return "-"
-    low, middle, high = (summary.spread(group, "residuals", stream, kind, i).mean for i in range(3))
-    return f"{middle:.2g} ({low:.2g}-{high:.2g})"
+    return summary.band(*(summary.spread(group, "residuals", stream, kind, i).mean for i in range(3)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -44,6 +45,12 @@ def conditions(records: Sequence[WeightsRecord]) -> list[Condition]:
 def at_last(found: Sequence[Condition]) -> list[Condition]:
     """Return the latest step of each."""
     return list({condition.trained: condition for condition in found}.values())
+
+
+def gaps_by_outcome(record: WeightsRecord) -> list[dict[str, Any]]:
+    """Return the gradients of solved and of unsolved samples that are all numbers."""
+    keys = ("residual_q50", "cosine", "relative_error")
+    return [it for it in record.get("gaps", []) if it["samples"] != "all" and None not in [it[key] for key in keys]]
 
 
 def outcomes(condition: Condition, depth: int, stream: str = "joint") -> dict[str, dict[str, int]]:

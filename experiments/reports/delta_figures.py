@@ -8,7 +8,7 @@ import numpy as np
 from loopgrad.analysis import plots
 from loopgrad.analysis.plots import Drawn, Point, Progress, Trade
 from loopgrad.experiments.records import WeightsRecord, slug
-from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, outcomes
+from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, gaps_by_outcome, outcomes
 
 MANY = 12  # conditions from which on only the last step of each is drawn
 TOLD_APART = 8  # lines of one figure, or markers
@@ -74,8 +74,7 @@ def _points(record: WeightsRecord) -> list[Point]:
             gap["relative_error"],
             f"{record['name']}, {gap['samples']}",
         )
-        for gap in record.get("gaps", [])
-        if gap["samples"] != "all" and None not in (gap["residual_q50"], gap["cosine"], gap["relative_error"])
+        for gap in gaps_by_outcome(record)
     ]
 
 

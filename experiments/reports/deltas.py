@@ -5,18 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import OUTCOMES, WeightsRecord
 from loopgrad.experiments.reports import delta_figures
-from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, outcomes, settled
-from loopgrad.experiments.reports.markdown import how_made, table
-from loopgrad.experiments.reports.summary import Spread, percent, significant
-from loopgrad.experiments.reports.words import caption, headline, sentence
+from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, gaps_by_outcome, outcomes, settled
+from loopgrad.experiments.reports.summary import Spread, band, percent, significant
+from loopgrad.experiments.reports.tables import console_table, how_made, table
+from loopgrad.experiments.reports.words import caption, headline, residual, sentence
 
 LEGEND = """\
 converged: the relative residual of a cycle is at most rtol (or the floor of rounding, if that is larger) and at most
@@ -49,14 +47,13 @@ def render(folder: Path, console: Console) -> None:
     for path in drawn:
         lines += [f"![{Path(path).stem}]({path})", "", caption(Path(path).stem), ""]
     records.replace_text(folder / "report.md", "\n".join(lines) + "\n")
-    shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
-    for title in ("weights", "exact %", "converged", "of solved", "of unsolved", "deeper"):
-        shown.add_column(title, no_wrap=title == "weights", justify="left" if title == "weights" else "right")
+    rows = []
     for condition in every:
         shares = [settled(condition, 0, outcome=outcome) for outcome in OUTCOMES]
         counts = [f"{it.count} of {it.total}" for it in (*shares, settled(condition, 1))]
-        shown.add_row(condition.name, _exact(condition, 0), *counts)
-    console.print(shown)
+        rows.append([condition.name, _exact(condition, 0), *counts])
+    header = ["weights", "exact %", "converged", "of solved", "of unsolved", "deeper"]
+    console.print(console_table(header, rows, header[:1]))
     if len(every) == 1:
         for stream in _streams(every[0]):
             console.print(sentence(every[0], stream))
@@ -83,9 +80,8 @@ def _markdown(found: Sequence[WeightsRecord], every: Sequence[Condition]) -> lis
     if any("spectrum" in record for record in found):
         lines += ["## The map where the recursion ends", "", *_spectra(every), ""]
     thresholds = ", ".join(f"{name} {value}" for name, value in first["depths"][0]["thresholds"].items())
-    lines += [*how_made(first), f"- thresholds: {thresholds}"]
-    lines += [f"- {first['samples']} held-out samples of each of {len(found)} sets of weights"]
-    return lines
+    samples = f"- {first['samples']} held-out samples of each of {len(found)} sets of weights"
+    return [*lines, *how_made(first), f"- thresholds: {thresholds}", samples]
 
 
 def _short(every: Sequence[Condition]) -> list[str]:
@@ -98,7 +94,7 @@ def _short(every: Sequence[Condition]) -> list[str]:
             pooled = [record for condition in mine if (condition.step or 0) == step for record in condition.records]
             both = Condition(group, step or None, tuple(pooled))
             cells = [settled(both, depth, outcome=o).text() for depth in (0, 1) for o in ("solved", "unsolved")]
-            rows.append([both.name, _exact(both, 0), *cells, band(both, 0, "joint"), band(both, 1, "joint")])
+            rows.append([both.name, _exact(both, 0), *cells, residual(both, 0, "joint"), residual(both, 1, "joint")])
     header = ["weights", "exact %", "converged of solved", "of unsolved", "deeper, of solved", "deeper, of unsolved"]
     return table([*header, "residual", "deeper"], rows)
 
@@ -106,40 +102,15 @@ def _short(every: Sequence[Condition]) -> list[str]:
 def _verdicts(every: Sequence[Condition], depth: int) -> list[str]:
     rows = []
     for condition in every:
-        others = {}
+        cells = [condition.name, _exact(condition, depth)]
         for outcome, counts in outcomes(condition, depth).items():
-            left = {label: n for label, n in counts.items() if label != "converged"}
-            others[outcome] = ", ".join(f"{n} {label}" for label, n in left.items()) or "-"
-        cells = [settled(condition, depth, outcome=outcome).text() for outcome in ("solved", "unsolved")]
-        rows.append(
-            [
-                condition.name,
-                _exact(condition, depth),
-                cells[0],
-                others["solved"],
-                cells[1],
-                others["unsolved"],
-                band(condition, depth, "joint"),
-            ]
-        )
+            others = [f"{n} {label}" for label, n in counts.items() if label != "converged"]
+            cells += [settled(condition, depth, outcome=outcome).text(), ", ".join(others) or "-"]
+        rows.append([*cells, residual(condition, depth, "joint")])
     cycles = sorted({record["depths"][depth]["cycles"] for c in every for record in c.records})
     name = "Training depth" if depth == 0 else "Extrapolated"
     header = ["weights", "exact %", "converged of solved", "other solved", "converged of unsolved", "other unsolved"]
     return [f"{name}, {' or '.join(map(str, cycles))} cycles.", "", *table([*header, "residual"], rows)]
-
-
-def band(condition: Condition, depth: int, stream: str, outcome: str = "all", kind: str = "reevaluated") -> str:
-    """Return a residual as "0.31 (0.12-0.55)", means over seeds of quantiles over samples."""
-    found = []
-    for record in condition.records:
-        it = record["depths"][depth]["streams"][stream]
-        values = (it[kind] or it["residual"]).get(outcome)
-        if values is not None:
-            found.append([np.inf if value is None else value for value in values])
-    if not found:
-        return "-"
-    low, middle, high = np.mean(found, axis=0)
-    return f"{middle:.2g} ({low:.2g}-{high:.2g})"
 
 
 def _exact(condition: Condition, depth: int) -> str:
@@ -153,7 +124,8 @@ def _streams(condition: Condition) -> list[str]:
 
 def _sweep(every: Sequence[Condition]) -> list[str]:
     rows = []
-    for condition in every:
+    pooled = Condition("all at their last step", None, tuple(r for c in at_last(every) for r in c.records))
+    for condition in (*every, pooled):
         for depth, name in enumerate(("training depth", "extrapolated")):
             streams = [record["depths"][depth]["streams"]["joint"]["sweep"] for record in condition.records]
             total = sum(record["samples"] for record in condition.records)
@@ -161,11 +133,6 @@ def _sweep(every: Sequence[Condition]) -> list[str]:
                 f"{100 * sum(it[factor].get('converged', 0) for it in streams) / total:.1f}" for factor in streams[0]
             ]
             rows.append([condition.name, name, *shares])
-    for depth, name in enumerate(("training depth", "extrapolated")):
-        found = [record["depths"][depth]["streams"]["joint"]["sweep"] for c in at_last(every) for record in c.records]
-        total = sum(record["samples"] for c in at_last(every) for record in c.records)
-        shares = [f"{100 * sum(it[factor].get('converged', 0) for it in found) / total:.1f}" for factor in found[0]]
-        rows.append(["all at their last step", name, *shares])
     factors = list(every[0].records[0]["depths"][0]["streams"]["joint"]["sweep"])
     header = ["weights", "depth", *(f"all thresholds x {factor}" for factor in factors)]
     return ["Converged, in % of all samples, all streams jointly.", "", *table(header, rows)]
@@ -174,13 +141,7 @@ def _sweep(every: Sequence[Condition]) -> list[str]:
 def _by_residual(every: Sequence[Condition]) -> list[str]:
     """Pool the gradients of solved and of unsolved samples at the last step, by the residual where they are taken."""
     bands = {"below 1e-6": (0, 1e-6), "1e-6 to 1e-3": (1e-6, 1e-3), "from 1e-3": (1e-3, np.inf)}
-    found = [
-        gap
-        for condition in at_last(every)
-        for record in condition.records
-        for gap in record.get("gaps", [])
-        if gap["samples"] != "all" and None not in (gap["residual_q50"], gap["cosine"], gap["relative_error"])
-    ]
+    found = [gap for condition in at_last(every) for record in condition.records for gap in gaps_by_outcome(record)]
     rows = []
     for estimator in dict.fromkeys(gap["estimator"] for gap in found):
         for name, (low, high) in bands.items():
@@ -202,8 +163,8 @@ def _gaps(every: Sequence[Condition]) -> list[str]:
         for record in condition.records:
             for gap in record.get("gaps", []):
                 found.setdefault((gap["samples"], gap["estimator"]), []).append(gap)
+        keys = ("cosine", "relative_error", "norm_ratio", "residual_q50", "radius_q50")
         for (samples, estimator), group in found.items():
-            keys = ("cosine", "relative_error", "norm_ratio", "residual_q50", "radius_q50")
             cells = [Spread.of([gap[key] for gap in group]).text(significant) for key in keys]
             rows.append([condition.name, samples, str(sum(gap["count"] for gap in group)), estimator, *cells])
     header = ["weights", "samples", "n", "gradient", "cosine", "rel. error", "norm ratio", "residual", "radius"]
@@ -220,37 +181,21 @@ def _gaps(every: Sequence[Condition]) -> list[str]:
 def _spectra(every: Sequence[Condition]) -> list[str]:
     rows = []
     for condition in every:
-        cells = []
-        for wanted in (True, False):
-            found = [_where(record, "spectrum", "radius", wanted) for record in condition.records]
-            cells.append(_span([value for values in found for value in values]))
+        radii = [[v for r in condition.records for v in _where(r, "spectrum", "radius", w)] for w in (True, False)]
         exponents = [v for r in condition.records for w in (True, False) for v in _where(r, "exponents", "mean", w)]
         searches = [record["search"] for record in condition.records if "search" in record]
         hits = [hit for it in searches for hit in it["found"]]
         ends = [count == 1 for it in searches for count in it["clusters"]]
-        rows.append(
-            [
-                condition.name,
-                *cells,
-                _span(exponents) + (f", {sum(v > 0 for v in exponents)} of {len(exponents)} > 0" if exponents else ""),
-                f"{sum(hits)} of {len(hits)}" if hits else "-",
-                f"{sum(ends)} of {len(ends)}" if ends else "-",
-            ]
-        )
-    header = [
-        "weights",
-        "radius, solved",
-        "radius, unsolved",
-        "exponent",
-        "fixed point near",
-        "one end from all starts",
-    ]
+        growing = f", {sum(v > 0 for v in exponents)} of {len(exponents)} > 0" if exponents else ""
+        shares = [f"{sum(it)} of {len(it)}" if it else "-" for it in (hits, ends)]
+        rows.append([condition.name, *map(_span, radii), _span(exponents) + growing, *shares])
+    header = ["weights", "radius, solved", "radius, unsolved", "exponent", "fixed point near"]
     text = (
         "Spectral radius of a cycle's Jacobian at training depth; largest Lyapunov exponent (nats per cycle) of "
         "samples that do not settle; samples near whose end a fixed point was found; samples whose four starts "
         "(learned, zero, random, another's end) led to one end. Median (least-greatest) over samples."
     )
-    return [text, "", *table(header, rows)]
+    return [text, "", *table([*header, "one end from all starts"], rows)]
 
 
 def _where(record: WeightsRecord, part: str, key: str, solved: bool) -> list[float]:
@@ -259,6 +204,4 @@ def _where(record: WeightsRecord, part: str, key: str, solved: bool) -> list[flo
 
 
 def _span(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{np.median(values):.2g} ({min(values):.2g}-{max(values):.2g})"
+    return band(min(values), float(np.median(values)), max(values)) if values else "-"

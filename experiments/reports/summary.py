@@ -33,6 +33,11 @@ class Spread:
         return show(self.mean) if low == high else f"{show(self.mean)} ({low}-{high})"
 
 
+def band(low: float, middle: float, high: float) -> str:
+    """Return "middle (low-high)", to two digits each."""
+    return f"{middle:.2g} ({low:.2g}-{high:.2g})"
+
+
 def by_estimator(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     """Group records by estimator, in order of first appearance."""
     groups: dict[str, list[RunRecord]] = {}
@@ -43,15 +48,10 @@ def by_estimator(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
 
 def spread(records: Sequence[RunRecord], *path: str | int) -> Spread:
     """Return the spread over records of the value at a path of keys, such as "residuals", "joint", "map", 1."""
-    return Spread.of([_at(record, path) for record in records])
-
-
-def _at(record: Any, path: Sequence[str | int]) -> float | None:
+    found: list[Any] = list(records)
     for key in path:
-        if record is None:
-            return None
-        record = record[key] if isinstance(key, int) else record.get(key)
-    return record
+        found = [it if it is None else it[key] if isinstance(key, int) else it.get(key) for it in found]
+    return Spread.of(found)
 
 
 def percent(value: float) -> str:

@@ -1,11 +1,19 @@
 """Sentences that say what an analysis found, from its records."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from loopgrad.experiments.records import DepthRecord
 from loopgrad.experiments.reports.conditions import Condition, at_last, outcomes, settled
+from loopgrad.experiments.reports.summary import band
+
+
+def residual(condition: Condition, depth: int, stream: str, kind: str = "reevaluated") -> str:
+    """Return a residual as "0.31 (0.12-0.55)", means over seeds of quantiles over samples."""
+    streams = [record["depths"][depth]["streams"][stream] for record in condition.records]
+    found = [(it[kind] or it["residual"])["all"] for it in streams]
+    return band(*np.mean([[np.inf if value is None else value for value in values] for values in found], axis=0))
 
 
 def headline(every: Sequence[Condition]) -> str:
@@ -29,44 +37,27 @@ def sentence(condition: Condition, stream: str) -> str:
     """Return what one stream does, at both depths: counts with intervals, residuals with dtype, other verdicts."""
     parts = []
     for depth, words in enumerate(("the depth of training", "extrapolated")):
-        records = [record["depths"][depth] for record in condition.records]
+        first = condition.records[0]
+        dtype = first["dtype"].get(stream) or " and ".join(sorted(set(first["dtype"].values())))
         found = settled(condition, depth, stream)
         apart = outcomes(condition, depth, stream)
-        split = [
-            f"{counts.get('converged', 0)} of {sum(counts.values())} {outcome}"
-            for outcome, counts in apart.items()
-            if counts
-        ]
-        text = f"{found.text().replace(' [', ' samples converged [', 1)} after {records[0]['cycles']} cycles, {words}"
-        text += f" ({', '.join(split)})"
+        split = [f"{n.get('converged', 0)} of {sum(n.values())} {outcome}" for outcome, n in apart.items() if n]
+        cycles = f"{first['depths'][depth]['cycles']} cycles, {words} ({', '.join(split)})"
+        text = f"{found.text().replace(' [', ' samples converged [', 1)} after {cycles}"
         if found.clustered:
             low, high = found.clustered
             text += f", {100 * low:.1f}-{100 * high:.1f} % by bootstrap over puzzles"
         if found.seeds:
             text += ", {:.1f} to {:.1f} % by seed".format(*(100 * share for share in found.seeds))
-        text += f"; relative residual {_residual(records, stream, 'residual')} in {_dtype(condition, stream)}"
-        if records[0]["streams"][stream]["reevaluated"]:
-            text += f", {_residual(records, stream, 'reevaluated')} re-evaluated in float64"
-        others: dict[str, int] = {}
-        for counts in apart.values():
-            for label, count in counts.items():
-                others[label] = others.get(label, 0) + count
-        others.pop("converged", None)
+        text += f"; relative residual {residual(condition, depth, stream, 'residual')} in {dtype}"
+        if first["depths"][depth]["streams"][stream]["reevaluated"]:
+            text += f", {residual(condition, depth, stream)} re-evaluated in float64"
+        others = Counter(apart["solved"]) + Counter(apart["unsolved"])
+        del others["converged"]
         if others:
             text += "; " + ", ".join(f"{count} {label}" for label, count in others.items())
         parts.append(text)
     return f"{stream}: {'. '.join(parts)}."
-
-
-def _residual(records: Sequence[DepthRecord], stream: str, kind: str) -> str:
-    found = [record["streams"][stream][kind]["all"] for record in records]
-    low, middle, high = np.mean([[np.inf if v is None else v for v in values] for values in found], axis=0)
-    return f"{middle:.2g} ({low:.2g}-{high:.2g})"
-
-
-def _dtype(condition: Condition, stream: str) -> str:
-    dtypes = condition.records[0]["dtype"]
-    return dtypes.get(stream) or " and ".join(sorted(set(dtypes.values())))
 
 
 _CAPTIONS = {

@@ -6,8 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.experiments.tasks.arc import Arc
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
 from loopgrad.experiments.tasks.maze import Maze
-from loopgrad.experiments.tasks.rolling_sum import RollingSum
-from loopgrad.experiments.tasks.sorting import Sorting
+from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
 
 __all__ = ["IGNORE", "Arc", "Batch", "Maze", "RollingSum", "Sorting", "Sudoku", "Task", "TokenSpec"]

@@ -10,20 +10,8 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, decode, encode, pair_key, turned
-from loopgrad.experiments.tasks.base import (
-    IGNORE,
-    Batch,
-    Task,
-    TokenSpec,
-    batch_of,
-    beside,
-    check_int,
-    check_tokens,
-    epoch_rows,
-    random_stream,
-    step_stream,
-    symbols_of,
-)
+from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec, batch_of, beside
+from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, step_stream
 
 _VERSIONS = {"arc1": "arcagi", "arc2": "arcagi2"}
 
@@ -93,11 +81,10 @@ class Arc(Task):
     def __post_init__(self) -> None:
         if self.dataset not in _VERSIONS:
             raise ValueError(f"Arc(dataset=...) must be one of {sorted(_VERSIONS)}, got {self.dataset!r}")
-        check_int("Arc", "num_augmentations", self.num_augmentations, 0)
-        check_int("Arc", "max_size", self.max_size, 1, 30)
-        if self.max_tasks is not None:
-            check_int("Arc", "max_tasks", self.max_tasks, 1)
-        check_int("Arc", "data_seed", self.data_seed, 0)
+        self.check_int("num_augmentations", 0)
+        self.check_int("max_size", 1, 30)
+        self.check_int("max_tasks", 1, optional=True)
+        self.check_int("data_seed", 0)
 
     @property
     def spec(self) -> TokenSpec:
@@ -124,7 +111,7 @@ class Arc(Task):
         Raises:
             ValueError: An input is of no pair of this task.
         """
-        check_tokens(self.spec, inputs, predictions)
+        self.check_tokens(inputs, predictions)
         solved = []
         for row, (question, tokens) in enumerate(zip(inputs.cpu().numpy(), predictions.cpu().numpy(), strict=True)):
             answers = self._answers(decode(question, self.max_size))
@@ -138,7 +125,7 @@ class Arc(Task):
         """Show both grids side by side, colours as digits."""
         blocks = []
         for tokens in (inputs, answer):
-            symbols = symbols_of(self.spec, tokens, unscored=" ")
+            symbols = self.symbols_of(tokens, unscored=" ")
             cells = [symbol if len(symbol) == 1 else " " for symbol in symbols]
             rows = [" ".join(cells[i : i + self.max_size]).rstrip() for i in range(0, len(cells), self.max_size)]
             blocks.append(rows[: max((i + 1 for i, row in enumerate(rows) if row), default=0)])

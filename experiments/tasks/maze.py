@@ -7,27 +7,14 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from loopgrad.experiments.tasks.base import (
-    Batch,
-    Task,
-    TokenSpec,
-    batch_of,
-    beside,
-    check_flag,
-    check_int,
-    check_tokens,
-    epoch_rows,
-    random_stream,
-    split_by_class,
-    step_stream,
-    symbols_of,
-)
+from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
 from loopgrad.experiments.tasks.shortest_path import reach
+from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
+from loopgrad.gradients.checks import is_number
 
 PAD, WALL, SPACE, START, GOAL, PATH = range(6)
 _CHUNK = 128
 _CHUNKS_WITHOUT_MAZE = 200
-_PATIENCE = 5000
 
 
 @dataclass(frozen=True)
@@ -81,17 +68,16 @@ class Maze(Task):
     references = ("lehnert2024beyond",)
 
     def __post_init__(self) -> None:
-        check_int("Maze", "size", self.size, 2)
-        if self.min_path is not None:
-            check_int("Maze", "min_path", self.min_path, 1, self.size**2 - 1)
-        if isinstance(self.wall_fraction, bool) or not isinstance(self.wall_fraction, int | float):
+        self.check_int("size", 2)
+        self.check_int("min_path", 1, self.size**2 - 1, optional=True)
+        if not is_number(self.wall_fraction):
             raise ValueError(f"Maze(wall_fraction=...) must be a number in [0, 1), got {self.wall_fraction!r}")
         if not 0 <= self.wall_fraction < 1:
             raise ValueError(f"Maze(wall_fraction=...) must be in [0, 1), got {self.wall_fraction}")
-        check_int("Maze", "num_train", self.num_train, 1)
-        check_int("Maze", "num_test", self.num_test, 1)
-        check_flag("Maze", "augment", self.augment)
-        check_int("Maze", "data_seed", self.data_seed, 0)
+        self.check_int("num_train", 1)
+        self.check_int("num_test", 1)
+        self.check_flag("augment")
+        self.check_int("data_seed", 0)
 
     @property
     def spec(self) -> TokenSpec:
@@ -114,7 +100,7 @@ class Maze(Task):
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether the maze is unchanged but for spaces marked as path, and these are exactly a shortest path."""
-        check_tokens(self.spec, inputs, predictions)
+        self.check_tokens(inputs, predictions)
         maze = inputs.cpu().numpy().reshape(-1, self.size, self.size)
         answer = predictions.cpu().numpy().reshape(maze.shape)
         marked = (maze == SPACE) & (answer == PATH)
@@ -130,7 +116,7 @@ class Maze(Task):
         """Show maze and answer side by side."""
         blocks = []
         for tokens in (inputs, answer):
-            symbols = symbols_of(self.spec, tokens)
+            symbols = self.symbols_of(tokens)
             blocks.append(["".join(symbols[i : i + self.size]) for i in range(0, self.size**2, self.size)])
         return beside(*blocks)
 
@@ -140,14 +126,10 @@ class Maze(Task):
 
     @cached_property
     def _mazes(self) -> tuple[np.ndarray, np.ndarray]:
-        def refusal(got_train: int, got_test: int) -> str:
-            return (
-                f"Maze(num_train={self.num_train}, num_test={self.num_test}): only {got_train} and {got_test} "
-                f"different mazes of size {self.size} were found: ask for fewer, or for a larger size"
-            )
-
-        rng = random_stream(self.data_seed, 0)
-        train, test = split_by_class(self._stream(rng), self.num_train, self.num_test, rng, _PATIENCE, refusal)
+        rng, what = random_stream(self.data_seed, 0), f"mazes of size {self.size}"
+        train, test = split_by_class(
+            self._stream(rng), self.num_train, self.num_test, rng, "Maze", what, "for a larger size"
+        )
         return np.stack(train), np.stack(test)
 
     def _stream(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, bytes, bytes]]:

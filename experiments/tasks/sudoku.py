@@ -6,27 +6,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from loopgrad.experiments.tasks.base import (
-    Batch,
-    Task,
-    TokenSpec,
-    batch_of,
-    beside,
-    check_flag,
-    check_int,
-    check_tokens,
-    epoch_rows,
-    random_stream,
-    split_by_class,
-    step_stream,
-    symbols_of,
-)
+from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
 from loopgrad.experiments.tasks.files import Puzzles, obeys_rules, read_puzzles
+from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.experiments.tasks.sudoku_generator import DEFAULT_GIVENS, FEWEST_GIVENS, Puzzle, puzzle_stream
 from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE, solve
 from loopgrad.experiments.tasks.symmetry import class_keys, random_symmetries
-
-_PATIENCE = 5000
 
 
 @dataclass(frozen=True)
@@ -85,19 +70,16 @@ class Sudoku(Task):
     def __post_init__(self) -> None:
         if self.size not in BOX_SHAPE or isinstance(self.size, bool):
             raise ValueError(f"Sudoku(size=...) must be 4, 6 or 9, got {self.size!r}")
-        for name in ("num_train", "num_test"):
-            if getattr(self, name) is not None:
-                check_int("Sudoku", name, getattr(self, name), 1)
-        check_flag("Sudoku", "augment", self.augment)
-        check_int("Sudoku", "data_seed", self.data_seed, 0)
+        self.check_int("num_train", 1, optional=True)
+        self.check_int("num_test", 1, optional=True)
+        self.check_flag("augment")
+        self.check_int("data_seed", 0)
         if self.test_path is not None and self.path is None:
             raise ValueError("Sudoku(test_path=...) goes with path=..., the file of training puzzles")
         for name in ("min_givens", "max_givens"):
-            value = getattr(self, name)
-            if value is not None and self.path is not None:
+            if getattr(self, name) is not None and self.path is not None:
                 raise ValueError(f"Sudoku({name}=...) is for generated puzzles: leave it out with path=...")
-            if value is not None:
-                check_int("Sudoku", name, value, FEWEST_GIVENS[self.size], self.size**2)
+            self.check_int(name, FEWEST_GIVENS[self.size], self.size**2, optional=True)
         fewest, most = self._givens
         if fewest > most:
             raise ValueError(f"Sudoku(min_givens=...) must be at most max_givens = {most}, got {fewest}")
@@ -131,7 +113,7 @@ class Sudoku(Task):
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether the grid keeps the givens and obeys the rules."""
-        check_tokens(self.spec, inputs, predictions)
+        self.check_tokens(inputs, predictions)
         kept = ((inputs == predictions) | (inputs <= 1)).all(dim=1)
         obeyed = obeys_rules(predictions.cpu().numpy() - 1, self.size)
         return kept & torch.from_numpy(obeyed).to(kept.device)
@@ -141,7 +123,7 @@ class Sudoku(Task):
         return beside(self._lines(inputs), self._lines(answer))
 
     def _lines(self, tokens: torch.Tensor) -> list[str]:
-        symbols = symbols_of(self.spec, tokens)
+        symbols = self.symbols_of(tokens)
         height, width = BOX_SHAPE[self.size]
         lines = []
         for row in range(self.size):
@@ -176,16 +158,9 @@ class Sudoku(Task):
         num_train = 1000 if self.num_train is None else self.num_train
         num_test = 500 if self.num_test is None else self.num_test
         fewest, most = self._givens
-
-        def refusal(got_train: int, got_test: int) -> str:
-            return (
-                f"Sudoku(num_train={num_train}, num_test={num_test}): only {got_train} and {got_test} different "
-                f"puzzles of size {self.size} with {fewest}-{most} givens were found: ask for fewer, or widen the "
-                "range of givens"
-            )
-
         stream = puzzle_stream(self.size, fewest, most, rng)
-        train, test = split_by_class(stream, num_train, num_test, rng, _PATIENCE, refusal)
+        what, remedy = f"puzzles of size {self.size} with {fewest}-{most} givens", "widen the range of givens"
+        train, test = split_by_class(stream, num_train, num_test, rng, "Sudoku", what, remedy)
         return self._rated(train), self._rated(test)
 
     def _rated(self, puzzles: list[Puzzle]) -> Puzzles:

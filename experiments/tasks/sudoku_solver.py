@@ -5,7 +5,8 @@ Boards are flat sequences of size*size integers, 0 for a blank cell; boxes are 2
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 
 import numpy as np
 
@@ -53,9 +54,8 @@ def solve(board: Sequence[int], size: int) -> Solution:
         >>> solve([1, 0, 0, 0,  0, 0, 3, 0,  0, 4, 0, 0,  0, 0, 0, 2], size=4).board
         (1, 3, 2, 4, 4, 2, 3, 1, 2, 4, 1, 3, 3, 1, 4, 2)
     """
-    search = _Search(_geometry(size), limit=2)
-    places = search.places_of(board)
-    if places is not None:
+    search = _Search(size, limit=2)
+    if (places := search.places_of(board)) is not None:
         search.run(places)
     return Solution(search.count, search.board, search.guesses)
 
@@ -65,12 +65,10 @@ def has_other_solution(board: Sequence[int], size: int, cell: int, digit: int) -
 
     Digging a hole keeps a puzzle unique exactly when this is False, which is cheaper to find than a second solution.
     """
-    search = _Search(_geometry(size), limit=1)
-    places = search.places_of(board)
-    if places is None:
-        return False
-    places[digit - 1] &= ~(1 << cell)
-    search.run(places)
+    search = _Search(size, limit=1)
+    if (places := search.places_of(board)) is not None:
+        places[digit - 1] &= ~(1 << cell)
+        search.run(places)
     return search.count > 0
 
 
@@ -80,10 +78,8 @@ def random_solution(size: int, rng: np.random.Generator) -> tuple[int, ...]:
     Not recommended when:
         Grids must be uniform over all grids; this search favours some.
     """
-    search = _Search(_geometry(size), limit=1, rng=rng)
-    places = search.places_of([0] * (size * size))
-    assert places is not None
-    search.run(places)
+    search = _Search(size, limit=1, rng=rng)
+    search.run([search.geometry.everything] * size)
     assert search.board is not None
     return search.board
 
@@ -107,25 +103,17 @@ def _geometry(size: int) -> _Geometry:
         for unit in (("row", row, 0), ("column", column, 0), ("box", row // height, column // width)):
             masks[unit] = masks.get(unit, 0) | 1 << cell
     units = tuple(masks.values())
-    peers = []
-    for cell in range(size * size):
-        around = 0
-        for unit in units:
-            if unit >> cell & 1:
-                around |= unit
-        peers.append(around & ~(1 << cell))
-    return _Geometry(size, units, tuple(peers), (1 << size * size) - 1)
+    mine = [[unit for unit in units if unit >> cell & 1] for cell in range(size * size)]
+    peers = tuple(reduce(or_, around) & ~(1 << cell) for cell, around in enumerate(mine))
+    return _Geometry(size, units, peers, (1 << size * size) - 1)
 
 
 class _Search:
     """One depth-first search; collects what it finds until `limit` solutions are known."""
 
-    def __init__(self, geometry: _Geometry, limit: int, rng: np.random.Generator | None = None):
-        self.geometry = geometry
-        self.limit = limit
-        self.rng = rng
-        self.count = 0
-        self.guesses = 0
+    def __init__(self, size: int, limit: int, rng: np.random.Generator | None = None):
+        self.geometry, self.limit, self.rng = _geometry(size), limit, rng
+        self.count = self.guesses = 0
         self.board: tuple[int, ...] | None = None
 
     def places_of(self, board: Sequence[int]) -> list[int] | None:
@@ -152,7 +140,8 @@ class _Search:
             return
         if not options:
             self.count += 1
-            self.board = self._read(places)
+            owners = {bit: digit for digit, mask in enumerate(places, start=1) for bit in _bits(mask)}
+            self.board = tuple(owners[bit] for bit in sorted(owners))
             return
         self.guesses += 1
         if self.rng is not None:
@@ -205,7 +194,9 @@ class _Search:
             pair = two & ~three
             if pair:
                 return self._candidates(places, pair & -pair)
-            return options if len(options) == 2 else self._fewest_candidates(places, two, options)
+            if len(options) == 2:
+                return options
+            return min([options, *(self._candidates(places, bit) for bit in _bits(two))], key=len)
 
     def _fewest_places(self, places: list[int], unsettled: int) -> list[tuple[int, int]] | None:
         """Return the (cell, digit) options of the digit and unit with the fewest places; None if one has no place."""
@@ -228,22 +219,6 @@ class _Search:
 
     def _candidates(self, places: list[int], cell_bit: int) -> list[tuple[int, int]]:
         return [(cell_bit, digit) for digit, mask in enumerate(places) if mask & cell_bit]
-
-    def _fewest_candidates(
-        self, places: list[int], unsettled: int, options: list[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
-        for bit in _bits(unsettled):
-            here = self._candidates(places, bit)
-            if len(here) < len(options):
-                options = here
-        return options
-
-    def _read(self, places: list[int]) -> tuple[int, ...]:
-        board = [0] * (self.geometry.size**2)
-        for digit, mask in enumerate(places):
-            for bit in _bits(mask):
-                board[bit.bit_length() - 1] = digit + 1
-        return tuple(board)
 
 
 def _bits(mask: int) -> list[int]:

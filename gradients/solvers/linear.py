@@ -192,7 +192,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_iteration(search: FixedPointSolver) -> LinearSolver:
-    """Return the linear solver that searches the fixed point of w -> b + J^T w, from w = b."""
+    """Return the linear solver that searches for the fixed point of w -> b + J^T w, from w = b."""
 
     def solve(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
         found = search(lambda w: b + pull(w), b, max_vjps, atol=tolerance, check_every=check_every)

@@ -149,7 +149,7 @@ def test_hyperparameters_out_of_range_are_named(task_class, name, value):
 
 
 @pytest.mark.parametrize(
-    "module", "base rolling_sum sorting sudoku sudoku_solver sudoku_generator symmetry files maze arc arc_grids".split()
+    "module", "base streams sequences sudoku sudoku_solver sudoku_generator symmetry files maze arc arc_grids".split()
 )
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(importlib.import_module(f"loopgrad.experiments.tasks.{module}")).failed == 0
