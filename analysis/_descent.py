@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.agreement import Gradients, check_names, float64_vector, reference_gradients
-from loopgrad.analysis.buffers import preserved_buffers
-from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.precision import evaluated_in, preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
 
 

@@ -22,8 +22,8 @@ from loopgrad.analysis.agreement import (
     members,
     reference_gradients,
 )
-from loopgrad.analysis.buffers import preserved_buffers
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.buffers import preserved_buffers
-from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.spectrum import spectral_radius
 from loopgrad.analysis.state_map import StateMap, row_of
 from loopgrad.analysis.summaries import Array
