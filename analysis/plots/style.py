@@ -103,10 +103,7 @@ def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, tup
     solved = np.asarray(solved, dtype=bool)
     if solved.shape != (batch,):
         raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
-    both = {
-        f"solved n={solved.sum()}": (solved, SOLVED),
-        f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED),
-    }
+    both = {f"solved n={solved.sum()}": (solved, SOLVED), f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED)}
     return {name: (chosen, look) for name, (chosen, look) in both.items() if chosen.any()}
 
 
