@@ -185,13 +185,9 @@ def _same_memory(leaf: torch.Tensor, other: torch.Tensor) -> bool:
     return same and leaf.device == other.device and leaf.data_ptr() == other.data_ptr()
 
 
-def check_lags(lags: Any) -> None:
-    """Raise ValueError where lags is not a number of cycles."""
+def check_options(lags: Any, upcast: Any) -> None:
+    """Raise ValueError where lags is not a number of cycles, TypeError where upcast is narrower than float32."""
     if not is_int(lags, 0):
         raise ValueError(f"lags must be a number of cycles, an int of at least 0, got {lags!r}")
-
-
-def check_upcast(upcast: Any) -> None:
-    """Raise TypeError where upcast is narrower than float32."""
     if upcast not in (torch.float32, torch.float64):
         raise TypeError(f"upcast must be torch.float32 or torch.float64, got {upcast}: narrower sums lose residuals")

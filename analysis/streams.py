@@ -63,13 +63,6 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
             )
 
 
-def distances(
-    leaves: Sequence[torch.Tensor], others: Sequence[torch.Tensor], upcast: torch.dtype
-) -> list[torch.Tensor]:
-    """Return ||leaf - other|| of each stream and sample, (batch,), in `upcast` or wider."""
-    return [Distance(upcast)(leaf, other) for leaf, other in zip(leaves, others, strict=True)]
-
-
 class Distance:
     """Norms of differences, in memory that is kept: beside a running model, new memory costs more than the arithmetic.
 

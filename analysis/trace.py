@@ -1,6 +1,7 @@
 """What was measured of one rollout: residuals and norms of every stream, per update and per sample.
 
-Three residuals that must not be mixed: of one update, of one stream a cycle apart, and of the joint cycle map F.
+Three residuals that must not be mixed: of one update, of one stream a cycle apart, and of the joint cycle map F at the
+point where the gradient is taken; the fixed-point premise of implicit gradients is about the last.
 """
 
 import os
@@ -109,10 +110,7 @@ class Trace:
                 "map": quantiles(self.map[stream], levels),
                 "map_relative": quantiles(self.map_relative[stream], levels),
             }
-        result["joint"] = {
-            "map": quantiles(self.joint, levels),
-            "map_relative": quantiles(self.joint_relative, levels),
-        }
+        result["joint"] = {"map": quantiles(self.joint, levels), "map_relative": quantiles(self.joint_relative, levels)}
         return result
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -186,8 +184,7 @@ def trace_of(
 ) -> Trace:
     """Return the trace of episodes of one length, given ||F(z) - z|| of each stream, (B,), at z_at."""
     names, lags, found = course.names, course.lags, episodes.found
-    norm = {name: found["norm", name] for name in names}
-    update = {name: found["update", name] for name in names}
+    norm, update, cycle = ({name: found[kind, name] for name in names} for kind in ("norm", "update", "cycle"))
     scale = {name: _scale(norm[name]) for name in names}
     joint = np.hypot.reduce(list(residual.values()))
     joint_scale = np.hypot.reduce(list(scale.values()))
@@ -202,7 +199,7 @@ def trace_of(
         scale=scale,
         update=update,
         relative={name: over(update[name], scale[name]) for name in names},
-        cycle={name: found["cycle", name] for name in names},
+        cycle=cycle,
         map=residual,
         map_relative={name: over(residual[name], scale[name]) for name in names},
         joint=joint,
