@@ -7,17 +7,12 @@ point where the gradient is taken; the fixed-point premise of implicit gradients
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
 from loopgrad.analysis.summaries import BAND, Array, band, quantiles, screen
-
-if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-    import xarray  # pyright: ignore[reportMissingImports]
 
 
 @dataclass(frozen=True)
@@ -143,27 +138,7 @@ class Trace:
         """
         return cls(**trace_files.read(path))
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return a long table: a row per step, sample and stream, with norm, update, relative and cycle.
-
-        Step t is the state after t updates and the update that led to it, so update, relative and cycle of step 0 are
-        nan. What there is one of per sample, such as `map`, is in `to_xarray` only.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        return trace_files.to_pandas(self)
-
-    def to_xarray(self) -> "xarray.Dataset":
-        """Return a dataset with the dimensions stream, step and sample, steps being numbered as in `to_pandas`.
-
-        Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag.
-        Row and begin are coordinates of the samples; period, at and the like are attributes.
-
-        Raises:
-            ImportError: xarray is not installed.
-        """
-        return trace_files.to_xarray(self)
+    to_pandas, to_xarray = trace_files.to_pandas, trace_files.to_xarray
 
 
 def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
