@@ -55,8 +55,15 @@ def classify(
     names = [*trace.streams, "joint"] if streams is None else list(streams)
     result = {}
     for name in names:
+        series = _Series.of(trace, name)
+        batch, cycles = series.scale.size, series.lagged.shape[1]
         given = lyapunov.get(name) if isinstance(lyapunov, Mapping) else lyapunov
-        result[name] = _verdicts(_Series.of(trace, name), name, thresholds, given, floor)
+        exponents = np.full(batch, np.nan) if given is None else np.asarray(given, dtype=float)
+        least = FLOORS.get(series.dtype, 0.0) if floor is None else floor
+        rows = [_judge(series, i, thresholds, exponents[i], least) for i in range(batch)]
+        columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
+        settings = {"lyapunov": exponents, "floor": least, "cycles": cycles, "thresholds": thresholds}
+        result[name] = Verdicts(stream=name, **columns, **settings)
     return result
 
 
@@ -95,17 +102,6 @@ class _Series:
         relative = trace.joint_relative if name == "joint" else trace.map_relative[name]
         widest = max((trace.dtype[s] for s in streams), key=lambda dtype: FLOORS.get(dtype, 0.0))
         return cls(norm, lagged, scale, relative, trace.reevaluated, widest)
-
-
-def _verdicts(
-    series: _Series, name: str, thresholds: Thresholds, lyapunov: Array | None, floor: float | None
-) -> Verdicts:
-    batch, cycles = series.scale.size, series.lagged.shape[1]
-    floor = FLOORS.get(series.dtype, 0.0) if floor is None else floor
-    exponents = np.full(batch, np.nan) if lyapunov is None else np.asarray(lyapunov, dtype=float)
-    rows = [_judge(series, i, thresholds, exponents[i], floor) for i in range(batch)]
-    columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
-    return Verdicts(stream=name, **columns, lyapunov=exponents, floor=floor, cycles=cycles, thresholds=thresholds)
 
 
 def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: float) -> dict[str, Any]:

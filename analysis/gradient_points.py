@@ -34,16 +34,9 @@ def residual_and_radius(
 ) -> tuple[Array, Array]:
     """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
 
-    F is the cycle that starts at z_at, in float64. Its radius is taken in evaluation mode, of the samples `wanted`; it
-    is nan for the others, and inf where z_at or its image is not finite.
-
-    Args:
-        cell: Called as cell(state, inputs, step); its buffers are left as they were.
-        state: z_0, each leaf (batch, ...).
-        inputs: What it reads; a leaf with the batch's first dimension holds one row per sample.
-        num_steps: Updates over which the residual's scale is taken.
-        at: Updates before the point.
-        wanted: Indices of samples.
+    F is the cycle that starts at z_at, in float64; the residual's scale is taken over `num_steps` updates from `state`,
+    which is z_0. The radius is taken in evaluation mode, of the samples `wanted`; it is nan for the others, and inf
+    where z_at or its image is not finite. Leaves of inputs with the batch's first dimension hold one row per sample.
     """
     with preserved_buffers(cell):
         trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)

@@ -28,7 +28,13 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
         >>> cast({"z": torch.ones(2), "token": torch.tensor([3])}, torch.float64)
         {'z': tensor([1., 1.], dtype=torch.float64), 'token': tensor([3])}
     """
-    return tree.map_tensors(lambda tensor: _cast_tensor(tensor, dtype), values)
+
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return tree.map_tensors(of, values)
 
 
 @contextmanager
@@ -105,11 +111,5 @@ def preserved_rng() -> Iterator[None]:
 
 
 def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    copy = _cast_tensor(tensor.detach(), dtype).clone()
+    copy = cast(tensor.detach(), dtype).clone()
     return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
-
-
-def _cast_tensor(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if tensor.is_complex():
-        return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -64,10 +64,9 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
 
 
 class Distance:
-    """Norms of differences, in memory that is kept: beside a running model, new memory costs more than the arithmetic.
+    """Norms of differences, in `upcast` or wider and in memory that is kept.
 
-    Args:
-        upcast: Narrowest dtype in which differences and norms are computed.
+    Beside a running model, new memory costs more than the arithmetic.
     """
 
     def __init__(self, upcast: torch.dtype):

@@ -202,12 +202,7 @@ def columns_of(table: Sequence[Row], *keys: str, **where: Any) -> Array:
 
 
 def lifted(values: Any, least: float | None = None) -> Array:
-    """Return values with zeros where a logarithmic axis can show them.
-
-    Args:
-        values: Non-negative numbers; None becomes nan.
-        least: Where zeros go; default a tenth of the least positive value.
-    """
+    """Return numbers with zeros where a logarithmic axis shows them, by default a tenth of the least positive one."""
     values = np.asarray(values, dtype=float)
     if least is None:
         above = values[np.isfinite(values) & (values > 0)]
