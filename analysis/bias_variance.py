@@ -10,16 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Gradients,
-    compare_gradients,
-    drawn_gradients,
-    float64_vector,
-    members,
-    quotient,
-    reference_gradients,
-    trainable,
-)
+from loopgrad.analysis.agreement import compare_gradients, float64_vector, members, quotient
+from loopgrad.analysis.exact_gradients import Gradients, drawn_gradients, reference_gradients, trainable
 from loopgrad.analysis.moments import Moments
 from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen

@@ -32,14 +32,7 @@ class Episodes(NamedTuple):
 class Course:
     """Measures each update on the device; holds period + 1 states, and one per lag.
 
-    Args:
-        names: Names of the streams.
-        period: Updates in a cycle.
-        lags: Number of earlier ends of cycles that each is compared with.
-        upcast: Narrowest dtype of differences and norms.
-
-    Attributes:
-        num_steps: Updates so far.
+    Each end of a cycle is compared with `lags` earlier ones; differences and norms are in `upcast` or wider.
     """
 
     def __init__(self, names: Sequence[str], period: int, lags: int, upcast: torch.dtype):

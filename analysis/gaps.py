@@ -13,15 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Agreement,
-    Gradients,
-    compare_gradients,
-    float64_vector,
-    gradients_of,
-    members,
-    reference_gradients,
-)
+from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
+from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.streams import state_leaves, stream_names
