@@ -13,6 +13,7 @@ import numpy as np
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
 from loopgrad.analysis.summaries import BAND, Array, band, quantiles, screen
+from loopgrad.analysis.verdicts import FLOORS
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,11 @@ def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
     if name not in (*trace.streams, "joint"):
         raise ValueError(f"stream {name!r} is not one of {[*trace.streams, 'joint']}")
     return trace.streams if name == "joint" else (name,)
+
+
+def floor_of(trace: Trace, stream: str) -> float:
+    """Return what rounding leaves of a relative residual, by the widest floor of the stream's dtypes; 0 if unknown."""
+    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams_of(trace, stream))
 
 
 def trace_of(
