@@ -47,17 +47,15 @@ def residual_and_radius(
         point = run_without_graph(cell, state, inputs, range(at))
     for row in wanted.tolist():
         with preserved_buffers(cell):
-            radius[row] = _radius(cell, row_of(point, row, radius.size), row_of(inputs, row, radius.size), at)
+            here, x = (row_of(values, row, radius.size) for values in (point, inputs))
+            f = StateMap(cell, here, x, range(at, at + period_of(cell)))
+            finite = torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()
+            radius[row] = spectral_radius(f, f.point)[0] if finite else math.inf
     return trace.joint_relative, radius
 
 
 def rows_of(samples: Mapping[str, Any] | None, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """Return each group of samples, given as a mask or as indices, as increasing indices; None is a group of all.
-
-    Raises:
-        ValueError: A group is empty, has another length than the batch, or repeats or exceeds it; or there is none.
-        TypeError: A group is neither bools nor integers.
-    """
+    """Return each group of samples of `gradient_gaps`, checked, as increasing indices; None is a group of all."""
     if samples is None:
         return {"all": torch.arange(batch, device=device)}
     if not samples:
@@ -69,13 +67,6 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     """Return at most so many of the rows, evenly spaced, first and last among them."""
     count = min(rows.numel(), most)
     return rows[torch.linspace(0, rows.numel() - 1, count, dtype=torch.float64).round().long().to(rows.device)]
-
-
-def _radius(cell: nn.Module, point: Any, inputs: Any, at: int) -> float:
-    f = StateMap(cell, point, inputs, range(at, at + period_of(cell)))
-    if not bool(torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()):
-        return math.inf
-    return float(spectral_radius(f, f.point)[0])
 
 
 def _indices(name: str, chosen: Any, batch: int, device: torch.device) -> Tensor:

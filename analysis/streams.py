@@ -16,11 +16,7 @@ _PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def stream_names(state: Any) -> tuple[str, ...]:
-    """Return the names of the leaves of `state`: "z_H", "0", nested "a.b", or "state" for a bare tensor.
-
-    Raises:
-        ValueError: Two leaves get one name, or one is called "joint", the name kept for all streams together.
-    """
+    """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
     paths = [path for path, _ in tree.leaves_with_names(state, "")]
     names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
     check_names(names)
@@ -28,7 +24,7 @@ def stream_names(state: Any) -> tuple[str, ...]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError where there is no stream, two have one name, or one is called "joint"."""
+    """Raise ValueError where there is no stream, two have one name, or one is "joint", the name of all together."""
     if not names:
         raise ValueError("state has no tensors: there is nothing to record")
     if len(set(names)) < len(names) or "joint" in names:
@@ -36,12 +32,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
-    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names.
-
-    Raises:
-        TypeError: A leaf is not a floating tensor.
-        ValueError: The leaves differ in batch size or number.
-    """
+    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names."""
     leaves = tree.flatten(state)[0]
     if len(leaves) != len(names):
         raise ValueError(

@@ -41,11 +41,7 @@ def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the fields that `write` wrote.
-
-    Raises:
-        ValueError: The file is not one of those.
-    """
+    """Return the fields that `write` wrote; raise ValueError if the file is not one of those."""
     foreign = f"{os.fspath(path)} is not a trace: Trace.load reads what trace.save(path) wrote"
     with open(path, "rb") as file:  # a missing file is an error of its own
         try:
