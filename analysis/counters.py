@@ -43,10 +43,8 @@ class CellCalls:
         return len(self._passes)
 
     def __enter__(self) -> "CellCalls":
-        self._handles = [
-            self._cell.register_forward_pre_hook(self._before, with_kwargs=True),
-            self._cell.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        self._handles = [self._cell.register_forward_pre_hook(self._before, with_kwargs=True)]
+        self._handles += [self._cell.register_forward_hook(self._after, with_kwargs=True)]
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -107,8 +107,7 @@ def bootstrap_interval(
         )
     unique, index = np.unique(names, return_inverse=True)
     members = [values[index == i] for i in range(unique.size)]
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(unique.size, size=(draws, unique.size))
+    picks = np.random.default_rng(seed).integers(unique.size, size=(draws, unique.size))
     found = [statistic(np.concatenate([members[i] for i in pick])) for pick in picks]
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -56,8 +56,7 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     with panels(PAGE, 2.0 + min(4.0, 0.02 * order.size)) as (figure, axes):
         axis = axes[0, 0]
         # what is below the floor is all one: zeros are drawn there too
-        least = np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf
-        picture = np.maximum(picture, least)
+        picture = np.maximum(picture, np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf)
         mesh = axis.pcolormesh(edges, np.arange(order.size + 1), picture, cmap="cividis", rasterized=True)
         figure.colorbar(mesh, ax=axis, label=f"log10 {KINDS[kind]}")
         _name_groups(axis, verdicts.label, 0.13 / (figure.get_figheight() - 0.8))
