@@ -13,6 +13,7 @@ from torch.func import functional_call, jacrev, vmap
 
 from loopgrad.analysis import measure
 from loopgrad.experiments.benches.cells import SiluCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import Estimator, ImplicitGradient, TorchDEQ
 
 OURS = ("gcr", "gmres", "bicgstab", "neumann", "anderson")
@@ -21,7 +22,7 @@ SETTLING = 2000  # updates that the fixed point is iterated for, in float64
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(Bench):
     """One cell at two spectral radii, at its fixed point: what each solver takes to a gradient error.
 
     Rows: for every target error the cheapest run of each solver over a range of tolerances whose measured error is
@@ -35,8 +36,6 @@ class Implicit:
         batch_size: Samples.
         targets: Relative gradient errors.
         per_decade: Tolerances of the solvers that are tried per decade, down to 1e-5.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
@@ -44,7 +43,6 @@ class Implicit:
     targets: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     per_decade: int = 4
     repeats: int = 7
-    num_threads: int = 1
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure both cells."""

@@ -11,13 +11,14 @@ from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import ResidualCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 
 Method = Callable[[nn.Module, Any, Tensor, int], Any]
 
 
 @dataclass(frozen=True)
-class Recursion:
+class Recursion(Bench):
     """A block of attention and SwiGLU applied over and over.
 
     Columns: time, CPU time over that of a hand-written loop; saved and peak bytes, evaluations of the cell, vjps and
@@ -29,8 +30,6 @@ class Recursion:
         seq_len: Positions.
         batch_size: Samples.
         lengths: Numbers of updates.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
@@ -38,7 +37,6 @@ class Recursion:
     batch_size: int = 16
     lengths: tuple[int, ...] = (64, 256)
     repeats: int = 7
-    num_threads: int = 1
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method at every length."""

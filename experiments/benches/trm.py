@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis import interleaved, measure, median_ratio
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import stablemax_cross_entropy, token_loss
@@ -22,7 +23,7 @@ VOCABULARY = 11
 
 
 @dataclass(frozen=True)
-class TRMStep:
+class TRMStep(Bench):
     """A training step on random tokens, from the initial state, without puzzle embeddings, in float32.
 
     Column time: CPU time over that of the first row.
@@ -38,8 +39,6 @@ class TRMStep:
         mixer: Mixer of positions.
         official_path: A checkout of github.com/SamsungSAILMontreal/TinyRecursiveModels, whose class is then timed in
             turn with ours; it needs einops and pydantic.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
@@ -52,7 +51,6 @@ class TRMStep:
     mixer: Literal["attention", "mlp"] = "attention"
     official_path: str | None = None
     repeats: int = 9
-    num_threads: int = 1
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure; the first row is what the others' times are divided by."""
