@@ -16,9 +16,8 @@ from rich.progress import track
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.conf.build import build
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.parts import estimators_of
-from loopgrad.experiments.conf.values import check_count, plain
+from loopgrad.experiments.conf.values import Names, check_count, plain
 from loopgrad.experiments.deltas.examination import meet
 from loopgrad.experiments.deltas.jobs import Job, do_all
 from loopgrad.experiments.deltas.weights import Weights, find

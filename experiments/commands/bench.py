@@ -15,8 +15,7 @@ from rich.console import Console
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.conf.build import build
-from loopgrad.experiments.conf.choices import Names
-from loopgrad.experiments.conf.values import check_count
+from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import output_folder
 from loopgrad.experiments.reports.tables import console_table
