@@ -76,11 +76,14 @@ class TRMStep(Bench):
             mixer=self.mixer,
         )
         state = model.initial_state(self.batch_size)
+
+        def ours(estimator: Estimator) -> Tensor:
+            return token_loss(model(state, inputs, None, estimator).logits, labels, stablemax_cross_entropy)
+
         for name, estimator in estimators.items():
-            runs[name] = (partial(_ours, model, state, inputs, labels, estimator), [model, state, inputs, labels])
-        seconds = interleaved(
-            {name: run for name, (run, _) in runs.items()}, repeats=self.repeats, clock=time.process_time
-        )
+            runs[name] = (partial(ours, estimator), [model, state, inputs, labels])
+        timed = {name: run for name, (run, _) in runs.items()}
+        seconds = interleaved(timed, repeats=self.repeats, clock=time.process_time)
         first = next(iter(runs))
         rows = []
         for name, (run, owned) in runs.items():
@@ -95,11 +98,6 @@ class TRMStep(Bench):
                 }
             )
         return rows
-
-
-def _ours(model: TRM, state: dict[str, Tensor], inputs: Tensor, labels: Tensor, estimator: Estimator) -> Tensor:
-    output = model(state, inputs, None, estimator)
-    return token_loss(output.logits, labels, stablemax_cross_entropy)
 
 
 def _official(sizes: TRMStep, path: Path, inputs: Tensor, labels: Tensor) -> tuple[Callable[[], Tensor], list[Any]]:
