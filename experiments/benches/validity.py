@@ -68,10 +68,8 @@ class Validity(Bench):
         low, high = 0.0, 6.0
         for _ in range(30):
             middle = (low + high) / 2
-            if _radius(middle * w, x, max(self.lengths)) < wanted:
-                low = middle
-            else:
-                high = middle
+            small = _radius(middle * w, x, max(self.lengths)) < wanted
+            low, high = (middle, high) if small else (low, middle)
         return (low + high) / 2
 
 
