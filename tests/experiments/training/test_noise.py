@@ -10,7 +10,7 @@ from loopgrad.experiments import records
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.training import probe
-from loopgrad.experiments.training.plans import plans
+from loopgrad.experiments.training.runs import plans
 from loopgrad.experiments.training.seeds import generators, seed_for, seeded
 from loopgrad.gradients import BPTT, ForwardGradient, ImplicitGradient, RandomTruncation, TruncatedBPTT
 
