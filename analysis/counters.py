@@ -5,6 +5,7 @@ Each is a context manager around ordinary autograd code and counts what really h
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -101,16 +102,10 @@ class _Packed:
         self.tensor = tensor.detach()
 
 
-class _NoModules:
+class _NoModules(nullcontext):
     """Stands in for FlopCounterMode's module tracker, whose hooks fail on leaves given to autograd.grad."""
 
     parents = frozenset({"Global"})
-
-    def __enter__(self) -> "_NoModules":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
 
 
 def flop_counter() -> FlopCounterMode:
