@@ -140,8 +140,8 @@ def bias_and_variance(
         TypeError: estimator is neither an estimator nor a function that returns one.
 
     Reference:
-        W. Hoeffding, "A class of statistics with asymptotically normal distribution", Annals of Mathematical
-        Statistics 19, 1948: bias_squared is the U-statistic of <g_i - g*, g_j - g*>, which gives its error.
+        Hoeffding 1948, Annals of Mathematical Statistics 19: bias_squared is the U-statistic of <g_i - g*, g_j - g*>,
+        which gives its error.
 
     Example:
         >>> import torch

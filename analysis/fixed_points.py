@@ -57,8 +57,7 @@ def find_fixed_points(
     Not recommended when:
         The claim is that there is no fixed point: a search that fails is not a proof.
     Reference:
-        D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
-        Sussillo, "FixedPointFinder", JOSS 3(31), 2018.
+        Sussillo and Barak 2013, Neural Computation 25(3); Golub and Sussillo 2018, JOSS 3(31).
 
     Example:
         >>> import torch
@@ -142,8 +141,7 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     Cost:
         `starts` times `num_steps` evaluations.
     Reference:
-        C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
-        arXiv 2211.09961.
+        Anil et al. 2022, arXiv 2211.09961.
 
     Raises:
         ValueError: There are fewer than two starts.

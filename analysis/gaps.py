@@ -145,8 +145,8 @@ def gradient_gaps(
         TypeError: A group is neither bools nor indices; and as `record` and `reference`.
 
     Reference:
-        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
-        al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
+        Bai et al. 2019, arXiv 1909.01377 (the fixed-point premise); Fung et al. 2022, arXiv 2103.12803 (the one-step
+        gradient).
 
     Example:
         >>> import torch

@@ -43,9 +43,8 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
 
     Not recommended when:
         Samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
-
     Reference:
-        E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+        Wilson 1927, JASA 22.
 
     Raises:
         ValueError: by has another length than there are samples.
@@ -94,7 +93,7 @@ def bootstrap_interval(
         seed: Seed of the draws.
 
     Reference:
-        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+        Efron 1979, Annals of Statistics 7(1).
 
     Raises:
         ValueError: There are no values, or clusters has another length.

@@ -44,9 +44,8 @@ class CheckpointedBPTT(Estimator):
         Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
         weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts.
     Reference:
-        T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174; A. Griewank and
-        A. Walther, "Algorithm 799: revolve", ACM TOMS 26(1), 2000; A. Gruslys et al., "Memory-efficient
-        backpropagation through time", 2016, arXiv 1606.03401.
+        Chen et al. 2016, arXiv 1604.06174; Griewank and Walther 2000, ACM TOMS 26(1); Gruslys et al. 2016,
+        arXiv 1606.03401.
 
     Raises:
         ValueError: An argument is not one of those above, or does not go with another; or the budget is too small.
@@ -74,7 +73,6 @@ class CheckpointedBPTT(Estimator):
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):
             raise ValueError(
                 f'CheckpointedBPTT(schedule={self.schedule!r}) must be "sqrt", "binomial" or the number of updates in '

@@ -65,10 +65,8 @@ class ForwardGradient(Estimator):
         0.003 at 64 tangents. "state" where a sample's state is large, as with tokens. mode="central" in 16-bit
         arithmetic. And where the least error per FLOP is wanted: plain truncation mostly has less.
     Reference:
-        A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
-        "Unbiased online recurrent optimization", 2017, arXiv 1702.05043; S. Malladi et al., "Fine-tuning language
-        models with just forward passes", 2023, arXiv 2305.17333; K. Panchal et al., "The cost of avoiding
-        backpropagation", 2025, arXiv 2506.21833.
+        Baydin et al. 2022, arXiv 2202.08587; Tallec and Ollivier 2018, arXiv 1702.05043; Malladi et al. 2023,
+        arXiv 2305.17333; Panchal et al. 2025, arXiv 2506.21833.
 
     Raises:
         ValueError: An argument is not one of the above; mode="central" with 16-bit weights or under autocast; leaves of
@@ -101,7 +99,6 @@ class ForwardGradient(Estimator):
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
-        """Check the arguments and start the generator."""
         choices = {
             "perturb": ("state", "weights"),
             "distribution": DISTRIBUTIONS,

@@ -40,9 +40,7 @@ class ForwardMode(Estimator):
         Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
         recursion does not train.
     Reference:
-        R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
-        networks", Neural Computation 1(2), 1989; L. Franceschi et al., "Forward and reverse gradient-based
-        hyperparameter optimization", 2017, arXiv 1703.01785.
+        Williams and Zipser 1989, Neural Computation 1(2); Franceschi et al. 2017, arXiv 1703.01785.
 
     Raises:
         ValueError: max_parameters or chunk_size is below 1; a name is not one of the cell's parameters; or there are
@@ -70,7 +68,6 @@ class ForwardMode(Estimator):
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         names = self.parameters
         if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
             raise TypeError(

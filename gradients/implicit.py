@@ -64,8 +64,7 @@ class ImplicitGradient(Estimator):
         less by itself. With warm_start a run that is resumed is not repeated to the last bit.
         The initial state gets no gradient (None) unless the fallback goes back to it.
     Reference:
-        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377; M. Blondel et al., "Efficient and
-        modular implicit differentiation", 2021, arXiv 2105.15183.
+        Bai et al. 2019, arXiv 1909.01377; Blondel et al. 2022, arXiv 2105.15183.
 
     Raises:
         ValueError: An argument is out of range.
@@ -102,7 +101,6 @@ class ImplicitGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if isinstance(self.solver, str) and self.solver not in LINEAR:
             raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {sorted(LINEAR)} or a callable")
         if self.scope not in ("sample", "batch"):

@@ -32,7 +32,7 @@ class PhantomGradient(Estimator):
         `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
         (None).
     Reference:
-        Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+        Geng et al. 2021, arXiv 2111.05177.
 
     Raises:
         ValueError: num_steps or damping is out of range.
@@ -56,7 +56,6 @@ class PhantomGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_int("PhantomGradient", "num_steps", self.num_steps, 1)
         if not 0 < self.damping <= 1:
             raise ValueError(f"PhantomGradient(damping={self.damping}) must be in (0, 1]")

@@ -87,9 +87,8 @@ def recurrence(states: Array) -> Drawn:
 
     Not recommended when:
         There are thousands of steps: the matrix grows with their square.
-
     Reference:
-        J.-P. Eckmann, S. Oliffson Kamphorst, D. Ruelle, "Recurrence plots of dynamical systems", EPL 4, 1987.
+        Eckmann et al. 1987, EPL 4.
 
     Raises:
         ValueError: states is not (T + 1, n) with at least two finite states.

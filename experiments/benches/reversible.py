@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import BranchCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.peers import BETA, Maker, Method, memcnn, revdeq, revlib
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT
 from loopgrad.models import Damped, Leapfrog
@@ -39,7 +40,7 @@ class Problem(nn.Module):
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(Bench):
     """A residual branch f of attention and SwiGLU in two reversible recursions that start from z_{-1} = z_0.
 
     additive: z_{t+1} = z_{t-1} + f(z_t, x) / T. damped: z_{t+1} = z_{t-1} / 2 + f(z_t, x) / 2, RevDEQ's.
@@ -54,8 +55,6 @@ class Reversible:
         seq_len: Positions.
         batch_size: Samples.
         lengths: Numbers of updates, even: memcnn and RevDEQ make two at a time.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
@@ -63,7 +62,6 @@ class Reversible:
     batch_size: int = 16
     lengths: tuple[int, ...] = (64, 256)
     repeats: int = 7
-    num_threads: int = 1
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method of both groups at every length."""

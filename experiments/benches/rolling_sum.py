@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis import measure, plots
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.reader import RollingSums, Target
 from loopgrad.experiments.processes import at_once, mapped
 from loopgrad.experiments.training.seeds import seed_for
@@ -27,7 +28,7 @@ LOOKS = 9  # at the held-out loss: after N / 2^8, ..., N / 2, N updates
 
 
 @dataclass(frozen=True)
-class RollingSum:
+class RollingSum(Bench):
     """Held-out loss of a GRU that reads one token per update, trained under each estimator.
 
     Every estimator sees the same sequences in the same order from the same weights, for as many updates, with Adam and
@@ -53,8 +54,6 @@ class RollingSum:
         num_tangents: Tangents of "forward, state", whose last update is exact, and of "zeroth order".
         seeds: Seeds of weights, data and noise; a row is over all of them.
         workers: Trainings at once; null: as many as there are cores. Changes no number.
-        repeats: Not used: nothing is timed.
-        num_threads: Threads.
     """
 
     targets: tuple[str, ...] = ("sum", "sum", "sum", "modulo")
@@ -68,8 +67,6 @@ class RollingSum:
     num_tangents: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int | None = None
-    repeats: int = 1
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes."""

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from loopgrad.experiments import provenance
-from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
