@@ -1,7 +1,7 @@
 """Tasks on random token sequences: an endless training stream that never shows a held-out sequence."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -27,8 +27,8 @@ class SequenceTask(Task):
     """
 
     length: int = 16
-    num_test: int | None = None
-    data_seed: int = 0
+    num_test: int | None = field(default=None, kw_only=True)
+    data_seed: int = field(default=0, kw_only=True)
 
     @property
     @abstractmethod
