@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loopgrad.analysis.agreement import Gradients, check_names, float64_vector, reference_gradients
-from loopgrad.analysis.buffers import preserved_buffers
-from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.agreement import check_names, float64_vector
+from loopgrad.analysis.exact_gradients import Gradients, reference_gradients
+from loopgrad.analysis.precision import evaluated_in, preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
 
 

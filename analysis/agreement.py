@@ -4,17 +4,17 @@ The exact one is backpropagation through time in float64, on the same batch and 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 
-Gradients = Mapping[str, torch.Tensor | None]
+_NOTHING = torch.zeros(4, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -74,95 +74,17 @@ def compare_gradients(
         ['head']
     """
     check_names(gradient, reference)
-    sums: dict[str, _Sums] = {}
-    total = _Sums()
-    for name in reference:
-        part = _sums(name, gradient[name], reference[name])
-        total = total + part
-        group = group_of(name, groups)
-        sums[group] = sums.get(group, _Sums()) + part
-    return total.agreement({group: part.agreement({}) for group, part in sums.items()})
+    sums = {name: _sums(name, gradient[name], reference[name]) for name in reference}
 
+    def agreement(names: Iterable[str], parts: dict[str, Agreement]) -> Agreement:
+        size_squared, scale_squared, product, error_squared = sum((sums[n] for n in names), _NOTHING).tolist()
+        # roots before products: the squares of two small norms may multiply to zero
+        size, scale, error = math.sqrt(size_squared), math.sqrt(scale_squared), math.sqrt(error_squared)
+        cosine = product / size / scale if size > 0 and scale > 0 else math.nan
+        cosine = max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan
+        return Agreement(cosine, 0.0 if error == 0 else quotient(error, scale), quotient(size, scale), parts)
 
-def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
-    """Return d loss(module) / d parameter for every parameter that requires grad; None where there is none.
-
-    The `.grad` of the parameters is neither read nor written, and the random number generators are put back, so that
-    two calls (or a call and `reference`) see the same dropout masks.
-
-    Args:
-        loss: Called with the module, returns the scalar to differentiate. Buffers that the forward pass updates are
-            updated.
-        module: Whose named parameters are differentiated.
-
-    Raises:
-        ValueError: The loss is not a scalar that requires grad, or no parameter of the module does.
-    """
-    with preserved_rng():
-        return drawn_gradients(loss, module)
-
-
-def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
-    """As `gradients_of`, but the random number generators move on, so that the next call is another draw."""
-    wanted = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not wanted:
-        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
-    with torch.enable_grad():
-        value = _scalar(loss(module))
-        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
-    return dict(zip(wanted, found, strict=True))
-
-
-def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
-    """Return the gradient of loss(module) with the module's parameters and buffers in float64.
-
-    For the exact gradient, `loss` runs `BPTT()` on the batch and carry in question, cast to float64 (`cast`). The
-    module computes with float64 copies (see `evaluated_in`) and is left as it was; the random number generators too,
-    so that dropout draws the masks that the next call in the module's own dtype draws.
-
-    Cost:
-        The loss and its backward pass in float64, two to a hundred times slower than float32 (GPUs: the latter).
-    Not recommended when:
-        The module casts to a narrow dtype inside its forward pass; this is then refused.
-
-    Args:
-        loss: Called with the module, returns the scalar to differentiate, in float64.
-        module: Whose named parameters are differentiated.
-
-    Returns:
-        Parameter name -> float64 gradient, or None where the loss does not depend on the parameter.
-
-    Raises:
-        TypeError: The loss is not float64, so something in it was computed in another dtype.
-        ValueError: As `gradients_of`; or the loss reaches a parameter otherwise than through the module's attributes.
-
-    Example:
-        >>> import torch
-        >>> from loopgrad.analysis import compare_gradients, gradients_of, reference_gradients
-        >>> linear = torch.nn.Linear(3, 1)
-        >>> loss = lambda module: module(torch.ones(2, 3, dtype=module.weight.dtype)).square().sum()
-        >>> compare_gradients(gradients_of(loss, linear), reference_gradients(loss, linear)).relative_error < 1e-5
-        True
-    """
-    originals = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not originals:
-        raise ValueError("module has no parameter that requires grad: there is no gradient to compute")
-    with evaluated_in(module, torch.float64) as copies, preserved_rng(), torch.enable_grad():
-        value = _scalar(loss(module))
-        if value.dtype != torch.float64:
-            raise TypeError(
-                f"loss returned {value.dtype} although the module is in float64: cast the batch and the carry with "
-                "cast(values, torch.float64), and let the module not cast to a narrower dtype by itself"
-            )
-        both = [copies[name] for name in originals] + list(originals.values())
-        found = torch.autograd.grad(value, both, allow_unused=True)
-    for name, stray in zip(originals, found[len(originals) :], strict=True):
-        if stray is not None:
-            raise ValueError(
-                f"loss reaches parameter {name!r} through a closure over the tensor, so it was not in float64: use it "
-                "as an attribute of a module, or call module.double() on a copy of your own and gradients_of on that"
-            )
-    return dict(zip(originals, found, strict=False))
+    return agreement(reference, {group: agreement(names, {}) for group, names in members(reference, groups).items()})
 
 
 def compare_with_bptt(
@@ -196,39 +118,10 @@ def compare_with_bptt(
     return result
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over entries: g g, g* g*, g g* and (g - g*)(g - g*)."""
-
-    gradient: float = 0.0
-    reference: float = 0.0
-    product: float = 0.0
-    difference: float = 0.0
-
-    def __add__(self, other: "_Sums") -> "_Sums":
-        return _Sums(
-            self.gradient + other.gradient,
-            self.reference + other.reference,
-            self.product + other.product,
-            self.difference + other.difference,
-        )
-
-    def agreement(self, groups: dict[str, Agreement]) -> Agreement:
-        # roots before products: the squares of two small norms may multiply to zero
-        size, scale = math.sqrt(self.gradient), math.sqrt(self.reference)
-        cosine = self.product / size / scale if size > 0 and scale > 0 else math.nan
-        error = math.sqrt(self.difference)
-        return Agreement(
-            cosine=max(-1.0, min(1.0, cosine)) if math.isfinite(cosine) else math.nan,
-            relative_error=0.0 if error == 0 else quotient(error, scale),
-            norm_ratio=quotient(size, scale),
-            groups=groups,
-        )
-
-
-def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | None) -> _Sums:
+def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | None) -> torch.Tensor:
+    """Return the sums over entries of g g, g* g*, g g* and (g - g*)(g - g*)."""
     if gradient is None and reference is None:
-        return _Sums()
+        return _NOTHING
     if gradient is not None and reference is not None and gradient.shape != reference.shape:
         raise ValueError(
             f"the gradients of {name!r} differ in shape: {tuple(gradient.shape)} and {tuple(reference.shape)} in "
@@ -238,12 +131,7 @@ def _sums(name: str, gradient: torch.Tensor | None, reference: torch.Tensor | No
     g = present if gradient is not None else torch.zeros_like(present)
     exact = float64_vector(reference) if reference is not None else torch.zeros_like(present)
     difference = g - exact
-    return _Sums(
-        torch.dot(g, g).item(),
-        torch.dot(exact, exact).item(),
-        torch.dot(g, exact).item(),
-        torch.dot(difference, difference).item(),
-    )
+    return torch.stack([g @ g, exact @ exact, g @ exact, difference @ difference])
 
 
 def float64_vector(tensor: torch.Tensor | None) -> torch.Tensor:
@@ -255,9 +143,12 @@ def float64_vector(tensor: torch.Tensor | None) -> torch.Tensor:
     return dense.to(torch.float64).reshape(-1)
 
 
-def group_of(name: str, groups: Callable[[str], str] | None) -> str:
-    """Return the group of a parameter; without groups, what stands before the first dot of its name."""
-    return groups(name) if groups else name.partition(".")[0]
+def members(names: Iterable[str], groups: Callable[[str], str] | None) -> dict[str, list[str]]:
+    """Return the names of each group, which without groups is what stands before the first dot of a name."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(groups(name) if groups else name.partition(".")[0], []).append(name)
+    return found
 
 
 def quotient(size: float, scale: float) -> float:
@@ -277,10 +168,3 @@ def check_names(gradient: Gradients, reference: Gradients) -> None:
             f"gradient and reference must name the same parameters: gradient lacks {missing[:5]} and the reference "
             f"lacks {extra[:5]}; give None for a parameter without a gradient"
         )
-
-
-def _scalar(value: torch.Tensor) -> torch.Tensor:
-    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
-        what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise ValueError(f"loss must return a scalar tensor that requires grad, got {what}: reduce it, keep its graph")
-    return value.reshape(())

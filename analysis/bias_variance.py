@@ -10,18 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Gradients,
-    compare_gradients,
-    drawn_gradients,
-    float64_vector,
-    group_of,
-    quotient,
-    reference_gradients,
-)
-from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.agreement import compare_gradients, float64_vector, members, quotient
+from loopgrad.analysis.exact_gradients import Gradients, drawn_gradients, reference_gradients, trainable
 from loopgrad.analysis.moments import Moments
-from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int
@@ -148,8 +140,8 @@ def bias_and_variance(
         TypeError: estimator is neither an estimator nor a function that returns one.
 
     Reference:
-        W. Hoeffding, "A class of statistics with asymptotically normal distribution", Annals of Mathematical
-        Statistics 19, 1948: bias_squared is the U-statistic of <g_i - g*, g_j - g*>, which gives its error.
+        Hoeffding 1948, Annals of Mathematical Statistics 19: bias_squared is the U-statistic of <g_i - g*, g_j - g*>,
+        which gives its error.
 
     Example:
         >>> import torch
@@ -169,18 +161,18 @@ def bias_and_variance(
     if reference is None:
         with preserved_buffers(module):
             reference = reference_gradients(lambda own: loss(own, BPTT()), module)
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    layout = _Layout(parameters, reference, groups)
+    layout = _Layout(trainable(module), reference, groups)
     moments = Moments(layout.join(reference), layout.sizes)
     with preserved_rng():
         for draw in range(draws):
-            one = estimator if isinstance(estimator, Estimator) else _made(estimator, draw)
+            one = estimator if isinstance(estimator, Estimator) else estimator(draw)
+            if not isinstance(one, Estimator):
+                raise TypeError(f"estimator({draw}) must return an Estimator, got {type(one).__name__}")
             with preserved_buffers(module):
                 moments.add(layout.join(drawn_gradients(lambda own, one=one: loss(own, one), module)))
     *parts, whole = moments.summary()
-    return BiasVariance(
-        **whole, groups={name: BiasVariance(**part) for name, part in zip(layout.names, parts, strict=True)}
-    )
+    groups_found = {name: BiasVariance(**part) for name, part in zip(layout.names, parts, strict=True)}
+    return BiasVariance(**whole, groups=groups_found)
 
 
 def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: nn.Module) -> float:
@@ -198,8 +190,8 @@ def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: 
     Raises:
         ValueError: There are fewer than two losses.
     """
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    layout = _Layout(parameters, {name: None for name in parameters}, None)
+    parameters = trainable(module)
+    layout = _Layout(parameters, dict.fromkeys(parameters), None)
     moments = Moments(torch.zeros(sum(layout.sizes), dtype=torch.float64), layout.sizes)
     for loss in losses:
         with preserved_buffers(module):
@@ -214,19 +206,15 @@ class _Layout:
 
     def __init__(self, parameters: Gradients, reference: Gradients, groups: Callable[[str], str] | None):
         compare_gradients(parameters, reference)  # that names and shapes are those of the module
-        members: dict[str, list[str]] = {}
-        for name in parameters:
-            members.setdefault(group_of(name, groups), []).append(name)
-        self.names = list(members)
-        self._lengths = {name: float64_vector(parameter).numel() for name, parameter in parameters.items()}
-        self._order = [name for names in members.values() for name in names]
-        self.sizes = [sum(self._lengths[name] for name in names) for names in members.values()]
+        stretches = members(parameters, groups)
+        lengths = {name: float64_vector(parameter).numel() for name, parameter in parameters.items()}
+        self.names = list(stretches)
+        self.sizes = [sum(lengths[name] for name in names) for names in stretches.values()]
+        self._lengths = {name: lengths[name] for names in stretches.values() for name in names}
 
     def join(self, gradients: Gradients) -> Tensor:
-        return torch.cat([self._part(name, gradients[name]) for name in self._order])
-
-    def _part(self, name: str, gradient: Tensor | None) -> Tensor:
-        return torch.zeros(self._lengths[name], dtype=torch.float64) if gradient is None else float64_vector(gradient)
+        parts = ((gradients[name], length) for name, length in self._lengths.items())
+        return torch.cat([torch.zeros(n, dtype=torch.float64) if g is None else float64_vector(g) for g, n in parts])
 
 
 def _check_fixed(loss: Loss, module: nn.Module) -> None:
@@ -242,10 +230,3 @@ def _check_fixed(loss: Loss, module: nn.Module) -> None:
 
 def _generators() -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
-
-
-def _made(build: Callable[[int], Estimator], draw: int) -> Estimator:
-    made = build(draw)
-    if not isinstance(made, Estimator):
-        raise TypeError(f"estimator({draw}) must return an Estimator, got {type(made).__name__}")
-    return made

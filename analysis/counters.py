@@ -5,6 +5,7 @@ Each is a context manager around ordinary autograd code and counts what really h
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -101,16 +102,10 @@ class _Packed:
         self.tensor = tensor.detach()
 
 
-class _NoModules:
+class _NoModules(nullcontext):
     """Stands in for FlopCounterMode's module tracker, whose hooks fail on leaves given to autograd.grad."""
 
     parents = frozenset({"Global"})
-
-    def __enter__(self) -> "_NoModules":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
 
 
 def flop_counter() -> FlopCounterMode:
@@ -119,17 +114,11 @@ def flop_counter() -> FlopCounterMode:
     Counts matrix products, convolutions and attention, 2 FLOPs per multiply-add; elementwise work counts nothing.
     """
     attention = {
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+        ),
     }
     mode = FlopCounterMode(display=False, custom_mapping=attention)
     mode.mod_tracker = _NoModules()  # pyright: ignore[reportAttributeAccessIssue]
     return mode
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)

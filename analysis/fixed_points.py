@@ -33,10 +33,8 @@ class FixedPoints(NamedTuple):
         """Say how many were found, and how near and how stable they are."""
         found, stable = int(self.found.sum()), int((self.radius < 1).sum())
         title = f"FixedPoints: found from {found} of {self.found.size} starts, {stable} of them stable"
-        rows = [
-            [name, band_of(values), band_of(values[self.found])]
-            for name, values in (("residual", self.residual), ("distance", self.distance), ("radius", self.radius))
-        ]
+        numbers = {name: getattr(self, name) for name in ("residual", "distance", "radius")}
+        rows = [[name, band_of(values), band_of(values[self.found])] for name, values in numbers.items()]
         return screen(f"{title}; median [5 %, 95 %]", ["", "all", "found"], rows)
 
 
@@ -57,10 +55,9 @@ def find_fixed_points(
     Cost:
         Up to max_products + 11 evaluations per step, and the spectral radius at what was found.
     Not recommended when:
-        The claim is that there is no fixed point: a search that fails is no proof.
+        The claim is that there is no fixed point: a search that fails is not a proof.
     Reference:
-        D. Sussillo and O. Barak, "Opening the black box", Neural Computation 25(3), 2013; M. Golub and D.
-        Sussillo, "FixedPointFinder", JOSS 3(31), 2018.
+        Sussillo and Barak 2013, Neural Computation 25(3); Golub and Sussillo 2018, JOSS 3(31).
 
     Example:
         >>> import torch
@@ -144,8 +141,7 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     Cost:
         `starts` times `num_steps` evaluations.
     Reference:
-        C. Anil et al., "Path independent equilibrium models can better exploit test-time computation", 2022,
-        arXiv 2211.09961.
+        Anil et al. 2022, arXiv 2211.09961.
 
     Raises:
         ValueError: There are fewer than two starts.
@@ -158,6 +154,8 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
         >>> multistart(f, torch.tensor([[[0.5]], [[2.0]], [[-0.1]]]), num_steps=50).clusters
         array([2])
     """
+    from scipy.sparse.csgraph import connected_components  # here: loading scipy changes the filters of warnings
+
     if starts.shape[0] < 2:
         raise ValueError(f"starts has shape {tuple(starts.shape)}: give at least two starts, (starts, batch, n)")
     ends = []
@@ -171,20 +169,6 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
     scale = by_sample.norm(dim=2).median(dim=1).values.clamp(min=torch.finfo(end.dtype).tiny)
     apart = torch.cdist(by_sample, by_sample) / scale.view(-1, 1, 1)
     unit = torch.nn.functional.normalize(by_sample, dim=2)
-    clusters = np.array([_components(row) for row in (apart <= tol).cpu().numpy()])
+    clusters = np.array([connected_components(near)[0] for near in (apart <= tol).cpu().numpy()])
     spread, alignment = apart.amax(dim=(1, 2)), (unit @ unit.mT).amin(dim=(1, 2))
     return Multistart(end, spread.cpu().numpy(), alignment.cpu().numpy(), clusters)
-
-
-def _components(same: np.ndarray) -> int:
-    """Return the number of connected components of a symmetric relation."""
-    left, count = set(range(len(same))), 0
-    while left:
-        count += 1
-        frontier = [left.pop()]
-        while frontier:
-            near = {j for j in left if same[frontier[-1], j]}
-            frontier.pop()
-            frontier += near
-            left -= near
-    return count

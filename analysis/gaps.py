@@ -13,24 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Agreement,
-    Gradients,
-    compare_gradients,
-    float64_vector,
-    gradients_of,
-    group_of,
-    reference_gradients,
-)
-from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
+from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.streams import state_leaves, stream_names
-from loopgrad.analysis.summaries import BAND, band_of, quantiles, screen
+from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,26 +83,16 @@ class GradientGap:
         for name, values in (("residual", self.residual), ("radius", known)):
             pairs = zip(levels, quantiles(values, levels), strict=True)
             beside |= {f"{name}_q{100 * q:g}": value for q, value in pairs}
-        whole = Agreement(self.cosine, self.relative_error, self.norm_ratio)
-        rows = [("all", whole, self.sign_agreement)]
+        place = {key: getattr(self, key) for key in ("estimator", "samples", "count", "at")}
+        rows: list[tuple[str, Any, float]] = [("all", self, self.sign_agreement)]
         rows += [(name, part, self.signs[name]) for name, part in self.parameters.items()]
-        return [
-            {
-                "estimator": self.estimator,
-                "samples": self.samples,
-                "count": self.count,
-                "at": self.at,
-                "parameters": name,
-                "cosine": _finite(agreement.cosine),
-                "relative_error": _finite(agreement.relative_error),
-                "norm_ratio": _finite(agreement.norm_ratio),
-                "best_scale": _finite(best_scale(agreement)),
-                "sign_agreement": _finite(signs),
-                **beside,
-                "radius_count": int(known.size),
-            }
-            for name, agreement, signs in rows
-        ]
+        table = []
+        for name, part, signs in rows:
+            numbers = {key: getattr(part, key) for key in ("cosine", "relative_error", "norm_ratio")}
+            numbers |= {"best_scale": best_scale(part), "sign_agreement": signs}
+            finite = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+            table.append({**place, "parameters": name, **finite, **beside, "radius_count": int(known.size)})
+        return table
 
 
 def gradient_gaps(
@@ -164,8 +145,8 @@ def gradient_gaps(
         TypeError: A group is neither bools nor indices; and as `record` and `reference`.
 
     Reference:
-        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377 (the fixed-point premise); S. W. Fung et
-        al., "JFB: Jacobian-free backpropagation for implicit networks", 2021, arXiv 2103.12803 (the one-step gradient).
+        Bai et al. 2019, arXiv 1909.01377 (the fixed-point premise); Fung et al. 2022, arXiv 2103.12803 (the one-step
+        gradient).
 
     Example:
         >>> import torch
@@ -200,10 +181,25 @@ def gradient_gaps(
         for name, estimator in estimators.items():
             with preserved_buffers(module, cell):
                 gradient = gradients_of(lambda own, e=estimator, index=index: loss(own, e, index), module)
+            whole = compare_gradients(gradient, exact, groups)
             residual, radius = points[where[name]]
             asked = np.isin(here, chosen[group].cpu().numpy())
-            beside = (residual[here], np.where(asked, radius[here], math.nan))
-            found.append(_gap(name, group, where[name], gradient, exact, groups, *beside))
+            gap = GradientGap(
+                estimator=name,
+                samples=group,
+                count=here.size,
+                at=where[name],
+                cosine=whole.cosine,
+                relative_error=whole.relative_error,
+                norm_ratio=whole.norm_ratio,
+                best_scale=best_scale(whole),
+                sign_agreement=sign_agreement(gradient, exact),
+                parameters=whole.groups,
+                signs={part: sign_agreement(gradient, exact, names) for part, names in members(exact, groups).items()},
+                residual=residual[here],
+                radius=np.where(asked, radius[here], math.nan),
+            )
+            found.append(gap)
     return found
 
 
@@ -213,17 +209,9 @@ def best_scale(agreement: Agreement) -> float:
 
 
 def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[str] | None = None) -> float:
-    """Return the share of the entries with g* not zero in which g has the sign of g*.
+    """Return the share of the entries with g* not zero in which g has the sign of g*; nan if every entry of g* is zero.
 
-    A None counts as zero, and a zero of g has not the sign.
-
-    Args:
-        gradient: g, parameter name -> tensor or None.
-        reference: g*, with the same names and shapes.
-        names: Parameters to look at; default all of the reference.
-
-    Returns:
-        In [0, 1]; nan if every entry of g* is zero.
+    A None counts as zero, and a zero of g has not the sign. Looked at are the parameters `names`, by default all.
     """
     same = total = 0
     for name in reference if names is None else names:
@@ -234,38 +222,3 @@ def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[st
         total += int((sign != 0).sum())
         same += 0 if g is None else int(((float64_vector(g).sign() == sign) & (sign != 0)).sum())
     return same / total if total else math.nan
-
-
-def _gap(
-    name: str,
-    group: str,
-    at: int,
-    gradient: Gradients,
-    exact: Gradients,
-    groups: Callable[[str], str] | None,
-    residual: Array,
-    radius: Array,
-) -> GradientGap:
-    members: dict[str, list[str]] = {}
-    for parameter in exact:
-        members.setdefault(group_of(parameter, groups), []).append(parameter)
-    whole = compare_gradients(gradient, exact, groups)
-    return GradientGap(
-        estimator=name,
-        samples=group,
-        count=residual.size,
-        at=at,
-        cosine=whole.cosine,
-        relative_error=whole.relative_error,
-        norm_ratio=whole.norm_ratio,
-        best_scale=best_scale(whole),
-        sign_agreement=sign_agreement(gradient, exact),
-        parameters=whole.groups,
-        signs={key: sign_agreement(gradient, exact, names) for key, names in members.items()},
-        residual=residual,
-        radius=radius,
-    )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.analysis.verdicts import LABELS, Verdicts
-
-Array = np.ndarray
+from loopgrad.analysis.summaries import Array
+from loopgrad.analysis.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,8 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
 
     Not recommended when:
         Samples are not independent, such as augmentations of one puzzle: see `bootstrap_interval`.
-
     Reference:
-        E. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+        Wilson 1927, JASA 22.
 
     Raises:
         ValueError: by has another length than there are samples.
@@ -61,10 +59,10 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
         raise ValueError(f"by has shape {groups.shape}, and there are {verdicts.label.size} samples")
     found = []
     for group in np.unique(groups):
-        chosen = verdicts.label[groups == group]
-        for label in LABELS:
-            if count := int((chosen == label).sum()):
-                found.append(VerdictShare(str(group), label, count, chosen.size, *wilson_interval(count, chosen.size)))
+        counts = verdicts.counts(groups == group)
+        total = sum(counts.values())
+        for label, count in counts.items():
+            found.append(VerdictShare(str(group), label, count, total, *wilson_interval(count, total)))
     return found
 
 
@@ -95,7 +93,7 @@ def bootstrap_interval(
         seed: Seed of the draws.
 
     Reference:
-        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7(1), 1979.
+        Efron 1979, Annals of Statistics 7(1).
 
     Raises:
         ValueError: There are no values, or clusters has another length.

@@ -31,8 +31,7 @@ class Moments:
         squares: Sum over draws of ||x - mean||^2, (stretches + 1,).
 
     Reference:
-        B. Welford, "Note on a method for calculating corrected sums of squares and products", Technometrics
-        4(3), 1962; W. Hoeffding, "A class of statistics with asymptotically normal distribution", 1948.
+        Welford 1962, Technometrics 4(3); Hoeffding 1948, Annals of Mathematical Statistics 19.
     """
 
     def __init__(self, target: Tensor, sizes: Sequence[int]):

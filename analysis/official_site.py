@@ -25,9 +25,8 @@ class OfficialSite:
 
     Not recommended when:
         The model is another one of those repositories, such as trm_hier6 with its six low streams.
-
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871; G. Wang et al., 2025, arXiv 2506.21734.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871; Wang et al. 2025, arXiv 2506.21734.
     """
 
     def cycle(self, model: nn.Module) -> int:

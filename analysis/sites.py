@@ -55,7 +55,7 @@ class CellSite:
         name: Qualified name of the cell; None for the only module whose forward takes (state, inputs, step).
 
     Not recommended when:
-        The estimator searches a fixed point instead of rolling out, or tries updates beforehand
+        The estimator searches for a fixed point instead of rolling out, or tries updates beforehand
         (CheckpointedBPTT with a memory budget): read under torch.no_grad(), where every estimator rolls out. The
         look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
     """

@@ -30,7 +30,7 @@ def eigenvalues(f: StateMap, z: Tensor, k: int = 6, tol: float = 1e-9) -> np.nda
         J is far from normal and large: eigenvalues then say little about finite times; look at
         `operator_norm` and `lyapunov` too.
     Reference:
-        R. Lehoucq, D. Sorensen and C. Yang, "ARPACK users' guide", 1998.
+        Lehoucq et al. 1998.
 
     Returns:
         (batch, k) complex128.
@@ -101,7 +101,8 @@ def lyapunov(
 
     Products with J of k vectors, made orthonormal again by QR at every step; the mean of log |R_ii|, in nats per
     application of f. Positive: chaos. The error is the standard deviation of means over blocks / sqrt(blocks), which
-    takes correlation within a block into account; an exponent within about two errors of zero is not told from it.
+    takes correlation within a block into account; an exponent within about two errors of zero
+    cannot be distinguished from it.
 
     Args:
         f: The map.
@@ -115,8 +116,7 @@ def lyapunov(
     Cost:
         (k + 1) evaluations of f per application, forward differentiation included.
     Reference:
-        G. Benettin et al., "Lyapunov characteristic exponents for smooth dynamical systems", Meccanica 15, 1980;
-        R. Engelken, "Gradient flossing", 2023, arXiv 2312.17306.
+        Benettin et al. 1980, Meccanica 15; Engelken 2023, arXiv 2312.17306.
 
     Raises:
         ValueError: k, blocks or num_steps is out of range.

@@ -71,12 +71,7 @@ class StateMap:
 
     def sample(self, index: int) -> "StateMap":
         """Return the map of one sample, on batches of one."""
-        batch = self.point.shape[0]
-
-        def rows(leaf: Tensor) -> Tensor:
-            return leaf[index : index + 1] if leaf.dim() and leaf.shape[0] == batch else leaf
-
-        state, inputs = tree.map_tensors(rows, self.state(self.point)), tree.map_tensors(rows, self._inputs)
+        state, inputs = (row_of(it, index, len(self.point)) for it in (self.state(self.point), self._inputs))
         return StateMap(self._cell, state, inputs, self._steps, self._dtype)
 
     def state(self, z: Tensor) -> Any:
@@ -92,9 +87,8 @@ class StateMap:
         """Return f(z) and J v for each v, by forward differentiation: one evaluation per v."""
         images, products = z, []
         with torch.no_grad(), self._conditions(), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*torch.jit.script.*", DeprecationWarning
-            )  # torch 2.13's own, at first use
+            # torch 2.13's own, at first use
+            warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
             if not vectors:
                 return self._evaluate(z), []
             for v in vectors:
@@ -150,3 +144,8 @@ class StateMap:
                 module.training = flag
             for parameter, flag in wanted:
                 parameter.requires_grad_(flag)
+
+
+def row_of(values: Any, row: int, batch: int) -> Any:
+    """Return a tree with one row of each leaf whose first dimension is the batch's, kept as a batch of one."""
+    return tree.map_tensors(lambda it: it[row : row + 1] if it.dim() and it.shape[0] == batch else it, values)

@@ -1,5 +1,6 @@
 """A trace as a file, a table and a labelled dataset: numpy's npz, pandas and xarray."""
 
+import importlib
 import io
 import json
 import os
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import xarray  # pyright: ignore[reportMissingImports]
 
 FORMAT = "loopgrad trace 1"
-EXTRA = "pip install 'loopgrad[tables]'"
 
 
 def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
@@ -41,11 +41,7 @@ def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the fields that `write` wrote.
-
-    Raises:
-        ValueError: The file is not one of those.
-    """
+    """Return the fields that `write` wrote; raise ValueError if the file is not one of those."""
     foreign = f"{os.fspath(path)} is not a trace: Trace.load reads what trace.save(path) wrote"
     with open(path, "rb") as file:  # a missing file is an error of its own
         try:
@@ -65,12 +61,23 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise error if str(error).startswith(foreign) else ValueError(foreign) from error
 
 
-def to_pandas(trace: Any) -> "pandas.DataFrame":
-    """Return the long table of `Trace.to_pandas`."""
+def _needed(library: str) -> Any:
     try:
-        import pandas  # pyright: ignore[reportMissingImports]
+        return importlib.import_module(library)
     except ImportError as error:
-        raise ImportError(f"to_pandas needs pandas: {EXTRA}") from error
+        raise ImportError(f"to_{library} needs {library}: pip install 'loopgrad[tables]'") from error
+
+
+def to_pandas(trace: Any) -> "pandas.DataFrame":
+    """Return a long table: a row per step, sample and stream, with norm, update, relative and cycle.
+
+    Step t is the state after t updates and the update that led to it, so update, relative and cycle of step 0 are nan.
+    What there is one of per sample, such as `map`, is in `to_xarray` only.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
+    pandas = _needed("pandas")
     times, batch = trace.num_steps + 1, trace.row.size
     columns = {
         "step": np.repeat(np.arange(times), batch * len(trace.streams)),
@@ -83,11 +90,15 @@ def to_pandas(trace: Any) -> "pandas.DataFrame":
 
 
 def to_xarray(trace: Any) -> "xarray.Dataset":
-    """Return the dataset of `Trace.to_xarray`."""
-    try:
-        import xarray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError(f"to_xarray needs xarray: {EXTRA}") from error
+    """Return a dataset with the dimensions stream, step and sample, steps being numbered as in `to_pandas`.
+
+    Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag. Row
+    and begin are coordinates of the samples; period, at and the like are attributes.
+
+    Raises:
+        ImportError: xarray is not installed.
+    """
+    xarray = _needed("xarray")
     streams = trace.streams
     data: dict[str, Any] = {f: (("stream", "step", "sample"), v) for f, v in _per_step(trace).items()}
     for field in ("scale", "map", "map_relative"):

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.verdicts import Thresholds
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

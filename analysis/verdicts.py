@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-import numpy as np
+from loopgrad.analysis.summaries import Array, band_of, screen
 
-from loopgrad.analysis.summaries import band_of, screen
-
-Array = np.ndarray
 LABELS = (
     "converged",
     "converging",
@@ -34,7 +31,7 @@ class Thresholds:
         fit: Least R^2 of a trend.
         recurrence: Distance to an earlier state, over the typical step, that counts as the same state.
         straight: Net displacement over path length from which motion is straight.
-        exponent: Size of a Lyapunov exponent, in nats per cycle, that is told from zero.
+        exponent: Size of a Lyapunov exponent, in nats per cycle, that is taken as different from zero.
         turning: Net displacement over path length below which steps turn back on themselves.
     """
 

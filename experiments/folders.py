@@ -33,7 +33,7 @@ def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: froze
         kind: Keys by which the configuration of such a command is known.
 
     Raises:
-        ConfigError: It holds results of another configuration, or something that is no result.
+        ConfigError: It holds results of another configuration, or something that is not a result.
     """
     if not isinstance(restart, bool):
         raise ConfigError(f"restart={restart}: must be true or false")

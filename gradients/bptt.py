@@ -21,7 +21,7 @@ class BPTT(Estimator):
     Not recommended when:
         T update graphs do not fit in memory; `CheckpointedBPTT` gives the same gradient.
     Reference:
-        P. Werbos, "Backpropagation through time: what it does and how to do it", Proc. IEEE 78(10), 1990.
+        Werbos 1990, Proc. IEEE 78(10).
 
     Example:
         >>> import torch

@@ -36,7 +36,7 @@ class CheckpointedBPTT(Estimator):
         2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
         backward the graph of one segment of k updates lives beside them. "binomial": T + 1 + r T - C(s + r, r - 1)
         evaluations, s = c + 1 and r smallest with C(s + r, s) >= T; memory O(c) with one update graph. A budget adds
-        one evaluation and one vjp for each update of a cycle; its memory is O(1) in T but for the inputs. With
+        one evaluation and one vjp for each update of a cycle; its memory is O(1) in T except for the inputs. With
         retain_graph=True the states that forward stored stay, up to c more.
     Not recommended when:
         T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
@@ -44,14 +44,13 @@ class CheckpointedBPTT(Estimator):
         Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
         weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts.
     Reference:
-        T. Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, arXiv 1604.06174; A. Griewank and
-        A. Walther, "Algorithm 799: revolve", ACM TOMS 26(1), 2000; A. Gruslys et al., "Memory-efficient
-        backpropagation through time", 2016, arXiv 1606.03401.
+        Chen et al. 2016, arXiv 1604.06174; Griewank and Walther 2000, ACM TOMS 26(1); Gruslys et al. 2016,
+        arXiv 1606.03401.
 
     Raises:
         ValueError: An argument is not one of those above, or does not go with another; or the budget is too small.
         RuntimeError: The cell changes its state or inputs in place, or uses a tensor that requires grad and is
-            none of its parameters; or backward is asked for a graph of itself (create_graph=True).
+            not one of its parameters; or backward is asked for a graph of itself (create_graph=True).
 
     Example:
         >>> import torch
@@ -74,7 +73,6 @@ class CheckpointedBPTT(Estimator):
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):
             raise ValueError(
                 f'CheckpointedBPTT(schedule={self.schedule!r}) must be "sqrt", "binomial" or the number of updates in '

@@ -32,9 +32,8 @@ class DepthDistribution:
         sigma: Standard deviation of the logarithm of the rate of "lognormal", at least 0; the others ignore it.
 
     Reference:
-        C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209
-        (geometric); J. Geiping et al., "Scaling up test-time compute with latent reasoning: a recurrent depth
-        approach", 2025, arXiv 2502.05171 (lognormal, with sigma 0.5).
+        Tallec and Ollivier 2017, arXiv 1705.08209 (geometric); Geiping et al. 2025, arXiv 2502.05171 (lognormal, with
+        sigma 0.5).
 
     Raises:
         TypeError: mean or sigma is not a number.
@@ -53,7 +52,6 @@ class DepthDistribution:
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_depth_distribution("DepthDistribution", "mean", self.mean, self.distribution, self.sigma)
 
     def sample(self, generator: torch.Generator) -> int:

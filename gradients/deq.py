@@ -35,11 +35,11 @@ class TorchDEQ(Estimator):
         Training with it: see docs/choosing.md for the faults that were shown of version 0.1.0, such
         as a silent one-step gradient for a small loss and a batch lost to one NaN. The initial state gets no gradient.
     Reference:
-        Z. Geng and J. Z. Kolter, "TorchDEQ: a library for deep equilibrium models", 2023, arXiv 2310.18605.
+        Geng and Kolter 2023, arXiv 2310.18605.
 
     Raises:
         ImportError: torchdeq is not installed.
-        ValueError: gradient or core is none of the above.
+        ValueError: gradient or core is not one of the above.
 
     Example:
         >>> from loopgrad.gradients import TorchDEQ
@@ -65,7 +65,6 @@ class TorchDEQ(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the choices; torchdeq checks the rest."""
         if self.gradient not in ("ift", "hook_ift", "phantom"):
             raise ValueError(f"TorchDEQ(gradient={self.gradient!r}) must be 'ift', 'hook_ift' or 'phantom'")
         if self.core not in ("sliced", "indexing"):

@@ -59,22 +59,20 @@ class ForwardGradient(Estimator):
         last tangents, K |z_T|, the same at any depth, and the graph of the window. While an update runs, K tangents
         hold K times its widest intermediate, and "weights" the K P numbers of v: chunk_size bounds both.
     Not recommended when:
-        `CheckpointedBPTT` fits, which is exact for one forward pass more: backpropagation with
+        `CheckpointedBPTT` fits, which is exact for one more forward pass: backpropagation with
         checkpoints was up to 31.1 % more accurate, converged 34.8 % faster and took 3.8 times less compute at
         comparable memory (Panchal et al. 2025). "weights" beyond a few hundred numbers: with 7 million the cosine is
         0.003 at 64 tangents. "state" where a sample's state is large, as with tokens. mode="central" in 16-bit
         arithmetic. And where the least error per FLOP is wanted: plain truncation mostly has less.
     Reference:
-        A. Baydin et al., "Gradients without backpropagation", 2022, arXiv 2202.08587; C. Tallec and Y. Ollivier,
-        "Unbiased online recurrent optimization", 2017, arXiv 1702.05043; S. Malladi et al., "Fine-tuning language
-        models with just forward passes", 2023, arXiv 2305.17333; K. Panchal et al., "The cost of avoiding
-        backpropagation", 2025, arXiv 2506.21833.
+        Baydin et al. 2022, arXiv 2202.08587; Tallec and Ollivier 2018, arXiv 1702.05043; Malladi et al. 2023,
+        arXiv 2305.17333; Panchal et al. 2025, arXiv 2506.21833.
 
     Raises:
-        ValueError: An argument is none of the above; mode="central" with 16-bit weights or under autocast; leaves of
+        ValueError: An argument is not one of the above; mode="central" with 16-bit weights or under autocast; leaves of
             the state have no first dimension in common and scope is "sample".
         RuntimeError: An operator of the cell has no forward-mode rule; the cell uses a tensor that requires grad and is
-            none of its own; a tensor was changed in place before backward; or backward got create_graph=True.
+            not its own; a tensor was changed in place before backward; or backward got create_graph=True.
 
     Example:
         >>> import torch
@@ -101,7 +99,6 @@ class ForwardGradient(Estimator):
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
-        """Check the arguments and start the generator."""
         choices = {
             "perturb": ("state", "weights"),
             "distribution": DISTRIBUTIONS,

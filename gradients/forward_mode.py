@@ -34,20 +34,18 @@ class ForwardMode(Estimator):
     Cost:
         About 1 + P forward passes at large sizes, far less where updates are small, for all tangents share one call;
         no vjps. Saves the tangents P |z_T|, the same at any depth.
-        Forward values are those of `BPTT` bit for bit, save in attention, whose kernel with forward rules differs.
+        Forward values are those of `BPTT` bit for bit, except in attention, whose kernel with forward rules differs.
     Not recommended when:
         P is more than about a hundred: `BPTT` or `CheckpointedBPTT` cost the same for any P.
         Parameters that are not named, inputs and the initial state get no gradient (None): an encoder in front of the
         recursion does not train.
     Reference:
-        R. Williams and D. Zipser, "A learning algorithm for continually running fully recurrent neural
-        networks", Neural Computation 1(2), 1989; L. Franceschi et al., "Forward and reverse gradient-based
-        hyperparameter optimization", 2017, arXiv 1703.01785.
+        Williams and Zipser 1989, Neural Computation 1(2); Franceschi et al. 2017, arXiv 1703.01785.
 
     Raises:
-        ValueError: max_parameters or chunk_size is below 1; a name is none of the cell's parameters; or there are more
-            than max_parameters numbers to differentiate.
-        TypeError: parameters is a str or holds something else than names.
+        ValueError: max_parameters or chunk_size is below 1; a name is not one of the cell's parameters; or there are
+            more than max_parameters numbers to differentiate.
+        TypeError: parameters is a str or holds something other than names.
         RuntimeError: An operator of the cell has no forward-mode rule; or backward got create_graph=True.
 
     Example:
@@ -70,7 +68,6 @@ class ForwardMode(Estimator):
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         names = self.parameters
         if names is not None and (isinstance(names, str) or not all(isinstance(name, str) for name in names)):
             raise TypeError(

@@ -27,7 +27,7 @@ class FunctionalCell:
 
     def __init__(self, cell: nn.Module, state: Any, inputs: Any):
         self.cell = cell
-        self._host = _Host(cell)
+        self._calling = _Calling(cell)
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
         loose = {id(tensor): tensor for tensor in closed_over(cell)}
@@ -71,7 +71,7 @@ class FunctionalCell:
         swapped.update((f"cell.{name}", buffer) for name, buffer in buffers.items())
         with _Substituted(self._closed_over, list(queue)):
             # strict=False: only what requires grad is swapped, and tied weights follow their first name
-            return torch.func.functional_call(self._host, swapped, (fn, inputs))
+            return torch.func.functional_call(self._calling, swapped, (fn, inputs))
 
 
 def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> list[Any]:
@@ -121,7 +121,7 @@ def leaf_view(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
 
 
-class _Host(nn.Module):
+class _Calling(nn.Module):
     """Calls a function of the cell as a module, so that parameters are swapped once and not per update."""
 
     def __init__(self, cell: nn.Module):

@@ -34,7 +34,7 @@ class ImplicitGradient(Estimator):
     residual |f(z) - z| / |f(z)| is at most forward_rtol and the estimated relative error of its gradient,
     max(|w|/|b| * forward residual, |b - (1 - J^T) w| / |b|), at most max_gradient_error. All other samples get the
     fallback's gradient. Over 224 samples of three cells the estimate was 0.17 to 9.4 times the error of the sample's
-    gradient, 0.38 to 4.1 times for 90 % (docs/log.md); it is no bound.
+    gradient, 0.38 to 4.1 times for 90 % (docs/log.md); it is not a bound.
 
     Args:
         solver: "gcr", "gmres", "bicgstab", "neumann", "anderson", or any `LinearSolver`.
@@ -43,8 +43,8 @@ class ImplicitGradient(Estimator):
         max_vjps: Largest number of products of the cycle map in a solve.
         check_every: Products between two looks at the residuals, each of which waits for the device; None: no looks.
         forward: "unroll" for num_steps updates, as every estimator does; or a `FixedPointSolver` such as
-            `loopgrad.gradients.solvers.Anderson()`, which searches the fixed point with at most as many updates. The
-            last state is then the solver's.
+            `loopgrad.gradients.solvers.Anderson()`, which searches for the fixed point with at most as many updates.
+            The last state is then the solver's.
         forward_rtol: Largest relative forward residual of a trusted sample, and what a forward solver aims at. A state
             in bfloat16 does not get below about 4e-3.
         max_gradient_error: Largest estimated relative error of a trusted sample's gradient.
@@ -64,13 +64,12 @@ class ImplicitGradient(Estimator):
         less by itself. With warm_start a run that is resumed is not repeated to the last bit.
         The initial state gets no gradient (None) unless the fallback goes back to it.
     Reference:
-        S. Bai et al., "Deep equilibrium models", 2019, arXiv 1909.01377; M. Blondel et al., "Efficient and
-        modular implicit differentiation", 2021, arXiv 2105.15183.
+        Bai et al. 2019, arXiv 1909.01377; Blondel et al. 2022, arXiv 2105.15183.
 
     Raises:
         ValueError: An argument is out of range.
         RuntimeError: on_unconverged="raise" and a sample is not trusted; the cell uses a tensor that requires grad and
-            is none of its parameters; or backward got create_graph=True.
+            is not one of its parameters; or backward got create_graph=True.
 
     Example:
         >>> import torch
@@ -102,7 +101,6 @@ class ImplicitGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the arguments."""
         if isinstance(self.solver, str) and self.solver not in LINEAR:
             raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {sorted(LINEAR)} or a callable")
         if self.scope not in ("sample", "batch"):
@@ -180,7 +178,7 @@ class _Recursion(torch.autograd.Function):
                 leaves = tree.flatten(last)[0]
             stats.cell_evaluations += num_steps
         else:
-            leaves = _searched(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
+            leaves = _solved_forward(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
             ctx.window, start = how.window(cell.cell, num_steps), leaves
             ctx.start_conditions = ctx.cycle_conditions = Conditions(cell.cell, tensors)
             noted.append(ctx.cycle_conditions)
@@ -196,7 +194,7 @@ class _Recursion(torch.autograd.Function):
         return (None,) * 6 + tuple(implicit_gradients(ctx, cotangents, ctx.needs_input_grad[6:]))
 
 
-def _searched(
+def _solved_forward(
     cell: FunctionalCell, inputs: Any, cycle: range, how: Any, rows: RowLayout, stats: ImplicitStats, cycles: int
 ) -> list[Tensor]:
     def image(z: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
         keep = None if all_finite else finite
         start = [alias(leaf, ctx.first == 0 and needed) for leaf, needed in zip(start, wanted, strict=False)]
         seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
-        cost, of_state, fallen = _fallen_back(ctx, start, others, seeds, keep)
+        cost, of_state, fallen = _fallback_gradients(ctx, start, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
     ctx.stats.cell_evaluations += evaluations
@@ -104,7 +104,7 @@ def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
     return w, found.residual
 
 
-class _From(nn.Module):
+class _StartingAt(nn.Module):
     """A cell whose first update is number `start`."""
 
     def __init__(self, cell: nn.Module, start: int):
@@ -115,14 +115,14 @@ class _From(nn.Module):
         return self.cell(state, inputs, self.start + step)
 
 
-def _fallen_back(
+def _fallback_gradients(
     ctx: Any, start: list[Tensor], others: list[Tensor], b: Tensor, keep: Tensor | None
 ) -> tuple[Stats, list[Tensor | None], list[Tensor | None]]:
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
     cell, how, rows = ctx.cell, ctx.how, ctx.rows
 
     def run(module: nn.Module, inputs: Any) -> Rollout:
-        return how.fallback(_From(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
+        return how.fallback(_StartingAt(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
 
     with ctx.start_conditions.restored(cell.cell) as buffers:
         entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]

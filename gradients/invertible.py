@@ -74,7 +74,7 @@ class Invertible(nn.Module, ABC):
 
     @abstractmethod
     def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
-        """Return the vector-Jacobian product of an update, save for the part from `images` to `reads`.
+        """Return the vector-Jacobian product of an update, except for the part from `images` to `reads`.
 
         Args:
             images: Images of the update that was undone.

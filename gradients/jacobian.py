@@ -39,7 +39,7 @@ def jacobian_penalty(
         The cell uses an operator without second derivatives; attention is run by its plain kernel.
         The Frobenius norm bounds the spectral radius loosely: the penalty also costs what it need not.
     Reference:
-        S. Bai et al., "Stabilizing equilibrium models by Jacobian regularization", 2021, arXiv 2106.14342.
+        Bai et al. 2021, arXiv 2106.14342.
 
     Raises:
         ValueError: num_probes is below 1, or num_steps less than a cycle.

@@ -32,7 +32,7 @@ class PhantomGradient(Estimator):
         `TruncatedBPTT` over k cycles, which does without the extra evaluations. The initial state gets no gradient
         (None).
     Reference:
-        Z. Geng et al., "On training implicit models", 2021, arXiv 2111.05177.
+        Geng et al. 2021, arXiv 2111.05177.
 
     Raises:
         ValueError: num_steps or damping is out of range.
@@ -56,7 +56,6 @@ class PhantomGradient(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         check_int("PhantomGradient", "num_steps", self.num_steps, 1)
         if not 0 < self.damping <= 1:
             raise ValueError(f"PhantomGradient(damping={self.damping}) must be in (0, 1]")
@@ -74,11 +73,11 @@ class PhantomGradient(Estimator):
             pairs = zip(ahead, tree.flatten(image)[0], strict=True)
             ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
         extra = self.num_steps * period
-        state = unflatten([_Standing.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
+        state = unflatten([_WithGradientOf.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
         return Rollout(state, Stats(num_steps + extra, vjps=extra))
 
 
-class _Standing(torch.autograd.Function):
+class _WithGradientOf(torch.autograd.Function):
     """A value with the gradient of another."""
 
     @staticmethod

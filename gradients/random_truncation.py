@@ -52,9 +52,9 @@ class RandomTruncation(Estimator):
         for O(sqrt T) and a second evaluation of each update.
         No gradient is None: parameters of the cell, inputs and z_0 get zeros where the last k updates do not use them.
     Reference:
-        C. Tallec and Y. Ollivier, "Unbiasing truncated backpropagation through time", 2017, arXiv 1705.08209:
-        ARTBP, with a constant probability of truncation the "geometric" case. They report that it slightly
-        outperforms truncated BPTT on character-level language modelling of Penn Treebank.
+        Tallec and Ollivier 2017, arXiv 1705.08209: ARTBP, with a constant probability of truncation the "geometric"
+        case. They report that it slightly outperforms truncated BPTT on character-level language modelling of Penn
+        Treebank.
 
     Raises:
         TypeError: A mean or sigma is not a number, or reweight is not a bool.
@@ -85,7 +85,6 @@ class RandomTruncation(Estimator):
     references = ("tallec2017unbiasing",)
 
     def __post_init__(self) -> None:
-        """Check the arguments and start the generator."""
         means = {"mean_steps": self.mean_steps, "mean_cycles": self.mean_cycles}
         given = {name: mean for name, mean in means.items() if mean is not None}
         if len(given) != 1:

@@ -46,15 +46,13 @@ class ReversibleBPTT(Estimator):
         The recursion itself is given and must not change, for a coupled recursion is another model:
         use `CheckpointedBPTT`; its states would fit anyway; second derivatives are needed.
     Reference:
-        A. Gomez et al., "The reversible residual network: backpropagation without storing activations", 2017,
-        arXiv 1707.04585; D. Maclaurin et al., "Gradient-based hyperparameter optimization through reversible learning",
-        2015, arXiv 1502.03492.
+        Gomez et al. 2017, arXiv 1707.04585; Maclaurin et al. 2015, arXiv 1502.03492.
 
     Raises:
         TypeError: The cell is not invertible.
-        ValueError: verify or anchors is none of the above; or num_steps is more than the cell's arithmetic can undo.
+        ValueError: verify or anchors is not one of the above; or num_steps is more than the cell's arithmetic can undo.
         RuntimeError: The first state was not met again; the cell changes its state, inputs or buffers in place, or uses
-            a tensor that requires grad and is none of its parameters; or backward got create_graph=True.
+            a tensor that requires grad and is not one of its parameters; or backward got create_graph=True.
 
     Example:
         >>> import torch
@@ -74,7 +72,6 @@ class ReversibleBPTT(Estimator):
     references = ("gomez2017reversible", "maclaurin2015gradient")
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         if self.verify not in ("raise", "warn", "off"):
             raise ValueError(f"ReversibleBPTT(verify={self.verify!r}) must be 'raise', 'warn' or 'off'")
         if self.anchors is not None and not is_int(self.anchors, 1):

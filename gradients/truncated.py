@@ -33,9 +33,7 @@ class TruncatedBPTT(Estimator):
         kept ones. A state that converges does not repair this: the one-step gradient stays biased at a fixed point.
         The initial state gets no gradient (None) unless k >= T: a learned z_0 does not train.
     Reference:
-        R. Williams and J. Peng, "An efficient gradient-based algorithm for on-line training of recurrent network
-        trajectories", Neural Computation 2(4), 1990; G. Wang et al., "Hierarchical Reasoning Model", 2025,
-        arXiv 2506.21734; A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny Networks", 2025,
+        Williams and Peng 1990, Neural Computation 2(4); Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025,
         arXiv 2510.04871.
 
     Raises:
@@ -61,7 +59,6 @@ class TruncatedBPTT(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        """Check that one of the two lengths is given."""
         given = {
             name: k for name, k in (("num_steps", self.num_steps), ("num_cycles", self.num_cycles)) if k is not None
         }

@@ -1,6 +1,7 @@
 """The choices that TRM, HRM and their baseline share, and the parts that follow from them."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -8,6 +9,14 @@ from torch import nn
 from loopgrad.models.attention import Rotary
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.input_embedding import InputEmbedding
+
+
+class Puzzles(NamedTuple):
+    """Puzzle identities: their number, the positions before the sequence, and the length of a vector, if not D."""
+
+    number: int
+    tokens: int
+    dim: int | None
 
 
 @dataclass(frozen=True)
@@ -25,12 +34,9 @@ class Architecture:
     expansion: float
     mixer: str
     positions: str | None
-    num_puzzles: int
-    puzzle_tokens: int
-    puzzle_dim: int | None
+    puzzles: Puzzles
 
     def __post_init__(self) -> None:
-        """Check the choices."""
         if self.mixer not in ("attention", "mlp"):
             raise ValueError(f"mixer must be 'attention' or 'mlp', got {self.mixer!r}")
         if self.positions not in (None, "rope", "learned", "none"):
@@ -42,11 +48,6 @@ class Architecture:
         if self.mixer == "mlp" and self.seq_len is None:
             raise ValueError("mixer='mlp' needs seq_len: it has weights for each position")
 
-    @property
-    def fixed_length(self) -> bool:
-        """Whether the nets work at seq_len only."""
-        return self.mixer == "mlp"
-
     def embedding(self, generator: torch.Generator) -> InputEmbedding:
         """Build the input embedding."""
         return InputEmbedding(
@@ -54,9 +55,9 @@ class Architecture:
             self.hidden_size,
             generator,
             seq_len=self.seq_len,
-            num_puzzles=self.num_puzzles,
-            puzzle_tokens=self.puzzle_tokens,
-            puzzle_dim=self.puzzle_dim,
+            num_puzzles=self.puzzles.number,
+            puzzle_tokens=self.puzzles.tokens,
+            puzzle_dim=self.puzzles.dim,
             learned_positions=self.positions == "learned",
         )
 
@@ -64,7 +65,7 @@ class Architecture:
         """Build a stack of `num_layers` blocks."""
         if num_layers < 1:
             raise ValueError(f"a net needs at least one layer, got {num_layers}")
-        num_positions = 0 if self.seq_len is None else self.puzzle_tokens + self.seq_len
+        num_positions = 0 if self.seq_len is None else self.puzzles.tokens + self.seq_len
         turned = self.mixer == "attention" and self.positions in (None, "rope")
         rotary = Rotary(self.hidden_size // self.num_heads, num_positions) if turned else None
         return Net([self._block(num_positions, generator) for _ in range(num_layers)], rotary)

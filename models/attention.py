@@ -24,7 +24,7 @@ class Rotary(nn.Module):
         ValueError: head_dim is odd.
 
     Reference:
-        J. Su et al., "RoFormer", 2021, arXiv 2104.09864.
+        Su et al. 2021, arXiv 2104.09864.
     """
 
     cos: Tensor
@@ -90,9 +90,8 @@ class Attention(OneLine):
     Not recommended when:
         Forward-mode or second derivatives are needed: torch's fused kernel has none and raises. Run
         those under torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH).
-
     Reference:
-        A. Vaswani et al., "Attention is all you need", 2017, arXiv 1706.03762.
+        Vaswani et al. 2017, arXiv 1706.03762.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, generator: torch.Generator):

@@ -23,7 +23,7 @@ class AttentionBlock(OneLine):
         generator: Source of the initial weights.
 
     Reference:
-        G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+        Wang et al. 2025, arXiv 2506.21734.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, expansion: float, generator: torch.Generator):
@@ -53,8 +53,7 @@ class MLPBlock(OneLine):
         generator: Source of the initial weights.
 
     Reference:
-        A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871;
-        I. Tolstikhin et al., "MLP-Mixer", 2021, arXiv 2105.01601.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871; Tolstikhin et al. 2021, arXiv 2105.01601.
     """
 
     def __init__(self, hidden_size: int, num_positions: int, expansion: float, generator: torch.Generator):

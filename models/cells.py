@@ -10,7 +10,26 @@ from loopgrad.models.blocks import Net
 State = dict[str, Tensor]
 
 
-class TwoStreamCell(nn.Module):
+class _Cycled(nn.Module):
+    """A cell whose cycle is L_cycles updates of the low stream, and one more."""
+
+    def __init__(self, L_cycles: int):
+        super().__init__()
+        if L_cycles < 1:
+            raise ValueError(f"L_cycles must be at least 1, got {L_cycles}: the low stream is what sees the input")
+        self.L_cycles = L_cycles
+
+    def extra_repr(self) -> str:
+        """Return the length of a cycle."""
+        return f"L_cycles={self.L_cycles}, period={self.period}"
+
+    @property
+    def period(self) -> int:
+        """Updates in a cycle: L_cycles + 1."""
+        return self.L_cycles + 1
+
+
+class TwoStreamCell(_Cycled):
     """HRM's and TRM's recursion over two latent streams, the answer z_H and the scratch z_L.
 
     With t the step within the cycle, counted from 0:
@@ -24,25 +43,14 @@ class TwoStreamCell(nn.Module):
 
     Cost:
         One net call per update; the state holds two tensors (batch, positions, hidden_size).
-
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, figure 3.
+        Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871, figure 3.
     """
 
     def __init__(self, L_net: Net, H_net: Net | None = None, L_cycles: int = 6):
-        super().__init__()
+        super().__init__(L_cycles)
         self.L_net = L_net
         self.H_net = H_net
-        self.L_cycles = _at_least_one(L_cycles)
-
-    def extra_repr(self) -> str:
-        """Return the length of a cycle."""
-        return f"L_cycles={self.L_cycles}, period={self.period}"
-
-    @property
-    def period(self) -> int:
-        """Updates in a cycle: L_cycles + 1."""
-        return self.L_cycles + 1
 
     @property
     def depth(self) -> int:
@@ -59,7 +67,7 @@ class TwoStreamCell(nn.Module):
         return {"z_L": z_L, "z_H": H_net(z_H, z_L)}
 
 
-class OneStreamCell(nn.Module):
+class OneStreamCell(_Cycled):
     """TRM with a single latent stream: L_cycles times z_L <- net(z_L + x), then once z_L <- net(z_L).
 
     Args:
@@ -68,24 +76,13 @@ class OneStreamCell(nn.Module):
 
     Not recommended when:
         Accuracy matters most; the paper reports 71.9 % for one stream, 87.4 % for two, on Sudoku.
-
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, table 2.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, table 2.
     """
 
     def __init__(self, net: Net, L_cycles: int = 6):
-        super().__init__()
+        super().__init__(L_cycles)
         self.net = net
-        self.L_cycles = _at_least_one(L_cycles)
-
-    def extra_repr(self) -> str:
-        """Return the length of a cycle."""
-        return f"L_cycles={self.L_cycles}, period={self.period}"
-
-    @property
-    def period(self) -> int:
-        """Updates in a cycle: L_cycles + 1."""
-        return self.L_cycles + 1
 
     @property
     def depth(self) -> int:
@@ -96,9 +93,3 @@ class OneStreamCell(nn.Module):
         """Apply update number `step` to {"z_L"}; inputs is x, (batch, positions, hidden_size)."""
         sees_input = step % self.period < self.L_cycles
         return {"z_L": self.net(state["z_L"], inputs if sees_input else None)}
-
-
-def _at_least_one(L_cycles: int) -> int:
-    if L_cycles < 1:
-        raise ValueError(f"L_cycles must be at least 1, got {L_cycles}: the low stream is what sees the input")
-    return L_cycles

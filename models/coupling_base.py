@@ -136,7 +136,7 @@ class Coupling(Invertible):
             return Undone(self._retreat(state, current, images, undo), reads, images)
 
     def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
-        """Return the vector-Jacobian product of an update, save for the part that goes through the wrapped cell.
+        """Return the vector-Jacobian product of an update, except for the part that goes through the wrapped cell.
 
         Args:
             images: Images of the update that was undone.
@@ -166,7 +166,7 @@ class Coupling(Invertible):
         return Note(tuple(a is not b for a, b in pairs), dropped)
 
     def verified(self, state: Coupled) -> list[Tensor]:
-        """Return both copies; the digits lost before the first update are no part of what it was given."""
+        """Return both copies; the digits lost before the first update are not part of what it was given."""
         return tree.tensors((state.current, state.other))
 
     def _images(self, start: Any, reads: list[Tensor], inputs: Any, step: int) -> list[Tensor | None]:

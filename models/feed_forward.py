@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator
-from loopgrad.models.architecture import Architecture
+from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.blocks import Net
 from loopgrad.models.recursive import Output, RecursiveModel, State
 
@@ -61,7 +61,7 @@ class FeedForward(RecursiveModel):
     Not recommended when:
         It is compared at equal parameters only; give both sizes, `num_layers` and `depth`.
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, tables 4 and 5 ("direct prediction").
 
     Example:
         >>> import torch
@@ -94,30 +94,11 @@ class FeedForward(RecursiveModel):
     ):
         if puzzle_tokens is None:
             puzzle_tokens = 16 if num_puzzles else 0
-        parts = Architecture(
-            vocab_size,
-            seq_len,
-            hidden_size,
-            num_heads,
-            expansion,
-            mixer,
-            positions,
-            num_puzzles,
-            puzzle_tokens,
-            puzzle_dim,
-        )
+        puzzles = Puzzles(num_puzzles, puzzle_tokens, puzzle_dim)
+        parts = Architecture(vocab_size, seq_len, hidden_size, num_heads, expansion, mixer, positions, puzzles)
         generator = torch.Generator().manual_seed(seed)
         net = parts.net(num_layers if depth is None else depth, generator)
-        super().__init__(
-            parts.embedding(generator),
-            FeedForwardCell(net),
-            num_steps=1,
-            streams=("H",),
-            vocab_size=vocab_size,
-            generator=generator,
-            fixed_length=parts.fixed_length,
-            forward_dtype=forward_dtype,
-        )
+        super().__init__(parts, FeedForwardCell(net), 1, ("H",), generator, forward_dtype)
 
     def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
         """Answer from the initial state, whatever `state` is; see `RecursiveModel.forward`."""

@@ -27,9 +27,8 @@ def rms_norm(x: Tensor, dim: int = -1, eps: float = 1e-5) -> Tensor:
 
     Not recommended when:
         Rows may be exactly zero and their gradient matters (it is then 1/sqrt(eps) times g).
-
     Reference:
-        B. Zhang and R. Sennrich, "Root mean square layer normalization", 2019, arXiv 1910.07467.
+        Zhang and Sennrich 2019, arXiv 1910.07467.
 
     Example:
         >>> import torch
@@ -53,7 +52,7 @@ def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
         gate * sigmoid(gate) * up.
 
     Reference:
-        N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
+        Shazeer 2020, arXiv 2002.05202.
 
     Example:
         >>> import torch

@@ -62,14 +62,13 @@ class FixedSegments(Halting):
         halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
 
     Not recommended when:
-        Many samples are right after few segments: they are refined all the same.
+        Many samples are right after few segments: they are refined anyway.
     """
 
     num_segments: int
     halt_loss: bool = False
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters."""
         _check(self.num_segments, 0.0, "num_segments")
 
     @property
@@ -96,13 +95,13 @@ class QHalt(Halting):
     Loss: 0.5 BCE(q_halt, solved).
 
     Args:
-        max_segments: Segments at most, and of evaluation.
+        max_segments: Most segments in training; as many are run in evaluation.
         exploration: Probability, 0 to 1.
 
     Not recommended when:
         Answers are rarely right in training: then everything runs to max_segments anyway.
     Reference:
-        A. Jolicoeur-Martineau, 2025, arXiv 2510.04871, section 4.6.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871, section 4.6.
     """
 
     references = ("jolicoeurmartineau2025less",)
@@ -110,14 +109,27 @@ class QHalt(Halting):
     exploration: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the hyperparameters."""
         _check(self.max_segments, self.exploration, "max_segments")
+
+    def _wants(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+        return q_halt > 0
 
     def halts(
         self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Stop where q_halt > 0, exploration permitting."""
-        return _explored(q_halt > 0, segment, self.max_segments, self.exploration, generator)
+        """Stop where the q head says so, exploration permitting."""
+        wants, last = self._wants(q_halt, q_continue), segment >= self.max_segments
+        if self.max_segments == 1 or self.exploration == 0:
+            return last | wants
+        if generator is None:
+            raise ValueError(
+                f"exploration={self.exploration} draws random numbers: pass generator=, or set exploration=0"
+            )
+        # drawn where the generator lives: the same numbers on every device
+        shape, device = segment.shape, generator.device
+        explores = torch.rand(shape, generator=generator, device=device) < self.exploration
+        least = torch.randint(2, self.max_segments + 1, shape, generator=generator, device=device)
+        return last | (wants & (segment >= (explores * least).to(segment.device)))
 
     def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
         """Return 0.5 BCE(q_halt, solved)."""
@@ -125,13 +137,13 @@ class QHalt(Halting):
 
 
 @dataclass(frozen=True)
-class QLearning(Halting):
+class QLearning(QHalt):
     """HRM's rule: stop when q_halt > q_continue, at the latest at max_segments; both learn by Q-learning.
 
     Exploration is that of `QHalt`. Loss: 0.5 (BCE(q_halt, solved) + BCE(q_continue, target)), see `continue_target`.
 
     Args:
-        max_segments: Segments at most, and of evaluation.
+        max_segments: Most segments in training; as many are run in evaluation.
         exploration: Probability, 0 to 1.
 
     Cost:
@@ -139,27 +151,18 @@ class QLearning(Halting):
     Not recommended when:
         Time counts: TRM does without q_continue and reports 87.4 % on Sudoku, 86.1 % with it.
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
+        Wang et al. 2025, arXiv 2506.21734, section 2 ("adaptive computational time").
     """
 
     references = ("wang2025hierarchical",)
     needs_next_segment = True
-    max_segments: int = 16
-    exploration: float = 0.1
 
-    def __post_init__(self) -> None:
-        """Check the hyperparameters."""
-        _check(self.max_segments, self.exploration, "max_segments")
-
-    def halts(
-        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Stop where q_halt > q_continue, exploration permitting."""
-        return _explored(q_halt > q_continue, segment, self.max_segments, self.exploration, generator)
+    def _wants(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
+        return q_halt > q_continue
 
     def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
         """Return 0.5 (BCE(q_halt, solved) + BCE(q_continue, target)), the second where a target is given."""
-        loss = _half_bce(q_halt, solved)
+        loss = super().q_loss(q_halt, q_continue, solved, target)
         return loss if target is None else loss + _half_bce(q_continue, target)
 
 
@@ -177,20 +180,6 @@ def continue_target(segment: Tensor, max_segments: int, next_q_halt: Tensor, nex
     """
     best = torch.maximum(next_q_halt, next_q_continue)
     return torch.where(segment >= max_segments, next_q_halt, best).sigmoid()
-
-
-def _explored(
-    wants: Tensor, segment: Tensor, max_segments: int, exploration: float, generator: torch.Generator | None
-) -> Tensor:
-    last = segment >= max_segments
-    if max_segments == 1 or exploration == 0:
-        return last | wants
-    if generator is None:
-        raise ValueError(f"exploration={exploration} draws random numbers: pass generator=, or set exploration=0")
-    # drawn where the generator lives: the same numbers on every device
-    explores = torch.rand(segment.shape, generator=generator, device=generator.device) < exploration
-    least = torch.randint(2, max_segments + 1, segment.shape, generator=generator, device=generator.device)
-    return last | (wants & (segment >= (explores * least).to(segment.device)))
 
 
 def _half_bce(logit: Tensor, target: Tensor) -> Tensor:

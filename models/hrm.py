@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loopgrad.gradients.contract import period_of
-from loopgrad.models.architecture import Architecture
+from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.cells import TwoStreamCell
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
@@ -46,7 +45,7 @@ class HRM(RecursiveModel):
         Parameters or accuracy count; TRM has a quarter of the parameters and is reported to score
         higher on the published puzzles (arXiv 2510.04871, table 4).
     Reference:
-        G. Wang et al., "Hierarchical reasoning model", 2025, arXiv 2506.21734.
+        Wang et al. 2025, arXiv 2506.21734.
 
     Example:
         >>> import torch
@@ -81,35 +80,14 @@ class HRM(RecursiveModel):
         forward_dtype: torch.dtype | None = None,
         seed: int = 0,
     ):
-        if H_cycles < 1:
-            raise ValueError(f"H_cycles must be at least 1, got {H_cycles}")
         if puzzle_tokens is None:
             puzzle_tokens = -(-(puzzle_dim or hidden_size) // hidden_size) if num_puzzles else 0
-        parts = Architecture(
-            vocab_size,
-            seq_len,
-            hidden_size,
-            num_heads,
-            expansion,
-            mixer,
-            positions,
-            num_puzzles,
-            puzzle_tokens,
-            puzzle_dim,
-        )
+        puzzles = Puzzles(num_puzzles, puzzle_tokens, puzzle_dim)
+        parts = Architecture(vocab_size, seq_len, hidden_size, num_heads, expansion, mixer, positions, puzzles)
         generator = torch.Generator().manual_seed(seed)
         L_net, H_net = parts.net(L_layers, generator), parts.net(H_layers, generator)
         cell = coupled(TwoStreamCell(L_net, H_net, L_cycles), coupling, coupling_rate, forward_dtype)
-        super().__init__(
-            parts.embedding(generator),
-            cell,
-            num_steps=H_cycles * period_of(cell),
-            streams=("L", "H"),
-            vocab_size=vocab_size,
-            generator=generator,
-            fixed_length=parts.fixed_length,
-            forward_dtype=forward_dtype,
-        )
+        super().__init__(parts, cell, H_cycles, ("L", "H"), generator, forward_dtype)
 
     @classmethod
     def from_official(
@@ -131,9 +109,9 @@ class HRM(RecursiveModel):
 
         Args:
             state_dict: Names and tensors of the checkpoint.
-            num_heads: Attention heads, which no shape tells; None for hidden_size // 64, at least 1.
-            H_cycles: Cycles in a segment, which no shape tells; the published configuration's 2.
-            L_cycles: Updates of z_L in a cycle, which no shape tells; the published configuration's 2.
+            num_heads: Attention heads, which no shape reveals; None for hidden_size // 64, at least 1.
+            H_cycles: Cycles in a segment, which no shape reveals; the published configuration's 2.
+            L_cycles: Updates of z_L in a cycle, which no shape reveals; the published configuration's 2.
             positions: What attention without learned positions uses: None or "rope", or "none".
             seq_len: Number of tokens, read off where weights depend on it; else it may stay None, and the model takes
                 any length.
@@ -144,25 +122,13 @@ class HRM(RecursiveModel):
             ValueError: A name is missing, unknown or of the wrong shape; the message gives it and the nearest names.
         """
         weights = OfficialWeights(state_dict)
-        if puzzle_tokens is None:
-            puzzle_tokens = weights.puzzle_tokens(seq_len, published=0)
-        num_puzzles, puzzle_dim = weights.puzzle_table()
         model = cls(
-            weights.vocab_size,
-            weights.seq_len(seq_len, puzzle_tokens),
-            hidden_size=weights.hidden_size,
+            **weights.architecture(num_heads, positions, seq_len, puzzle_tokens, default=0),
             H_layers=weights.num_layers("H_level"),
             L_layers=weights.num_layers("L_level"),
-            num_heads=weights.num_heads(num_heads),
-            expansion=weights.expansion(),
             H_cycles=H_cycles,
             L_cycles=L_cycles,
-            mixer=weights.mixer,
-            positions=weights.positions(positions),
-            num_puzzles=num_puzzles,
-            puzzle_tokens=puzzle_tokens,
-            puzzle_dim=puzzle_dim,
             forward_dtype=forward_dtype,
         )
-        load_official(model, weights, {"cell.L_net": "L_level", "cell.H_net": "H_level"})
+        load_official(model, weights)
         return model

@@ -27,7 +27,7 @@ class InputEmbedding(OneLine):
         ValueError: The sizes contradict each other.
 
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871.
+        Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871.
     """
 
     def __init__(

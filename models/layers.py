@@ -126,7 +126,7 @@ class SwiGLU(OneLine):
         generator: Source of the initial weights.
 
     Reference:
-        N. Shazeer, "GLU variants improve transformer", 2020, arXiv 2002.05202.
+        Shazeer 2020, arXiv 2002.05202.
     """
 
     def __init__(self, size: int, expansion: float, generator: torch.Generator):

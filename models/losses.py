@@ -26,9 +26,8 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Not recommended when:
         The device has no float64.
-
     Reference:
-        L. Prieto et al., "Grokking at the edge of numerical stability", 2025, arXiv 2501.04697.
+        Prieto et al. 2025, arXiv 2501.04697.
 
     Example:
         >>> import torch

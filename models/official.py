@@ -6,6 +6,7 @@ Repositories SamsungSAILMontreal/TinyRecursiveModels and sapientinc/HRM; only th
 import difflib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ _PARTS = {
     "H_init": "H_init",
     "L_init": "L_init",
 }
+_NETS = {"cell.net": "L_level", "cell.L_net": "L_level", "cell.H_net": "H_level"}
 _BLOCK_PARTS = {
     "attention.qkv": "self_attn.qkv_proj",
     "attention.out": "self_attn.o_proj",
@@ -61,6 +63,26 @@ class OfficialWeights:
                 raise ValueError(f"state_dict holds {name!r} twice, under different prefixes: pass one model only")
             self.tensors[name] = tensor
 
+    def architecture(
+        self, num_heads: int | None, positions: str | None, seq_len: int | None, puzzle_tokens: int | None, default: int
+    ) -> dict[str, Any]:
+        """Return the arguments of a model that do not count layers or cycles; see `TRM.from_official`."""
+        if puzzle_tokens is None:
+            puzzle_tokens = self.puzzle_tokens(seq_len, published=default)
+        num_puzzles, puzzle_dim = self.puzzle_table()
+        return {
+            "vocab_size": self.vocab_size,
+            "seq_len": self.seq_len(seq_len, puzzle_tokens),
+            "hidden_size": self.hidden_size,
+            "num_heads": max(1, self.hidden_size // 64) if num_heads is None else num_heads,
+            "expansion": self.expansion(),
+            "mixer": self.mixer,
+            "positions": self.positions(positions),
+            "num_puzzles": num_puzzles,
+            "puzzle_tokens": puzzle_tokens,
+            "puzzle_dim": puzzle_dim,
+        }
+
     @property
     def vocab_size(self) -> int:
         """Rows of the token table."""
@@ -83,10 +105,6 @@ class OfficialWeights:
         if not numbers:
             raise ValueError(self._missing(f"{level}.layers.0.mlp.gate_up_proj.weight"))
         return max(numbers) + 1
-
-    def num_heads(self, given: int | None) -> int:
-        """Return the given number of heads, or the published one: one for each 64 features."""
-        return max(1, self.hidden_size // 64) if given is None else given
 
     def positions(self, given: str | None) -> str:
         """Return how positions enter: "learned" if there is a table, else what is given or usual with the mixer."""
@@ -171,19 +189,18 @@ class OfficialWeights:
         return f"the checkpoint has no {name!r}; {_nearest(name, self.tensors)}"
 
 
-def load_official(model: nn.Module, weights: OfficialWeights, nets: Mapping[str, str]) -> None:
+def load_official(model: nn.Module, weights: OfficialWeights) -> None:
     """Copy the weights into a model of this package, every one of them, and nothing else.
 
     Args:
         model: Built with the sizes that `weights` tells.
         weights: The checkpoint.
-        nets: Our name of each net, such as "cell.L_net", and its official name, such as "L_level".
 
     Raises:
         ValueError: A name is missing, unknown or of the wrong shape.
     """
     own = model.state_dict()
-    names = {name: _official_name(name, nets) for name in own}
+    names = {name: _official_name(name) for name in own}
     unknown = sorted(set(weights.tensors) - set(names.values()))
     missing = sorted(set(names.values()) - set(weights.tensors))
     if missing:
@@ -213,13 +230,13 @@ def _strip(name: str) -> str:
     return name
 
 
-def _official_name(name: str, nets: Mapping[str, str]) -> str:
+def _official_name(name: str) -> str:
     if name in _PARTS:
         return _PARTS[name]
     match = re.fullmatch(r"(.+)\.blocks\.(\d+)\.(.+)\.weight", name)
     assert match is not None, name
     net, number, part = match.groups()
-    return f"{nets[net]}.layers.{number}.{_BLOCK_PARTS[part]}.weight"
+    return f"{_NETS[net]}.layers.{number}.{_BLOCK_PARTS[part]}.weight"
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

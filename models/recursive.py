@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Stats
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.input_embedding import InputEmbedding
+from loopgrad.models.architecture import Architecture
 from loopgrad.models.layers import Linear, truncated_normal
 
 State = dict[str, Tensor]
@@ -40,37 +40,33 @@ class RecursiveModel(nn.Module):
     stream, the same at every position, and are not trained. V starts at zero with bias -5, so that nothing halts early.
 
     Args:
-        embedding: Makes x.
+        parts: Makes x, and tells the sizes.
         cell: The update; state -> state for a dict of streams.
-        num_steps: Updates in a segment.
+        H_cycles: Cycles in a segment, at least 1.
         streams: Names of the streams, such as ("L", "H") for {"z_L", "z_H"}; the last one holds the answer.
-        vocab_size: Number of symbols of the answer.
         generator: Source of the initial weights.
-        fixed_length: Whether the cell works at the embedding's seq_len only.
         forward_dtype: dtype of x and of the states, weights being cast to it at each use; None for that of the weights.
     """
 
     references: ClassVar[tuple[str, ...]] = ()
-    embedding: InputEmbedding
-    cell: nn.Module
 
     def __init__(
         self,
-        embedding: InputEmbedding,
+        parts: Architecture,
         cell: nn.Module,
-        num_steps: int,
+        H_cycles: int,
         streams: tuple[str, ...],
-        vocab_size: int,
         generator: torch.Generator,
-        fixed_length: bool = False,
         forward_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        self.embedding, self.cell = embedding, cell
-        self.num_steps, self.streams, self.forward_dtype = num_steps, streams, forward_dtype
-        self.fixed_length = fixed_length
-        hidden_size = embedding.hidden_size
-        self.lm_head = Linear(hidden_size, vocab_size, generator)
+        if H_cycles < 1:
+            raise ValueError(f"H_cycles must be at least 1, got {H_cycles}")
+        self.embedding, self.cell = parts.embedding(generator), cell
+        self.num_steps, self.streams, self.forward_dtype = H_cycles * period_of(cell), streams, forward_dtype
+        self.fixed_length = parts.mixer == "mlp"
+        hidden_size = parts.hidden_size
+        self.lm_head = Linear(hidden_size, parts.vocab_size, generator)
         self.q_head = Linear(hidden_size, 2, generator, bias=True)
         with torch.no_grad():
             self.q_head.weight.zero_()

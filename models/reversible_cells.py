@@ -42,11 +42,10 @@ class Damped(Coupling):
         The trained weights are to be those of the plain recursion: the dynamics differ away from
         fixed points. On devices without float64.
     Reference:
-        J. McCallum et al., "Reversible deep equilibrium models", 2025, arXiv 2509.12917; D. Maclaurin et al.,
-        "Gradient-based hyperparameter optimization through reversible learning", 2015, arXiv 1502.03492.
+        McCallum et al. 2025, arXiv 2509.12917; Maclaurin et al. 2015, arXiv 1502.03492.
 
     Raises:
-        ValueError: beta, arithmetic or per is none of the above.
+        ValueError: beta, arithmetic or per is not one of the above.
         TypeError: cell is not a module.
 
     Example:
@@ -116,11 +115,10 @@ class Leapfrog(Coupling):
         The recursion should settle: only a root of f is a fixed point, not one of the cell. On
         devices without float64.
     Reference:
-        B. Chang et al., "Reversible architectures for arbitrarily deep residual neural networks", 2018,
-        arXiv 1709.03698.
+        Chang et al. 2018, arXiv 1709.03698.
 
     Raises:
-        ValueError: scale is zero or not finite; arithmetic or per is none of the above.
+        ValueError: scale is zero or not finite; arithmetic or per is not one of the above.
         TypeError: cell is not a module, or scale not a number.
 
     Example:
@@ -188,10 +186,10 @@ class Momentum(Coupling):
         The image f does not vanish where the recursion should settle: z grows by about f per update. On devices
         without float64.
     Reference:
-        M. Sander et al., "Momentum residual neural networks", 2021, arXiv 2102.07870.
+        Sander et al. 2021, arXiv 2102.07870.
 
     Raises:
-        ValueError: gamma, arithmetic or per is none of the above.
+        ValueError: gamma, arithmetic or per is not one of the above.
         TypeError: cell is not a module.
 
     Example:

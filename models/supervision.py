@@ -145,10 +145,8 @@ def run_segment(
 
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
-
     Reference:
-        G. Wang et al., 2025, arXiv 2506.21734 (deep supervision); as trained by the official code, where one
-        segment is one optimiser step.
+        Wang et al. 2025, arXiv 2506.21734 (deep supervision), one optimiser step per segment as in the official code.
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from loopgrad.gradients.contract import period_of
-from loopgrad.models.architecture import Architecture
+from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
@@ -45,7 +44,7 @@ class TRM(RecursiveModel):
     Not recommended when:
         Puzzles are long sequences: attention costs the square of the length at every update.
     Reference:
-        A. Jolicoeur-Martineau, "Less is more: recursive reasoning with tiny networks", 2025, arXiv 2510.04871.
+        Jolicoeur-Martineau 2025, arXiv 2510.04871.
 
     Example:
         >>> import torch
@@ -83,36 +82,15 @@ class TRM(RecursiveModel):
     ):
         if streams not in (1, 2):
             raise ValueError(f"streams must be 1 (z_L alone) or 2 (z_L and z_H), got {streams!r}")
-        if H_cycles < 1:
-            raise ValueError(f"H_cycles must be at least 1, got {H_cycles}")
         if puzzle_tokens is None:
             puzzle_tokens = 16 if num_puzzles else 0
-        parts = Architecture(
-            vocab_size,
-            seq_len,
-            hidden_size,
-            num_heads,
-            expansion,
-            mixer,
-            positions,
-            num_puzzles,
-            puzzle_tokens,
-            puzzle_dim,
-        )
+        puzzles = Puzzles(num_puzzles, puzzle_tokens, puzzle_dim)
+        parts = Architecture(vocab_size, seq_len, hidden_size, num_heads, expansion, mixer, positions, puzzles)
         generator = torch.Generator().manual_seed(seed)
         net = parts.net(num_layers, generator)
         cell = TwoStreamCell(net, L_cycles=L_cycles) if streams == 2 else OneStreamCell(net, L_cycles)
-        wrapped = coupled(cell, coupling, coupling_rate, forward_dtype)
-        super().__init__(
-            parts.embedding(generator),
-            wrapped,
-            num_steps=H_cycles * period_of(wrapped),
-            streams=("L", "H") if streams == 2 else ("L",),
-            vocab_size=vocab_size,
-            generator=generator,
-            fixed_length=parts.fixed_length,
-            forward_dtype=forward_dtype,
-        )
+        cell = coupled(cell, coupling, coupling_rate, forward_dtype)
+        super().__init__(parts, cell, H_cycles, ("L", "H") if streams == 2 else ("L",), generator, forward_dtype)
 
     @classmethod
     def from_official(
@@ -135,13 +113,13 @@ class TRM(RecursiveModel):
 
         Args:
             state_dict: Names and tensors of the checkpoint.
-            num_heads: Attention heads, which no shape tells; None for hidden_size // 64, at least 1.
-            H_cycles: Cycles in a segment, which no shape tells; the published configuration's 3.
-            L_cycles: Updates of z_L in a cycle, which no shape tells; 6 (the README's ARC and maze commands say 4).
+            num_heads: Attention heads, which no shape reveals; None for hidden_size // 64, at least 1.
+            H_cycles: Cycles in a segment, which no shape reveals; the published configuration's 3.
+            L_cycles: Updates of z_L in a cycle, which no shape reveals; 6 (the README's ARC and maze commands say 4).
             positions: What attention without learned positions uses: None or "rope", or "none".
             seq_len: Number of tokens. Where weights depend on it it is read off, given puzzle_tokens; else it may stay
                 None, and the model takes any length.
-            puzzle_tokens: Positions of the puzzle's vector; None for what seq_len tells, else the published 16.
+            puzzle_tokens: Positions of the puzzle's vector; None for what seq_len implies, else the published 16.
             streams: 1 or 2; None for what the checkpoint holds.
             forward_dtype: dtype of activations, torch.bfloat16 in the published configuration; None for float32.
 
@@ -151,25 +129,13 @@ class TRM(RecursiveModel):
         weights = OfficialWeights(state_dict)
         if streams is None:
             streams = 2 if "H_init" in weights.tensors else 1
-        if puzzle_tokens is None:
-            puzzle_tokens = weights.puzzle_tokens(seq_len, published=16)
-        num_puzzles, puzzle_dim = weights.puzzle_table()
         model = cls(
-            weights.vocab_size,
-            weights.seq_len(seq_len, puzzle_tokens),
-            hidden_size=weights.hidden_size,
+            **weights.architecture(num_heads, positions, seq_len, puzzle_tokens, default=16),
             num_layers=weights.num_layers("L_level"),
-            num_heads=weights.num_heads(num_heads),
-            expansion=weights.expansion(),
             H_cycles=H_cycles,
             L_cycles=L_cycles,
-            mixer=weights.mixer,
-            positions=weights.positions(positions),
             streams=streams,
-            num_puzzles=num_puzzles,
-            puzzle_tokens=puzzle_tokens,
-            puzzle_dim=puzzle_dim,
             forward_dtype=forward_dtype,
         )
-        load_official(model, weights, {"cell.L_net" if streams == 2 else "cell.net": "L_level"})
+        load_official(model, weights)
         return model

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from textwrap import dedent
 from typing import Any
 
 from cells import build
 from problems import Problem, detached, leaves_of
+from repository import ROOT, blocks
 from torch import nn
 
 from loopgrad.gradients import (
@@ -50,6 +52,14 @@ class OfTheFirstUpdate(ForwardGradient):
         return ForwardGradient.rollout(replace(self, window=max(0, num_steps - 1)), cell, state, inputs, num_steps)
 
 
+def of_the_guide() -> Estimator:
+    """The estimator that the guide for contributors writes, held to what it says of estimators."""
+    ((_, code),) = blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")
+    names: dict[str, Any] = {}
+    exec(dedent(code), names)
+    return names["LastTwoUpdates"]()
+
+
 ESTIMATORS = [
     EstimatorCase("bptt", BPTT()),
     EstimatorCase("checkpointed_sqrt", CheckpointedBPTT()),
@@ -62,6 +72,7 @@ ESTIMATORS = [
     EstimatorCase("truncated_one_step", TruncatedBPTT(num_steps=2), lambda cell: 2),
     EstimatorCase("truncated_last_cycle", TruncatedBPTT(num_cycles=1), period_of),
     EstimatorCase("truncated_two_cycles", TruncatedBPTT(num_cycles=2), lambda cell: 2 * period_of(cell)),
+    EstimatorCase("of_the_guide", of_the_guide(), lambda cell: 2),
     EstimatorCase("truncated_whole", TruncatedBPTT(num_steps=10_000)),
     # no sample passes this gate, so that the fallback's gradient is all of it
     EstimatorCase(

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from repository import ROOT, pages
@@ -10,12 +11,16 @@ from repository import ROOT, pages
 GENERATED = (ROOT / "docs" / "gallery.md", ROOT / "docs" / "api" / "estimators", ROOT / "docs" / "api" / "packages")
 
 
+def prose(page: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files_that_git_tracks(page):
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tracked = {ROOT / name for name in listed.splitlines()}
-    prose = re.sub(r"^( *)```.*?^\1```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)  # code may say a[0](b)
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", prose(page)) if "://" not in link]
     files = {(page.parent / link).resolve() for link in links}
     assert {file for file in files if not {file, *file.parents} & set(GENERATED)} <= tracked
 

@@ -1,4 +1,7 @@
-"""Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models."""
+"""Figures of an analysis, each with the table of the numbers behind its marks; drawn from results, not from models.
+
+All need matplotlib, the extra "plots", and raise ImportError where it is not installed.
+"""
 
 from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
 from loopgrad.analysis.plots.costs import Trade, memory, pareto

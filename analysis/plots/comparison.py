@@ -5,20 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import (
-    COLOURS,
-    COLUMN,
-    MARKERS,
-    PAGE,
-    STYLES,
-    Drawn,
-    Row,
-    drawing,
-    legend_below,
-    lifted,
-    number,
-    panels,
-)
+from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, Row, columns_of, grouped, lifted, looks, number, panels
 
 
 class Run(NamedTuple):
@@ -62,7 +49,6 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
         Estimators trained for different numbers of steps: the last accuracies then differ in that.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: runs is empty, or the runs of an estimator were evaluated at different steps.
 
     Example:
@@ -71,7 +57,7 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
         >>> [axis.get_xlabel() for axis in drawn.figure.axes]
         ['optimiser step', 'saved for backward (MiB)', "time of a step / BPTT's"]
     """
-    groups = _by_estimator(runs)
+    groups = grouped(runs, "runs", "estimator")
     curves: list[Row] = []
     ends: list[Row] = []
     for name, group in groups.items():
@@ -84,18 +70,17 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
         for key in ("bytes", "time_ratio", "cosine"):
             ends[-1][key] = _mean(getattr(run, key) for run in group)
     memory = np.array([row["bytes"] for row in ends], dtype=float) / 2**20
-    with drawing():
-        figure, axes = panels(PAGE, 2.6, 1, 3)
+    with panels(PAGE, 2.6, 1, 3) as (figure, axes):
         curve, cost, angle = axes[0]
         figure.suptitle(title, fontsize=8)
-        for i, (end, size) in enumerate(zip(ends, lifted(memory), strict=True)):
-            name, colour, marker = end["estimator"], COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            x, mean, low, high = _columns(curves, name, "step", "accuracy", "low", "high")
-            curve.plot(x, mean, color=colour, ls=STYLES[i % len(STYLES)], marker=marker, ms=3, label=name)
+        for (name, look), end, size in zip(looks(groups).items(), ends, lifted(memory), strict=True):
+            colour, line, marker, _ = look
+            x, mean, low, high = columns_of(curves, "step", "accuracy", "low", "high", estimator=name)
+            curve.plot(x, mean, color=colour, ls=line, marker=marker, ms=3, label=name)
             curve.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-            _, mean, low, high = _columns([end], name, "bytes", "accuracy", "low", "high")
+            mean, low, high = columns_of([end], "accuracy", "low", "high")
             cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
-            angle.plot(*_columns([end], name, "time_ratio", "cosine"), marker, ms=5, color=colour)
+            angle.plot(*columns_of([end], "time_ratio", "cosine"), marker, ms=5, color=colour)
         curve.set(xlabel="optimiser step", ylabel="held-out samples exact (%)", ylim=(-2, 102))
         curve.set_xlim(left=0)
         cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)")
@@ -104,7 +89,6 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
         cost.xaxis.set_major_formatter("{x:g}")
         angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
         angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
-        legend_below(figure)
     return Drawn(figure, curves + ends)
 
 
@@ -124,7 +108,6 @@ def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn
         One recursion is to be judged: `residuals` shows its samples and the rounding floor.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: runs is empty or has no residuals, or their streams or numbers of updates differ.
 
     Example:
@@ -133,43 +116,31 @@ def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn
         >>> [(row["stream"], row["update"]) for row in residuals_by_estimator(runs).table]
         [('z_L', 1), ('z_L', 2), ('z_H', 3)]
     """
-    groups = _by_estimator(runs)
+    groups = grouped(runs, "runs", "estimator")
     lengths = {stream: len(values) for stream, values in runs[0].residuals.items()}
     if not lengths or any({s: len(v) for s, v in run.residuals.items()} != lengths for run in runs):
         raise ValueError("runs: all need residuals of the same streams and as many updates")
     table: list[Row] = []
     for name, group in groups.items():
-        for stream, count in lengths.items():
-            for step in range(count):
-                values = [v for run in group if (v := run.residuals[stream][step]) is not None]
-                if values:
-                    row: Row = {"estimator": name, "stream": stream, "update": step + 1, "residual": _mean(values)}
-                    table.append({**row, "zeros": sum(v == 0 for v in values)})
-    with drawing():
+        for stream in lengths:
+            for update, found in enumerate(zip(*(run.residuals[stream] for run in group), strict=True), 1):
+                if values := [value for value in found if value is not None]:
+                    row: Row = {"estimator": name, "stream": stream, "update": update, "residual": _mean(values)}
+                    table.append({**row, "zeros": sum(value == 0 for value in values)})
+    with panels(COLUMN * len(lengths), 2.6, 1, len(lengths), sharex=True, sharey=True) as (figure, axes):
         from matplotlib.ticker import LogLocator
 
-        figure, axes = panels(COLUMN * len(lengths), 2.6, 1, len(lengths), sharex=True, sharey=True)
         for axis, stream in zip(axes[0], lengths, strict=True):
-            shown = [row for row in table if row["stream"] == stream and not row["zeros"]]
-            for i, name in enumerate(groups):
-                x, y = _columns(shown, name, "update", "residual")
-                axis.plot(
-                    x, y, marker=".", ms=6, color=COLOURS[i % len(COLOURS)], ls=STYLES[i % len(STYLES)], label=name
-                )
+            for name, look in looks(groups).items():
+                x, y = columns_of(table, "update", "residual", estimator=name, stream=stream, zeros=0)
+                axis.plot(x, y, marker=".", ms=6, color=look.colour, ls=look.line, label=name)
             axis.set(title=stream, xlabel=xlabel, yscale="log")
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_minor_formatter("")
         axes[0, 0].set_ylabel("||z(t+1) - z(t)|| / scale, median")
-        legend_below(figure)
     return Drawn(figure, table)
-
-
-def _by_estimator(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    if not runs:
-        raise ValueError("runs is empty: there is nothing to draw")
-    return {name: [run for run in runs if run.estimator == name] for name in dict.fromkeys(r.estimator for r in runs)}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -179,7 +150,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _range(values: Sequence[float]) -> Row:
     return {"accuracy": _mean(values), "low": number(min(values)), "high": number(max(values))}
-
-
-def _columns(rows: Sequence[Row], name: str, *keys: str) -> np.ndarray:
-    return np.array([[row[key] for row in rows if row["estimator"] == name] for key in keys], dtype=float)

@@ -5,20 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import (
-    COLOURS,
-    COLUMN,
-    GREY,
-    MARKERS,
-    STYLES,
-    Drawn,
-    Row,
-    drawing,
-    legend_below,
-    lifted,
-    number,
-    panels,
-)
+from loopgrad.analysis.plots.style import COLUMN, GREY, Drawn, Row, columns_of, lifted, looks, number, panels, plain
 
 Bytes = Mapping[str, Mapping[int, float]]
 
@@ -37,7 +24,6 @@ def memory(measured: Bytes, predicted: Bytes) -> Drawn:
         Measured mixes saved bytes and peaks: they differ by a constant, say which in the caption.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: Nothing was measured, or a number of updates or bytes is negative.
 
     Example:
@@ -56,20 +42,14 @@ def memory(measured: Bytes, predicted: Bytes) -> Drawn:
                     raise ValueError(f"{kind}[{name!r}] has {size} bytes at {updates} updates")
                 row: Row = {"estimator": name, "kind": kind, "updates": int(updates), "bytes": number(size)}
                 table.append({**row, "mib": number(size / 2**20)})
-    shown = lifted([row["mib"] for row in table])
-    names = list(dict.fromkeys([*measured, *predicted]))
-    with drawing():
-        figure, axes = panels(COLUMN, 2.8)
+    shown = [row | {"mib": size} for row, size in zip(table, lifted([row["mib"] for row in table]), strict=True)]
+    with panels(COLUMN, 2.8) as (figure, axes):
         axis = axes[0, 0]
-        for i, name in enumerate(names):
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            for kind in ("predicted", "measured"):
-                mine = [j for j, row in enumerate(table) if (row["estimator"], row["kind"]) == (name, kind)]
-                x, y = [table[j]["updates"] for j in mine], shown[mine]
-                if kind == "predicted":
-                    axis.plot(x, y, color=colour, ls=STYLES[i % len(STYLES)], lw=0.8)
-                else:
-                    axis.plot(x, y, marker, color=colour, mec="#333333", mew=0.4, label=name)
+        for name, (colour, line, marker, _) in looks([*measured, *predicted]).items():
+            x, y = columns_of(shown, "updates", "mib", estimator=name, kind="predicted")
+            axis.plot(x, y, color=colour, ls=line, lw=0.8)
+            x, y = columns_of(shown, "updates", "mib", estimator=name, kind="measured")
+            axis.plot(x, y, marker, color=colour, mec="#333333", mew=0.4, label=name)
         if any(predicted.values()):
             axis.plot([], [], color=GREY, lw=0.8, label="predicted")
         axis.set(xscale="log", yscale="log", xlabel="updates", ylabel="memory (MiB)")
@@ -77,7 +57,6 @@ def memory(measured: Bytes, predicted: Bytes) -> Drawn:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("")
-        legend_below(figure)
     return Drawn(figure, table)
 
 
@@ -113,7 +92,6 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
         The intervals overlap: the line is of the means, and its order may be chance.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: rows is empty, an accuracy is not in [0, 100] between low and high, or bytes is negative.
 
     Example:
@@ -129,38 +107,23 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
         ordered = -slack <= row.low <= row.accuracy + slack <= row.high + 2 * slack <= 100 + 3 * slack
         if not ordered or not row.bytes >= 0:
             raise ValueError(f"rows: 0 <= low <= accuracy <= high <= 100 in percent, and bytes at least 0; got {row}")
-    table: list[Row] = [
-        {
-            "estimator": row.name,
-            "bytes": number(row.bytes),
-            "mib": number(row.bytes / 2**20),
-            "accuracy": number(row.accuracy),
-            "low": number(row.low),
-            "high": number(row.high),
-            "dominated": any(_beats(other, row) for other in rows),
-        }
-        for row in rows
-    ]
-    x = lifted([row.bytes / 2**20 for row in rows])
-    y, low, high = (np.array([getattr(row, key) for row in rows]) for key in ("accuracy", "low", "high"))
-    with drawing():
-        figure, axes = panels(COLUMN, 2.8)
+    table: list[Row] = []
+    for row in rows:
+        no_worse = (other for other in rows if other.bytes <= row.bytes and other.accuracy >= row.accuracy)
+        dominated = any(other.bytes < row.bytes or other.accuracy > row.accuracy for other in no_worse)
+        table.append({"estimator": row.name, **plain(row), "mib": number(row.bytes / 2**20), "dominated": dominated})
+        del table[-1]["name"]
+    size, y, low, high = columns_of(table, "mib", "accuracy", "low", "high")
+    x = lifted(size)
+    with panels(COLUMN, 2.8) as (figure, axes):
         axis = axes[0, 0]
         best = [i for i in np.argsort(x, kind="stable") if not table[i]["dominated"]]
         axis.plot(x[best], y[best], color=GREY, lw=0.9, drawstyle="steps-post", label="not dominated", zorder=1)
-        for i, row in enumerate(rows):
+        for i, look in looks(range(len(rows))).items():
             error = [[max(0.0, y[i] - low[i])], [max(0.0, high[i] - y[i])]]
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            axis.errorbar(
-                x[i], y[i], error, fmt=marker, color=colour, mec="#333333", mew=0.4, ms=5, capsize=2, label=row.name
-            )
+            style = {"fmt": look.marker, "color": look.colour, "mec": "#333333", "mew": 0.4, "ms": 5, "capsize": 2}
+            axis.errorbar(x[i], y[i], error, label=rows[i].name, **style)
         axis.set(xscale="log", xlabel="memory (MiB)", ylabel="accuracy (%)")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
-        legend_below(figure)
     return Drawn(figure, table)
-
-
-def _beats(other: Trade, row: Trade) -> bool:
-    no_worse = other.bytes <= row.bytes and other.accuracy >= row.accuracy
-    return no_worse and (other.bytes < row.bytes or other.accuracy > row.accuracy)

@@ -5,19 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    PAGE,
-    STYLES,
-    Drawn,
-    Row,
-    drawing,
-    legend_below,
-    number,
-    panels,
-)
+from loopgrad.analysis.plots.style import GREY, PAGE, Drawn, columns_of, grouped, looks, panels, plain
 
 MOST_TICKS = 5
 
@@ -56,7 +44,6 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
         Cosines differ by powers of ten: the axis is linear, and small ones lie upon each other.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: points is empty, or a value is not above 0.
 
     Example:
@@ -66,35 +53,21 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
         >>> [axis.get_xlabel() for axis in drawn.figure.axes], drawn.table[0]["law"]
         (['tangents', 'updates'], 0.09)
     """
-    if not points:
-        raise ValueError("points is empty: there is nothing to draw")
+    names, quantities = (grouped(points, "points", field) for field in ("gradient", "quantity"))
     for point in points:
         if not point.value > 0:
             raise ValueError(f"points: a value must be above 0 on a logarithmic axis, got {point}")
-    table: list[Row] = [
-        {
-            "gradient": p.gradient,
-            "quantity": p.quantity,
-            "value": number(p.value),
-            "cosine": number(p.cosine),
-            "law": number(p.law),
-        }
-        for p in points
-    ]
-    names = list(dict.fromkeys(p.gradient for p in points))
-    quantities = list(dict.fromkeys(p.quantity for p in points))
-    with drawing():
-        figure, axes = panels(PAGE, 2.8, 1, len(quantities), sharey=True)
+    table = [plain(point) for point in points]
+    with panels(PAGE, 2.8, 1, len(quantities), sharey=True) as (figure, axes):
         laws = []
         for axis, quantity in zip(axes[0], quantities, strict=True):
             axis.axhline(1.0, color=GREY, lw=0.8, zorder=0, label="exact")
-            for i, name in enumerate(names):
-                mine = [row for row in table if (row["gradient"], row["quantity"]) == (name, quantity)]
-                mine.sort(key=lambda row: row["value"])
-                x, y, law = np.array([[row[key] for row in mine] for key in ("value", "cosine", "law")], dtype=float)
+            for name, (colour, line, marker, _) in looks(names).items():
+                mine = columns_of(table, "value", "cosine", "law", gradient=name, quantity=quantity)
+                x, y, law = mine[:, np.argsort(mine[0], kind="stable")]
                 # open marks: those that lie upon each other stay visible
-                style = {"marker": MARKERS[i % len(MARKERS)], "ms": 4.5, "mfc": "none", "mew": 0.9, "lw": 1.0}
-                axis.plot(x, y, color=COLOURS[i % len(COLOURS)], ls=STYLES[i % len(STYLES)], label=name, **style)
+                style = {"marker": marker, "ms": 4.5, "mfc": "none", "mew": 0.9, "lw": 1.0}
+                axis.plot(x, y, color=colour, ls=line, label=name, **style)
                 if np.isfinite(law).any():
                     laws.append((axis, x, law))
             axis.set(xscale="log", xlabel=quantity)
@@ -105,5 +78,4 @@ def forward_cosines(points: Sequence[Estimate]) -> Drawn:
         for axis, x, law in laws:  # last, and so last in the legend
             axis.plot(x, law, color="black", ls=(0, (5, 2)), lw=0.9, label="law")
         axes[0, 0].set(ylabel="cosine with the exact gradient", ylim=(min(0.0, axes[0, 0].get_ylim()[0]), 1.04))
-        legend_below(figure)
     return Drawn(figure, table)

@@ -5,18 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import (
-    COLOURS,
-    MARKERS,
-    PAGE,
-    STYLES,
-    Drawn,
-    Row,
-    drawing,
-    legend_below,
-    number,
-    panels,
-)
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, grouped, looks, number, panels
 
 
 class Learning(NamedTuple):
@@ -52,7 +41,6 @@ def learning(curves: Sequence[Learning]) -> Drawn:
         Estimators had different numbers of updates: the last losses then differ in more than memory.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: curves is empty, or one has another number of losses than of FLOPs.
 
     Example:
@@ -61,8 +49,7 @@ def learning(curves: Sequence[Learning]) -> Drawn:
         >>> len(drawn.table), [axis.get_xlabel() for axis in drawn.figure.axes]
         (6, ['FLOPs', 'peak memory (MiB)'])
     """
-    if not curves:
-        raise ValueError("curves is empty: there is nothing to draw")
+    names, cases = (grouped(curves, "curves", field) for field in ("name", "case"))
     table: list[Row] = []
     for curve in curves:
         for i, losses in enumerate(curve.losses):
@@ -71,24 +58,20 @@ def learning(curves: Sequence[Learning]) -> Drawn:
             place = {"estimator": curve.name, "case": curve.case, "run": i, "bytes": number(curve.bytes)}
             pairs = zip(curve.flops, losses, strict=True)
             table += [{**place, "flops": number(flops), "loss": number(loss)} for flops, loss in pairs]
-    cases, names = list(dict.fromkeys(c.case for c in curves)), list(dict.fromkeys(c.name for c in curves))
-    with drawing():
-        figure, axes = panels(PAGE, 4.2, 2, len(cases), sharey="col")
+    with panels(PAGE, 4.2, 2, len(cases), sharey="col") as (figure, axes):
         for curve in curves:
-            i = names.index(curve.name)
-            colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-            above, below = axes[:, cases.index(curve.case)]
+            colour, line, marker, _ = looks(names)[curve.name]
+            above, below = axes[:, list(cases).index(curve.case)]
             losses = np.array(curve.losses, dtype=float)
             flops = np.array(curve.flops, dtype=float)
             shown = (flops > 0) & np.isfinite(losses).all(0)
             x, mean, least, most = flops[shown], *(f(losses[:, shown], axis=0) for f in (np.mean, np.min, np.max))
-            above.plot(x, mean, marker=marker, ms=2.5, color=colour, ls=STYLES[i % len(STYLES)], label=curve.name)
+            above.plot(x, mean, marker=marker, ms=2.5, color=colour, ls=line, label=curve.name)
             above.fill_between(x, least, most, color=colour, alpha=0.15, lw=0)
             if shown.any() and shown[-1]:
                 error = [[mean[-1] - least[-1]], [most[-1] - mean[-1]]]
-                below.errorbar(
-                    curve.bytes / 2**20, mean[-1], error, fmt=marker, color=colour, mec="#333333", mew=0.4, capsize=2
-                )
+                style = {"fmt": marker, "color": colour, "mec": "#333333", "mew": 0.4, "capsize": 2}
+                below.errorbar(curve.bytes / 2**20, mean[-1], error, **style)
         for case, (above, below) in zip(cases, axes.T, strict=True):
             above.set(xscale="log", yscale="log", xlabel="FLOPs", title=case)
             below.set(xscale="log", yscale="log", xlabel="peak memory (MiB)")
@@ -100,5 +83,4 @@ def learning(curves: Sequence[Learning]) -> Drawn:
                 axis.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
         axes[0, 0].set_ylabel("held-out loss")
         axes[1, 0].set_ylabel("held-out loss at the end")
-        legend_below(figure)
     return Drawn(figure, table)

@@ -6,11 +6,9 @@ from typing import Any
 import numpy as np
 
 from loopgrad.analysis.plots.series import KINDS, relative_residuals
-from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, drawing, lifted, number, panels
+from loopgrad.analysis.plots.style import COLUMN, PAGE, Array, Drawn, lifted, number, panels
 from loopgrad.analysis.trajectory import Trace
 from loopgrad.analysis.verdicts import LABELS, Verdicts
-
-Array = np.ndarray
 
 
 def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
@@ -32,7 +30,6 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
         There are thousands of samples: a row is thinner than a dot.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: The trace is empty, or the verdicts are of another stream or number of samples.
 
     Example:
@@ -56,8 +53,7 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     picture = np.where(np.isfinite(shown), shown, np.nan)[kept][:, order].T  # (B, updates)
     # a cell reaches back to the update that moved the stream before
     edges = np.concatenate([[2 * kept[0] - kept[1] if kept.size > 1 else kept[0] - 1], kept]) + 1.5
-    with drawing():
-        figure, axes = panels(PAGE, 2.0 + min(4.0, 0.02 * order.size))
+    with panels(PAGE, 2.0 + min(4.0, 0.02 * order.size)) as (figure, axes):
         axis = axes[0, 0]
         # what is below the floor is all one: zeros are drawn there too
         least = np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf
@@ -67,18 +63,11 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
         _name_groups(axis, verdicts.label, 0.13 / (figure.get_figheight() - 0.8))
         axis.set(xlabel="updates", yticks=[], ylim=(order.size, 0), title=f"{verdicts.stream}, {order.size} samples")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    table = [
-        {
-            "row": row,
-            "sample": int(sample),
-            "label": str(verdicts.label[sample]),
-            "update": int(step) + 1,
-            "log10_residual": number(shown[step, sample]),
-        }
-        for row, sample in enumerate(order)
-        for step in kept
-        if not np.isnan(values[step, sample])
-    ]
+    table = []
+    for row, sample in enumerate(order):
+        place = {"row": row, "sample": int(sample), "label": str(verdicts.label[sample])}
+        for step in kept[~np.isnan(values[kept, sample])]:
+            table.append({**place, "update": int(step) + 1, "log10_residual": number(shown[step, sample])})
     return Drawn(figure, table)
 
 
@@ -94,11 +83,9 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
         The figure, and a row per token.
 
     Not recommended when:
-        The tokens are not a grid, or some are no cell of it, such as the embedding of a puzzle: leave
-        these out.
+        The tokens are not a grid, or some are not cells of it, such as the embedding of a puzzle: leave these out.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: values is empty or does not fit the shape, or symbols does not fit the values.
 
     Example:
@@ -114,8 +101,7 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
     if symbols is not None and len(symbols) != values.size:
         raise ValueError(f"symbols are {len(symbols)}, and values are {values.size}")
     grid = np.where(np.isfinite(values), values, np.nan).reshape(rows, columns)
-    with drawing():
-        figure, axes = panels(COLUMN, 0.5 + min(4.5, 2.6 * rows / columns))
+    with panels(COLUMN, 0.5 + min(4.5, 2.6 * rows / columns)) as (figure, axes):
         axis = axes[0, 0]
         mesh = axis.pcolormesh(grid, cmap="cividis", edgecolors="white", linewidth=0.4)
         figure.colorbar(mesh, ax=axis, label="value per token")
@@ -137,22 +123,14 @@ def _name_groups(axis: Any, labels: Array, line: float) -> None:
     sizes = {label: int((labels == label).sum()) for label in LABELS if label in labels}
     ends = np.cumsum(list(sizes.values()))
     middles = ends - np.array(list(sizes.values())) / 2
+    arrow = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (1.0, 0.5)}
+    beside = ("axes fraction", "data")
     for end in ends[:-1]:
         axis.axhline(end, color="white", lw=1.2)
         axis.axhline(end, color="black", lw=0.5)
     for (label, count), middle, place in zip(sizes.items(), middles, _apart(middles, ends[-1], line), strict=True):
-        axis.annotate(
-            f"{label} n={count}",
-            xy=(0, middle),
-            xytext=(-0.04, place),
-            xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"),
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (1.0, 0.5)},
-            annotation_clip=False,
-            ha="right",
-            va="center",
-            fontsize=7,
-        )
+        style = {"annotation_clip": False, "ha": "right", "va": "center", "fontsize": 7, "arrowprops": arrow}
+        axis.annotate(f"{label} n={count}", (0, middle), (-0.04, place), beside, beside, **style)
 
 
 def _apart(middles: Array, whole: float, line: float) -> Array:

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import COLUMN, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.plots.style import COLUMN, Array, Drawn, Row, look, number, panels
 from loopgrad.analysis.verdicts import LABELS
-
-Array = np.ndarray
 
 
 def trajectories(states: Array, labels: Array, fixed_points: Array | None = None, most: int = 6) -> Drawn:
@@ -19,7 +17,7 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
         states: (T + 1, B, n) states of B samples.
         labels: (B,) verdicts.
         fixed_points: (k, n) states, drawn as stars.
-        most: Number of verdicts at most, the frequent ones.
+        most: Most verdicts that are drawn; the frequent ones are.
 
     Returns:
         The figure, and a row per state, per fixed point and per axis.
@@ -29,7 +27,6 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
         little of the variance: what crosses there need not meet.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: states is empty or not (T + 1, B, n), labels or fixed_points do not fit, or most is below 1.
 
     Example:
@@ -55,12 +52,11 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
     drawn = np.concatenate(list(paths.values()))
     mean, axes_of, variance = _plane(drawn)
     table: list[Row] = []
-    with drawing():
-        figure, axes = panels(COLUMN, 2.9 + 0.16 * -(-(len(chosen) + 3) // 2))
+    with panels(COLUMN, 2.9 + 0.16 * -(-(len(chosen) + 3) // 2)) as (figure, axes):
         axis = axes[0, 0]
         for label, i in chosen.items():
             x, y = ((paths[i] - mean) @ axes_of.T).T
-            colour, _, line, _ = look(label)
+            colour, line, *_ = look(label)
             axis.plot(x, y, color=colour, ls=line, lw=0.9, marker=".", ms=2, label=f"{label}, #{i}")
             axis.plot(x[0], y[0], "o", color=colour, mfc="white", zorder=4)
             axis.plot(x[-1], y[-1], "x", color=colour, mew=1.5, ms=6, zorder=4)
@@ -73,7 +69,6 @@ def trajectories(states: Array, labels: Array, fixed_points: Array | None = None
         axis.plot([], [], "x", color="#333333", mew=1.5, ms=6, label="end")
         axis.set(xlabel=f"PC 1 ({100 * variance[0]:.0f} % of variance)")
         axis.set(ylabel=f"PC 2 ({100 * variance[1]:.0f} % of variance)")
-        legend_below(figure)
     table += [{"mark": "axis", "component": k + 1, "variance": number(variance[k])} for k in range(2)]
     return Drawn(figure, table)
 
@@ -92,12 +87,10 @@ def recurrence(states: Array) -> Drawn:
 
     Not recommended when:
         There are thousands of steps: the matrix grows with their square.
-
     Reference:
-        J.-P. Eckmann, S. Oliffson Kamphorst, D. Ruelle, "Recurrence plots of dynamical systems", EPL 4, 1987.
+        Eckmann et al. 1987, EPL 4.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: states is not (T + 1, n) with at least two finite states.
 
     Example:
@@ -114,10 +107,9 @@ def recurrence(states: Array) -> Drawn:
     largest = float(np.linalg.norm(states, axis=1).max())
     # row by row: all differences at once would take (T + 1)^2 n
     distance = np.stack([np.linalg.norm(states - state, axis=1) for state in states]) / (largest or 1.0)
-    with drawing():
+    with panels(COLUMN, 2.9) as (figure, axes):
         from matplotlib.colors import LogNorm
 
-        figure, axes = panels(COLUMN, 2.9)
         axis, above = axes[0, 0], distance[distance > 0]
         shown, norm, extend = distance, None, "neither"
         if above.size and above.max() > 100 * above.min():

@@ -4,23 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loopgrad.analysis.plots.series import KINDS, floor_of, relative_residuals
-from loopgrad.analysis.plots.style import (
-    COLUMN,
-    GREY,
-    PAGE,
-    Drawn,
-    Row,
-    by_outcome,
-    drawing,
-    legend_below,
-    lifted,
-    number,
-    panels,
-)
-from loopgrad.analysis.trajectory import Trace
-
-Array = np.ndarray
+from loopgrad.analysis.plots.series import KINDS, relative_residuals
+from loopgrad.analysis.plots.style import COLUMN, GREY, PAGE, Drawn, Row, by_outcome, columns_of, lifted, number, panels
+from loopgrad.analysis.summaries import BAND, Array, quantiles
+from loopgrad.analysis.trace import Trace, floor_of
 
 
 def residuals(
@@ -54,7 +41,6 @@ def residuals(
         The samples differ in kind: a median hides the few that cycle. See `heatmap`.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: The trace is empty, correct has another length, or a stream, the kind, segment or horizon is wrong.
 
     Example:
@@ -79,10 +65,8 @@ def residuals(
     table: list[Row] = []
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    with drawing():
-        figure, axes = panels(
-            COLUMN if columns == 1 else PAGE, 0.4 + 2.1 * rows, rows, columns, sharex=True, sharey=True
-        )
+    width, legend = COLUMN if columns == 1 else PAGE, "median and 5-95 % band of the samples"
+    with panels(width, 0.4 + 2.1 * rows, rows, columns, legend, sharex=True, sharey=True) as (figure, axes):
         for axis, name in zip(axes.flat, names, strict=False):
             least = floor_of(trace, name) if floor is None else floor
             for end in range(segment or trace.num_steps, trace.num_steps, segment or 1):
@@ -91,13 +75,12 @@ def residuals(
                 axis.axvline(horizon, color="#444444", lw=1.0, zorder=1, label="training depth")
             if least:
                 axis.axhline(least, color=GREY, lw=0.8, ls=(0, (1, 2)), label="rounding floor")
-            for group, (chosen, colour, line, _, _) in groups.items():
+            for group, (chosen, look) in groups.items():
                 found = _rows(values[name][:, chosen], name, group, least)
                 table += found
-                x = [row["update"] for row in found]
-                low, median, high = (_floats(found, key) for key in ("low", "median", "high"))
-                axis.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-                axis.plot(x, median, color=colour, ls=line, label=group)
+                x, low, median, high = columns_of(found, "update", "low", "median", "high")
+                axis.fill_between(x, low, high, color=look.colour, alpha=0.2, lw=0)
+                axis.plot(x, median, color=look.colour, ls=look.line, label=group)
             axis.set(yscale="log", xlim=(0, 1.02 * trace.num_steps))
             axis.set_title(name if len(names) > 1 or name != "state" else "")
             axis.xaxis.get_major_locator().set_params(integer=True)
@@ -107,7 +90,6 @@ def residuals(
             axis.set_xlabel("updates")
         for axis in axes[:, 0]:
             axis.set_ylabel(KINDS[kind])
-        legend_below(figure, "median and 5-95 % band of the samples")
     return Drawn(figure, table)
 
 
@@ -117,14 +99,9 @@ def _rows(values: Array, stream: str, group: str, floor: float) -> list[Row]:
     rows: list[Row] = []
     for step in np.flatnonzero(~np.isnan(values).all(axis=1)):
         here = shown[step][~np.isnan(shown[step])]
-        with np.errstate(invalid="ignore"):  # numpy interpolates between infinities
-            low, median, high = np.quantile(here, (0.05, 0.5, 0.95))
-        counts = {"samples": here.size, "missing": shown[step].size - here.size}
-        counts["zeros"] = int((values[step] == 0).sum())
+        low, median, high = quantiles(here, BAND)
+        zeros = int((values[step] == 0).sum())
+        counts = {"samples": here.size, "missing": shown[step].size - here.size, "zeros": zeros}
         rows.append({"stream": stream, "group": group, "update": int(step) + 1, **counts})
-        rows[-1] |= {"low": number(low), "median": number(median), "high": number(high), "floor": number(floor)}
+        rows[-1] |= {"low": low, "median": median, "high": high, "floor": number(floor)}
     return rows
-
-
-def _floats(rows: Sequence[Row], key: str) -> Array:
-    return np.array([row[key] for row in rows], dtype=float)

@@ -8,21 +8,21 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from loopgrad.analysis.files import replace_bytes
-from loopgrad.analysis.summaries import shortened
+from loopgrad.analysis.summaries import Array, shortened
 from loopgrad.analysis.verdicts import LABELS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = np.ndarray
 Row = dict[str, Any]
 
 COLUMN, PAGE = 3.4, 7.0  # widths in inches
@@ -30,25 +30,15 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 STYLES = ("-", (0, (5, 2)), (0, (1, 1)), (0, (3, 1, 1, 1)))
 MARKERS = "osD^vP*X"
 GREY = "#999999"
-SOLVED, UNSOLVED = COLOURS[0], COLOURS[3]
 
 LOOK: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 7),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "hatch.linewidth": 0.4,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "svg.fonttype": "none",  # text stays text
     "pdf.fonttype": 42,  # TrueType: some journals refuse Type 3
     "svg.hashsalt": "loopgrad",  # the same figure gives the same bytes
@@ -74,57 +64,47 @@ class Drawn(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How a verdict is drawn in all figures."""
+    """How one of several things compared, such as estimators, outcomes or verdicts, is drawn in all figures."""
 
-    colour: str
-    hatch: str
-    line: Any
-    marker: str
-
-
-class Outcome(NamedTuple):
-    """Samples that share an outcome, as a mask (B,), and how they are drawn in all figures."""
-
-    chosen: Array
     colour: str
     line: Any
     marker: str
-    hatch: str
+    hatch: str = ""
 
 
-def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, Outcome]:
+def looks(names: Iterable[Any]) -> dict[Any, Look]:
+    """Return how each of several things compared is drawn, by their order; a name may come again."""
+    given = zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
+    return {name: Look(*how) for name, how in zip(dict.fromkeys(names), given, strict=False)}
+
+
+SOLVED, UNSOLVED = Look(COLOURS[0], STYLES[0], "o"), Look(COLOURS[3], STYLES[1], "^", "////")
+
+
+def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, tuple[Array, Look]]:
     """Return the solved and the unsolved samples by a name with their number, those that there are; else all.
 
-    Raises:
-        ValueError: The argument of this name has another length than there are samples.
+    Of each a mask (B,), and how they are drawn. ValueError names the argument if it has not the samples' number.
     """
     if solved is None:
-        return {f"all n={batch}": Outcome(np.ones(batch, dtype=bool), SOLVED, STYLES[0], "o", "")}
+        return {f"all n={batch}": (np.ones(batch, dtype=bool), SOLVED)}
     solved = np.asarray(solved, dtype=bool)
     if solved.shape != (batch,):
         raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
-    both = {
-        f"solved n={solved.sum()}": Outcome(solved, SOLVED, STYLES[0], "o", ""),
-        f"unsolved n={(~solved).sum()}": Outcome(~solved, UNSOLVED, STYLES[1], "^", "////"),
-    }
-    return {name: group for name, group in both.items() if group.chosen.any()}
+    both = {f"solved n={solved.sum()}": (solved, SOLVED), f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED)}
+    return {name: group for name, group in both.items() if group[0].any()}
 
 
-_VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)
+_VERDICT_COLOURS = [*(COLOURS[i] for i in (2, 5, 1, 4, 0, 6, 3, 7)), GREY, "#DDDDDD"]
 _VERDICT_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "||||", "++++", "", "----", "")
 
 
 def look(label: str) -> Look:
-    """Return how a verdict is drawn.
-
-    Raises:
-        ValueError: It is none of LABELS.
-    """
+    """Return how a verdict is drawn; raise ValueError if it is none of LABELS."""
     if label not in LABELS:
         raise ValueError(f"{label!r} is not a verdict; they are {', '.join(LABELS)}")
     i = LABELS.index(label)
-    colours = [*(COLOURS[j] for j in _VERDICT_COLOURS), GREY, "#DDDDDD"]
-    return Look(colours[i], _VERDICT_HATCHES[i], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
+    return looks(LABELS)[label]._replace(colour=_VERDICT_COLOURS[i], hatch=_VERDICT_HATCHES[i])
 
 
 @contextmanager
@@ -144,15 +124,23 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple["Figure", Any]:
-    """Return a figure and its axes, an array (rows, columns); options are those of `Figure.subplots`."""
-    from matplotlib.figure import Figure
+@contextmanager
+def panels(
+    width: float, height: float, rows: int = 1, columns: int = 1, legend: str | None = None, **options: Any
+) -> Iterator[tuple["Figure", Any]]:
+    """Yield a figure to draw on and its axes, an array (rows, columns), which get one legend below at the end.
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    Options are those of `Figure.subplots`; `legend` is the legend's title.
+    """
+    with drawing():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, columns, squeeze=False, **options)
+        _legend_below(figure, legend)
 
 
-def legend_below(figure: "Figure", title: str | None = None) -> None:
+def _legend_below(figure: "Figure", title: str | None) -> None:
     """Put one legend of all panels below them, each label once, in as many columns as fit."""
     found: dict[str, Any] = {}
     for axis in figure.axes:
@@ -171,13 +159,29 @@ def number(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def lifted(values: Any, least: float | None = None) -> Array:
-    """Return values with zeros where a logarithmic axis can show them.
+def plain(row: Any) -> Row:
+    """Return the fields of a named tuple as a row of a table: strings as they are, all else by `number`."""
+    return {key: value if isinstance(value, str) else number(value) for key, value in row._asdict().items()}
 
-    Args:
-        values: Non-negative numbers; None becomes nan.
-        least: Where zeros go; default a tenth of the least positive value.
-    """
+
+def grouped(rows: Sequence[Any], argument: str, field: str) -> dict[str, list[Any]]:
+    """Return the rows by the value of a field, in order of appearance; raise ValueError if there are none."""
+    if not rows:
+        raise ValueError(f"{argument} is empty: there is nothing to draw")
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found.setdefault(getattr(row, field), []).append(row)
+    return found
+
+
+def columns_of(table: Sequence[Row], *keys: str, **where: Any) -> Array:
+    """Return columns of a table as floats, (keys, rows), of the rows that have the values given."""
+    rows = [row for row in table if where.items() <= row.items()]
+    return np.array([[row[key] for row in rows] for key in keys], dtype=float)
+
+
+def lifted(values: Any, least: float | None = None) -> Array:
+    """Return numbers with zeros where a logarithmic axis shows them, by default a tenth of the least positive one."""
     values = np.asarray(values, dtype=float)
     if least is None:
         above = values[np.isfinite(values) & (values > 0)]

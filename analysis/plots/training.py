@@ -5,20 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import (
-    COLOURS,
-    COLUMN,
-    GREY,
-    MARKERS,
-    STYLES,
-    Drawn,
-    Row,
-    drawing,
-    legend_below,
-    lifted,
-    number,
-    panels,
-)
+from loopgrad.analysis.plots.style import COLUMN, GREY, Drawn, Row, columns_of, grouped, lifted, looks, number, panels
 
 
 class Progress(NamedTuple):
@@ -48,10 +35,9 @@ def over_training(rows: Sequence[Progress]) -> Drawn:
         zero of the residual is drawn at a tenth of the least positive value.
 
     Not recommended when:
-        Seeds were measured at different steps: the mean then jumps with who is in it.
+        Seeds were measured at different steps: the mean then jumps with the seeds that are in it.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: rows is empty.
 
     Example:
@@ -61,41 +47,32 @@ def over_training(rows: Sequence[Progress]) -> Drawn:
         >>> round(row["mean"], 12), row["low"], row["high"], row["seeds"]
         (0.3, 0.2, 0.4, 2)
     """
-    if not rows:
-        raise ValueError("rows is empty: there is nothing to draw")
-    table = [*_rows(rows, "residual"), *_rows(rows, "radius")]
+    groups = grouped(rows, "rows", "estimator")
+    table = [*_rows(groups, "residual"), *_rows(groups, "radius")]
     quantities = ["residual", "radius"] if any(row["quantity"] == "radius" for row in table) else ["residual"]
-    names = list(dict.fromkeys(row.estimator for row in rows))
-    with drawing():
-        figure, axes = panels(COLUMN, 0.6 + 1.7 * len(quantities), len(quantities), 1, sharex=True)
+    with panels(COLUMN, 0.6 + 1.7 * len(quantities), len(quantities), 1, sharex=True) as (figure, axes):
         for axis, quantity in zip(axes[:, 0], quantities, strict=True):
-            mine = [row for row in table if row["quantity"] == quantity]
-            marks = np.array([[row[key] for row in mine] for key in ("low", "mean", "high")], dtype=float)
-            marks = lifted(marks) if quantity == "residual" else marks
-            for i, name in enumerate(names):
-                chosen = [j for j, row in enumerate(mine) if row["estimator"] == name]
-                x, (low, mean, high) = [mine[j]["step"] for j in chosen], marks[:, chosen]
-                colour, line = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
-                axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-                axis.plot(x, mean, color=colour, ls=line, marker=MARKERS[i % len(MARKERS)], ms=3, label=name)
+            x, *marks = columns_of(table, "step", "low", "mean", "high", quantity=quantity)
+            marks = lifted(marks) if quantity == "residual" else np.array(marks)
+            owner = np.array([row["estimator"] for row in table if row["quantity"] == quantity])
+            for name, (colour, line, marker, _) in looks(groups).items():
+                low, mean, high = marks[:, owner == name]
+                axis.fill_between(x[owner == name], low, high, color=colour, alpha=0.15, lw=0)
+                axis.plot(x[owner == name], mean, color=colour, ls=line, marker=marker, ms=3, label=name)
         axes[0, 0].set(yscale="log", ylabel="relative residual")
         if len(quantities) == 2:
             axes[1, 0].set_ylabel("spectral radius of J")
             axes[1, 0].axhline(1.0, color=GREY, lw=0.8, ls=(0, (1, 2)))
         axes[-1, 0].set_xlabel("optimiser steps")
-        legend_below(figure)
     return Drawn(figure, table)
 
 
-def _rows(rows: Sequence[Progress], quantity: str) -> list[Row]:
-    found: dict[tuple[str, int], list[float]] = {}
-    for row in rows:
-        if (value := number(getattr(row, quantity))) is not None:
-            found.setdefault((row.estimator, int(row.step)), []).append(value)
-    names = list(dict.fromkeys(row.estimator for row in rows))
+def _rows(groups: dict[str, list[Progress]], quantity: str) -> list[Row]:
     table: list[Row] = []
-    for name, step in sorted(found, key=lambda key: (names.index(key[0]), key[1])):
-        values = found[name, step]
-        table.append({"estimator": name, "step": step, "quantity": quantity, "seeds": len(values)})
-        table[-1] |= {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+    for name, rows in groups.items():
+        for step in sorted({int(row.step) for row in rows}):
+            given = [number(getattr(row, quantity)) for row in rows if int(row.step) == step]
+            if values := [value for value in given if value is not None]:
+                table.append({"estimator": name, "step": step, "quantity": quantity, "seeds": len(values)})
+                table[-1] |= {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
     return table

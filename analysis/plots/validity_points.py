@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import GREY, MARKERS, PAGE, Drawn, drawing, legend_below, lifted, number, panels
+from loopgrad.analysis.plots.style import GREY, PAGE, Drawn, columns_of, grouped, lifted, looks, panels, plain
 
 
 class Point(NamedTuple):
@@ -45,7 +45,6 @@ def validity(points: Sequence[Point]) -> Drawn:
         The points differ in batch size: agreement rises with the batch.
 
     Raises:
-        ImportError: matplotlib is not installed.
         ValueError: points is empty.
 
     Example:
@@ -54,34 +53,21 @@ def validity(points: Sequence[Point]) -> Drawn:
         >>> [axis.get_ylabel() for axis in drawn.figure.axes[:2]]
         ['gradient cosine with BPTT', 'relative error of the gradient']
     """
-    if not points:
-        raise ValueError("points is empty: there is nothing to draw")
-    table = [
-        {
-            "estimator": p.estimator,
-            "group": p.group,
-            "residual": number(p.residual),
-            "radius": number(p.radius),
-            "cosine": number(p.cosine),
-            "relative_error": number(p.relative_error),
-        }
-        for p in points
-    ]
-    columns = {key: np.array([row[key] for row in table], dtype=float) for key in list(table[0])[2:]}
-    x = lifted(columns["residual"])
-    names = list(dict.fromkeys(p.estimator for p in points))
-    with drawing():
+    names = grouped(points, "points", "estimator")
+    table = [plain(point) for point in points]
+    residual, radius, cosine, error = columns_of(table, "residual", "radius", "cosine", "relative_error")
+    x = lifted(residual)
+    with panels(PAGE, 2.8, 1, 2, sharex=True) as (figure, axes):
+        from matplotlib import colormaps
         from matplotlib.cm import ScalarMappable
 
-        figure, axes = panels(PAGE, 2.8, 1, 2, sharex=True)
-        norm = _norm(columns["radius"])
-        for axis, y in zip(axes[0], (columns["cosine"], lifted(columns["relative_error"])), strict=True):
+        norm, colour_of = _norm(radius), colormaps["viridis"]
+        for axis, y in zip(axes[0], (cosine, lifted(error)), strict=True):
             axis.set(xscale="log", xlabel="relative residual of the map")
-            for i, name in enumerate(names):
+            for name, (_, _, marker, _) in looks(names).items():
                 mine = np.array([p.estimator == name for p in points]) & np.isfinite(x) & np.isfinite(y)
                 _join(axis, points, x, y, mine)
-                colours = ["#BBBBBB" if math.isnan(r) else _map()(norm(r)) for r in columns["radius"][mine]]
-                marker = MARKERS[i % len(MARKERS)]
+                colours = ["#BBBBBB" if math.isnan(r) else colour_of(norm(r)) for r in radius[mine]]
                 style = {"s": 22, "c": colours, "marker": marker, "edgecolors": "#333333", "linewidths": 0.5}
                 axis.scatter(x[mine], y[mine], zorder=3, **style)
                 axis.plot([], [], marker, color=GREY, mec="#333333", mew=0.5, label=name)
@@ -89,20 +75,13 @@ def validity(points: Sequence[Point]) -> Drawn:
         left.set_ylabel("gradient cosine with BPTT")
         right.set(yscale="log", ylabel="relative error of the gradient")
         left.axhline(1.0, color="#DDDDDD", lw=0.8, zorder=0)
-        if np.isfinite(columns["radius"]).any():
-            bar = figure.colorbar(ScalarMappable(norm, _map()), ax=list(axes[0]), label="spectral radius of J")
+        if np.isfinite(radius).any():
+            bar = figure.colorbar(ScalarMappable(norm, colour_of), ax=list(axes[0]), label="spectral radius of J")
             if norm.vmin < 1 < norm.vmax:
                 bar.ax.axhline(1.0, color="white", lw=1.2)
-        if np.isnan(columns["radius"]).any():
+        if np.isnan(radius).any():
             left.plot([], [], "s", color="#BBBBBB", label="radius not known")
-        legend_below(figure)
     return Drawn(figure, table)
-
-
-def _map() -> Any:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"]
 
 
 def _norm(radius: Any) -> Any:

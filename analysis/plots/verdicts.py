@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loopgrad.analysis.intervals import wilson_interval
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, drawing, legend_below, look, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, columns_of, look, number, panels
 from loopgrad.analysis.verdicts import LABELS
 
 
@@ -22,8 +22,7 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
         narrow. See `bootstrap_interval`.
 
     Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: rows is empty, a label is no verdict, or a count is negative.
+        ValueError: rows is empty, a label is not a verdict, or a count is negative.
 
     Example:
         >>> from loopgrad.analysis.plots import verdict_bars
@@ -36,24 +35,15 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
     look(label)
     table = [part for name, counts in rows.items() for part in _parts(name, counts, label)]
     order = {name: i for i, name in enumerate(rows)}
-    with drawing():
-        figure, axes = panels(PAGE, 0.9 + 0.2 * len(rows))
+    with panels(PAGE, 0.9 + 0.2 * len(rows)) as (figure, axes):
         axis = axes[0, 0]
         seen = [label, *(other for other in LABELS if other != label)]
         for verdict in (v for v in seen if any(part["label"] == v for part in table)):
             parts = [part for part in table if part["label"] == verdict and part["total"]]
-            colour, hatch, *_ = look(verdict)
-            axis.barh(
-                [order[part["row"]] for part in parts],
-                [100 * part["share"] for part in parts],
-                left=[100 * part["left"] for part in parts],
-                height=0.72,
-                color=colour,
-                hatch=hatch,
-                edgecolor="#333333",
-                lw=0.4,
-                label=verdict,
-            )
+            colour, _, _, hatch = look(verdict)
+            share, left = 100 * columns_of(parts, "share", "left")
+            style = {"height": 0.72, "color": colour, "hatch": hatch, "edgecolor": "#333333", "lw": 0.4}
+            axis.barh([order[part["row"]] for part in parts], share, left=left, label=verdict, **style)
         for part in (part for part in table if part["label"] == label and part["total"]):
             share, low, high = (100 * part[key] for key in ("share", "low", "high"))
             error = [[max(0.0, share - low)], [max(0.0, high - share)]]
@@ -65,7 +55,6 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
         axis.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="share of samples (%)")
         axis.set_yticks(range(len(rows)), list(rows))
         axis.tick_params(axis="y", length=0)
-        legend_below(figure)
     return Drawn(figure, table)
 
 

@@ -21,8 +21,8 @@ def build(node: DictConfig, name: str, **extra: Any) -> Any:
         extra: Arguments that are not configuration: sizes that follow from the task, the seed.
 
     Raises:
-        ConfigError: A key is no parameter of the target, a value is of the wrong type or no valid choice, or the target
-            itself refuses its arguments.
+        ConfigError: A key is not a parameter of the target, a value is of the wrong type or not a valid choice, or the
+            target itself refuses its arguments.
     """
     check(node, name, set(extra))
     try:

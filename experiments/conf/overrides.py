@@ -1,6 +1,6 @@
 """Overrides of the command line: a misspelt group, key or choice is refused with the nearest valid names.
 
-Hydra refuses unknown keys too, but without names, and takes any key with a leading `+` without a word.
+Hydra refuses unknown keys too, but without names, and silently takes any key with a leading `+`.
 """
 
 import re

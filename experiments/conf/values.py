@@ -34,7 +34,7 @@ def check_count(name: str, value: Any, least: int = 1, optional: bool = False) -
     """Check a number of things.
 
     Raises:
-        ConfigError: It is no int of at least `least` (or null, where it is optional).
+        ConfigError: It is not an int of at least `least` (or null, where it is optional).
     """
     if optional and value is None:
         return
@@ -50,7 +50,7 @@ def run_seeds(seeds: Any, name: str = "seeds") -> list[int]:
         name: Key of the configuration, for messages.
 
     Raises:
-        ConfigError: It is no list of different ints of at least 0.
+        ConfigError: It is not a list of different ints of at least 0.
     """
     values = list(seeds) if OmegaConf.is_list(seeds) else [seeds]
     if not values or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in values):

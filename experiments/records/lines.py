@@ -27,7 +27,7 @@ def read(path: Path, fields: Mapping[str, tuple[type, ...]] | None = None) -> li
         fields: Names that each record must hold, with the types that their values may have.
 
     Raises:
-        ValueError: The file is missing, empty, or a line is no JSON object or lacks a field; the message gives file,
+        ValueError: The file is missing, empty, or a line is not a JSON object or lacks a field; the message gives file,
             line and reason.
     """
     try:

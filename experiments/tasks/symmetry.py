@@ -72,7 +72,7 @@ def class_keys(boards: np.ndarray, size: int) -> np.ndarray:
         (batch,) uint64.
 
     Reference:
-        B. Weisfeiler and A. Leman, "The reduction of a graph to canonical form", 1968.
+        Weisfeiler and Leman 1968.
     """
     keys = [_class_keys(boards[i : i + 8192], size) for i in range(0, len(boards), 8192)]
     return np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)

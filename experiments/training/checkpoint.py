@@ -49,8 +49,8 @@ def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
     """Put a run, the estimator's generators and the global ones into the state of a checkpoint.
 
     Raises:
-        ConfigError: The file is no checkpoint of this version, or of a run with another configuration, or it does not
-            hold the noise of this estimator.
+        ConfigError: The file is not a checkpoint of this version, or of a run with another configuration, or it does
+            not hold the noise of this estimator.
     """
     remedy = "delete it to begin this run anew"
     content = read(path, remedy)
@@ -78,7 +78,7 @@ def read(path: Path, remedy: str) -> dict[str, Any]:
     """Return what `save` wrote.
 
     Raises:
-        ConfigError: The file is no checkpoint of this version; the message ends in the remedy.
+        ConfigError: The file is not a checkpoint of this version; the message ends in the remedy.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -65,7 +65,7 @@ def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
         folder: Folder of the command; a run has one of its own in it.
 
     Raises:
-        ConfigError: The key `tensorboard` is no bool, or the package is missing.
+        ConfigError: The key `tensorboard` is not a bool, or the package is missing.
     """
     values = parts.values
     check_installed(values["tensorboard"])

@@ -13,7 +13,7 @@ def check_installed(tensorboard: Any) -> None:
     """Check the key `tensorboard`.
 
     Raises:
-        ConfigError: It is no bool, or it is true and the package is missing.
+        ConfigError: It is not a bool, or it is true and the package is missing.
     """
     if not isinstance(tensorboard, bool):
         raise ConfigError(f"tensorboard={tensorboard}: must be true or false")

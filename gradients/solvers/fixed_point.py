@@ -95,7 +95,6 @@ class Iteration(_Method):
     damping: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the range."""
         if not 0 < self.damping <= 1:
             raise ValueError(f"Iteration(damping={self.damping}) must be in (0, 1]: 1 is plain iteration")
 
@@ -121,8 +120,7 @@ class Anderson(_Method):
     Not recommended when:
         The map is far from linear on the way: it can be worse than plain iteration there.
     Reference:
-        D. Anderson, "Iterative procedures for nonlinear integral equations", Journal of the ACM 12(4), 1965;
-        H. Walker and P. Ni, "Anderson acceleration for fixed-point iterations", SIAM J. Numer. Anal. 49(4), 2011.
+        Anderson 1965, Journal of the ACM 12(4); Walker and Ni 2011, SIAM J. Numer. Anal. 49(4).
 
     Raises:
         ValueError: An argument is out of range.
@@ -141,7 +139,6 @@ class Anderson(_Method):
     references = ("anderson1965iterative", "walker2011anderson")
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         if self.depth < 2 or not 0 < self.damping <= 1 or self.regularisation < 0:
             raise ValueError(f"{self} needs depth of at least 2, damping in (0, 1] and a regularisation of at least 0")
 
@@ -174,7 +171,7 @@ class Broyden(_Method):
     Not recommended when:
         The map is cheap: each step costs several passes over the corrections.
     Reference:
-        C. Broyden, "A class of methods for solving nonlinear simultaneous equations", Math. Comp. 19(92), 1965.
+        Broyden 1965, Math. Comp. 19(92).
 
     Raises:
         ValueError: depth is below 1.
@@ -191,7 +188,6 @@ class Broyden(_Method):
     references = ("broyden1965class",)
 
     def __post_init__(self) -> None:
-        """Check the range."""
         if self.depth < 1:
             raise ValueError(f"Broyden(depth={self.depth}) must be at least 1")
 

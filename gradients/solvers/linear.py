@@ -53,9 +53,8 @@ def gcr(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int
     w = 0.
 
     Reference:
-        S. Eisenstat, H. Elman and M. Schultz, "Variational iterative methods for nonsymmetric systems of linear
-        equations", SIAM J. Numer. Anal. 20(2), 1983; without the directions: P. Jiranek, M. Rozloznik and M. Gutknecht,
-        "How to make simpler GMRES and GCR more stable", SIAM J. Matrix Anal. Appl. 30(4), 2008.
+        Eisenstat et al. 1983, SIAM J. Numer. Anal. 20(2); Jiranek et al. 2008, SIAM J. Matrix Anal.
+        Appl. 30(4) (without the directions).
     """
     r, spared = b, 100 * torch.finfo(b.dtype).eps
     images, columns, steps, scales = _Basis(), [], [], []
@@ -105,8 +104,7 @@ def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: i
     """Generalised minimal residuals: the least residual of all polynomial methods, with one vector per product.
 
     Reference:
-        Y. Saad and M. Schultz, "GMRES: a generalized minimal residual algorithm for solving nonsymmetric linear
-        systems", SIAM J. Sci. Stat. Comput. 7(3), 1986.
+        Saad and Schultz 1986, SIAM J. Sci. Stat. Comput. 7(3).
     """
     norm = b.norm(dim=1)
     v = b / torch.where(norm > 0, norm, 1.0).unsqueeze(1)
@@ -149,8 +147,7 @@ def bicgstab(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every
     Its residual may rise on the way; the best point at a look is kept.
 
     Reference:
-        H. van der Vorst, "Bi-CGSTAB: a fast and smoothly converging variant of Bi-CG for the solution of
-        nonsymmetric linear systems", SIAM J. Sci. Stat. Comput. 13(2), 1992.
+        van der Vorst 1992, SIAM J. Sci. Stat. Comput. 13(2).
     """
     w, r, p, shadow, vjps = torch.zeros_like(b), b, b, b, 0
     rho = _dot(shadow, r)
@@ -192,7 +189,7 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_iteration(search: FixedPointSolver) -> LinearSolver:
-    """Return the linear solver that searches the fixed point of w -> b + J^T w, from w = b."""
+    """Return the linear solver that searches for the fixed point of w -> b + J^T w, from w = b."""
 
     def solve(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
         found = search(lambda w: b + pull(w), b, max_vjps, atol=tolerance, check_every=check_every)

@@ -15,7 +15,7 @@ from loopgrad.models import Leapfrog, Momentum
 
 
 @every_coupling
-@pytest.mark.parametrize("num_steps", [1, 2, 33, 1024])
+@pytest.mark.parametrize("num_steps", [1, 2, 33, pytest.param(1024, marks=pytest.mark.slow)])
 def test_gradient_equals_bptt_bit_for_bit(coupling, num_steps):
     cell, z, x = problem(coupling)
     ours, bptt = (gradients(estimator, cell, z, x, num_steps) for estimator in (ReversibleBPTT(), BPTT()))
@@ -36,6 +36,7 @@ def test_every_cell_of_the_suite_equals_bptt_bit_for_bit(coupling, cell):
     assert all(a is None if b is None else torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.slow
 @every_coupling
 def test_error_is_that_of_float32_itself(coupling):
     """Against the same recursion in float64 without a grid; the yardstick is that recursion in float32."""

@@ -13,36 +13,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from forward_cases import flat, standard
 from torch.func import functional_call, jacrev, vmap
-from torch.nn import functional as F
 
 from loopgrad.gradients import BPTT, ForwardGradient
 
 pytestmark = pytest.mark.slow
-
-
-class MLP(nn.Module):
-    """The standard cell of forward_cases.py."""
-
-    def __init__(self, size, hidden):
-        super().__init__()
-        self.up, self.down = nn.Linear(size, hidden, bias=False), nn.Linear(hidden, size, bias=False)
-
-    def forward(self, state, inputs, step):
-        return F.rms_norm(state + self.down(F.silu(self.up(state + inputs))), state.shape[-1:])
-
-
-def standard(batch=32, size=16, hidden=6):
-    torch.manual_seed(0)
-    cell = MLP(size, hidden).double()
-    return cell, *(torch.randn(batch, size, dtype=torch.float64) for _ in range(3))
-
-
-def estimate(estimator, problem, num_steps):
-    cell, state, inputs, g = problem
-    z = estimator(cell, state, inputs, num_steps).state
-    return torch.cat([d.flatten() for d in torch.autograd.grad((z * g).sum(), list(cell.parameters()))])
 
 
 def jacobians(problem, num_steps):
@@ -87,7 +63,7 @@ def constant(found, exact, tangents=1):
 @pytest.mark.parametrize("num_steps", [1, 8])
 def test_uoro_is_unbiased(num_steps):
     problem, draws = standard(batch=4, size=5), 4000
-    exact = estimate(BPTT(), problem, num_steps)
+    exact = flat(BPTT(), *problem, num_steps=num_steps)
     found = uoro(problem, num_steps, draws, seed=1)
     bound = 3 * math.sqrt(constant(found, exact)[0] / draws) * exact.norm()
     assert (found.mean(0) - exact).norm() < bound < 0.4 * exact.norm()
@@ -96,10 +72,12 @@ def test_uoro_is_unbiased(num_steps):
 def both(num_steps, draws):
     """Return the constants of UORO and of the state estimator, and the standard error of their difference."""
     problem, tangents = standard(), 8
-    exact = estimate(BPTT(), problem, num_steps)
+    exact = flat(BPTT(), *problem, num_steps=num_steps)
     theirs, error = constant(uoro(problem, num_steps, 8 * draws, seed=2), exact)
     ours = ForwardGradient(tangents, window=0, seed=3)  # K times the error is the same at any K, and K = 8 is cheaper
-    mine, own_error = constant(torch.stack([estimate(ours, problem, num_steps) for _ in range(draws)]), exact, tangents)
+    mine, own_error = constant(
+        torch.stack([flat(ours, *problem, num_steps=num_steps) for _ in range(draws)]), exact, tangents
+    )
     return theirs, mine, math.hypot(error, own_error)
 
 

@@ -11,7 +11,6 @@ from loopgrad.models import HRM, TRM, stablemax_cross_entropy
 from loopgrad.models.official import load_official
 
 FIXTURES = Path(__file__).parent / "fixtures"
-NETS = {"cell.net": "L_level", "cell.L_net": "L_level", "cell.H_net": "H_level"}
 CASES = {
     "trm_attention": (TRM, {}, TruncatedBPTT(num_cycles=1)),
     "trm_mlp": (TRM, {}, TruncatedBPTT(num_cycles=1)),
@@ -59,7 +58,7 @@ def test_logits_and_gradients_equal_those_of_the_official_code(name):
 def official_layout(model, tensors):
     from loopgrad.models import official
 
-    return {official._official_name(key, NETS): tensor for key, tensor in tensors.items()}
+    return {official._official_name(key): tensor for key, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "model.", "_orig_mod.model.", "model._orig_mod.", "module."])
@@ -173,5 +172,5 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was():
     weights = {key: torch.zeros_like(t) for key, t in weights.items()}
     weights["inner.lm_head.weight"] = torch.zeros(5, 9)
     with pytest.raises(ValueError, match="lm_head"):
-        load_official(model, OfficialWeights(weights), NETS)
+        load_official(model, OfficialWeights(weights))
     assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())

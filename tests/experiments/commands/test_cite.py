@@ -135,32 +135,44 @@ def classes() -> list[type]:
 def mentions(key: str, text: str) -> bool:
     """Whether a text speaks of the work: by its arXiv number, or, without one, by its first author and its year."""
     entry = BIBLIOGRAPHY[key]
-    if "eprint" in entry:
-        return entry["eprint"] in text
-    surname = re.sub(r"\\\W|[{}]", "", entry["author"].split(",")[0])  # without LaTeX's accents
-    return surname in text and entry["year"] in text
+    return entry["eprint"] in text if "eprint" in entry else surname(key) in text and entry["year"] in text
 
 
-def named_in(docstring: str) -> tuple[set[str], int]:
-    """The entries that the Reference section of a docstring names, and how many works it names by their years."""
+def surname(key: str) -> str:
+    """The first author's, without LaTeX's accents."""
+    return re.sub(r"\\\W|[{}]", "", BIBLIOGRAPHY[key]["author"].split(",")[0])
+
+
+def named_in(docstring: str) -> list[list[str]]:
+    """For each work that the Reference section of a docstring names, the entries of its author, year and number."""
     sections = re.findall(r"^References?:\n(.*?)(?:\n\n|^\w|\Z)", docstring, re.MULTILINE | re.DOTALL)
-    text = "\n".join(sections)
-    years = re.findall(r"\b(?:19|20)\d\d\b", re.sub(r"arXiv \S+", "", text))
-    return {key for key in BIBLIOGRAPHY if mentions(key, text)}, len(years)
+    works = [" ".join(work.split()) for section in sections for work in section.split(";")]
+    return [[key for key in BIBLIOGRAPHY if names(key, work)] for work in works]
+
+
+def names(key: str, work: str) -> bool:
+    """Whether a work begins with the first author of an entry, is of its year, and has its arXiv number or none."""
+    entry = BIBLIOGRAPHY[key]
+    numbers = re.findall(r"arXiv (\S+\d)", work)
+    years = re.findall(r"\b(?:19|20)\d\d\b", re.sub(r"arXiv \S+", "", work))
+    begins = re.match(rf"(?:[A-Z]\. )*{surname(key)}\b", work) is not None
+    return begins and years == [entry["year"]] and numbers == ([entry["eprint"]] if "eprint" in entry else [])
 
 
 @pytest.mark.parametrize("cls", classes(), ids=lambda cls: cls.__name__)
 def test_a_class_names_the_papers_of_its_docstring(cls):
     assert len(cls.references) == len(set(cls.references))
-    assert named_in(inspect.getdoc(cls) or "")[0] == set(cls.references)
+    assert sorted(named_in(inspect.getdoc(cls) or "")) == sorted([key] for key in cls.references)
 
 
 def test_every_reference_of_a_docstring_is_an_entry():
     for name, path in SOURCES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                found, works = named_in(ast.get_docstring(node) or "")
-                assert len(found) == works, f"{name}, {getattr(node, 'name', 'the module')}: {found}"
+                found = named_in(ast.get_docstring(node) or "")
+                assert [len(keys) for keys in found] == [1] * len(found), (
+                    f"{name}, {getattr(node, 'name', '')}: {found}"
+                )
 
 
 def test_every_entry_is_spoken_of_and_every_arxiv_number_is_that_of_an_entry():

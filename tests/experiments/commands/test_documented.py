@@ -92,6 +92,9 @@ def test_another_command_is_one_that_the_repository_has(words):
             assert set(extras) <= PYPROJECT["project"]["optional-dependencies"].keys()
         case ("pip", "install", requirement):
             assert requirement in pinned
+        case ("pytest", *arguments):
+            files = {word for word in arguments if "/" in word}
+            assert all((ROOT / file).is_file() for file in files) and {*arguments} - files <= {"-m", "slow", ""}
         case _:
             pytest.fail(f"{' '.join(words)}: no test knows such a command")
 

@@ -63,6 +63,7 @@ def test_probes_find_the_same_whatever_was_drawn_before_and_draw_nothing(name):
     assert torch.equal(estimator.generator.get_state(), before)
 
 
+@pytest.mark.slow
 def test_the_counts_of_a_probe_are_of_one_draw():
     """The three passes under counters give what they give at the k of the first."""
     test = probe.start(model().eval(), trainer(), TASK.test_set())
