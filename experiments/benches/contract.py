@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench(ABC):
     """A set of measurements; a frozen dataclass of sizes.
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ class Hypergradient(Bench):
     samples: int = 256
     lengths: tuple[int, ...] = (20, 300)
     seed: int = 0
-    repeats: int = 3
+    repeats: int = field(default=3, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every estimator on both problems at every length."""

@@ -4,7 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,7 +42,7 @@ class Implicit(Bench):
     batch_size: int = 64
     targets: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     per_decade: int = 4
-    repeats: int = 7
+    repeats: int = field(default=7, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure both cells."""

@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -61,7 +61,7 @@ class Reversible(Bench):
     seq_len: int = 8
     batch_size: int = 16
     lengths: tuple[int, ...] = (64, 256)
-    repeats: int = 7
+    repeats: int = field(default=7, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method of both groups at every length."""

@@ -92,19 +92,15 @@ class RollingSum(Bench):
         cases = list(zip(self.targets, self.lengths, self.updates, strict=True))
         workers = at_once(1000, self.workers, torch.device("cpu"), self.num_threads)
         chosen = self._learning_rates(cases, workers)
-        jobs = [
-            Training(self, target, length, updates, name, chosen[target, name], seed)  # pyright: ignore
-            for target, length, updates in sorted(cases, key=lambda case: -case[1] * case[2])
-            for name in reversed(NAMES)
-            for seed in self.seeds
+        rows = [
+            [Training(self, target, length, updates, name, chosen[target, name], seed) for seed in self.seeds]  # pyright: ignore
+            for target, length, updates in cases
+            for name in NAMES
         ]
+        # the longest first, so that none is waited for at the end
+        jobs = sorted((job for row in reversed(rows) for job in row), key=lambda job: -job.length * job.updates)
         curves = dict(zip(jobs, mapped(train, jobs, workers), strict=True))
-        rows = []
-        for target, length, updates in cases:
-            for name in NAMES:
-                jobs = [Training(self, target, length, updates, name, chosen[target, name], s) for s in self.seeds]  # pyright: ignore
-                rows.append(_row(jobs, [curves[job] for job in jobs]))
-        return rows
+        return [_row(row, [curves[job] for job in row]) for row in rows]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw loss against FLOPs and against bytes."""

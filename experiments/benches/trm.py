@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class TRMStep(Bench):
     L_cycles: int = 6
     mixer: Literal["attention", "mlp"] = "attention"
     official_path: str | None = None
-    repeats: int = 9
+    repeats: int = field(default=9, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure; the first row is what the others' times are divided by."""
