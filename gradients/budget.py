@@ -4,6 +4,7 @@ A trace runs the updates of one cycle with their graphs and vector-Jacobian prod
 """
 
 import re
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,14 +103,8 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
             f"CheckpointedBPTT(memory_budget={budget}) is too small: {num_steps} updates of this cell on this batch "
             f'need at least memory_budget="{-(-least // 1024)}KiB"; give that, or a smaller batch'
         )
-    count, _, snapshots, length = best
-    low = 0
-    while low < snapshots:
-        middle = (low + snapshots) // 2
-        if evaluations(num_steps, middle, length) == count:
-            snapshots = middle
-        else:
-            low = middle + 1
+    count, _, most, length = best  # fewer evaluations with more snapshots: the fewest that do as well
+    snapshots = bisect_left(range(most), -count, key=lambda fewer: -evaluations(num_steps, fewer, length))
     return binomial(num_steps, snapshots, length)
 
 

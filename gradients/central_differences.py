@@ -10,7 +10,7 @@ from torch import Tensor
 from loopgrad.gradients.contract import check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell, check_nothing_hidden
 from loopgrad.gradients.noise import Noise
-from loopgrad.gradients.recompute import Conditions, graph_free
+from loopgrad.gradients.recompute import graph_free
 from loopgrad.gradients.row_layout import RowLayout
 
 
@@ -18,42 +18,26 @@ class TooCoarse(ValueError):
     """Central differences were asked for in 16-bit arithmetic."""
 
 
-def differences(
-    cell: FunctionalCell,
-    num_steps: int,
-    leaves: Sequence[Tensor],
-    others: Sequence[Tensor],
-    rows: RowLayout,
-    how: Any,
-    seed: int,
-    chosen: Sequence[bool],
-    conditions: Conditions,
-) -> tuple[list[Tensor], Tensor]:
+def differences(ctx: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[list[Tensor], Tensor]:
     """Return the last state's leaves, and (z(+eps) - z(-eps)) / (2 eps) for each tangent, (K, rows, features).
 
     Args:
-        cell: The cell.
-        num_steps: Number of updates.
-        leaves: Leaves of the first state.
-        others: The cell's other tensors.
-        rows: How tangents are laid out.
-        how: The estimator.
-        seed: Seed of the first tangent's noise.
-        chosen: Which of leaves and others are perturbed, once; none of them to perturb the state after each update.
-        conditions: Those of the first update, met again by every pass.
+        ctx: Context of the recursion's node; every pass meets its conditions again.
+        tensors: Leaves of the first state, then the cell's other tensors.
+        chosen: Which of them are perturbed, once; none of them to perturb the state after each update.
     """
-    last, tensors, width = _run(cell, num_steps, leaves, others, {}, rows, None, 0.0), [*leaves, *others], len(leaves)
-    found = []
+    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
+    last, found = _run(cell, ctx.num_steps, tensors[:width], tensors[width:], {}, rows, None, 0.0), []
     for k in range(how.num_tangents):
         ends = []
         for epsilon in (how.epsilon, -how.epsilon):
-            noise, moved = Noise(seed, range(k, k + 1), how.distribution, leaves[0].device), list(tensors)
+            noise, moved = Noise(ctx.seed, range(k, k + 1), how.distribution, tensors[0].device), list(tensors)
             for i, moves in enumerate(chosen):
                 if moves:
                     moved[i] = tensors[i] + epsilon * noise.draw(tensors[i].shape, tensors[i].dtype)[0]
             within = None if any(chosen) else noise
-            with conditions.restored(cell.cell) as buffers:
-                end = _run(cell, num_steps, moved[:width], moved[width:], buffers, rows, within, epsilon)
+            with ctx.conditions.restored(cell.cell) as buffers:
+                end = _run(cell, ctx.num_steps, moved[:width], moved[width:], buffers, rows, within, epsilon)
             ends.append(rows.join(end))
         found.append((ends[0] - ends[1]) / (2 * how.epsilon))
     return last, torch.stack(found)

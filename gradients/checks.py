@@ -22,6 +22,13 @@ def check_int(owner: str, name: str, value: Any, least: int) -> None:
         raise ValueError(f"{owner}({name}={value!r}) must be an int of at least {least}")
 
 
+def check_choice(owner: str, name: str, value: Any, choices: Sequence[str]) -> None:
+    """Raise ValueError, naming the argument of `owner`, unless it is one of `choices`."""
+    if value not in choices:
+        *first, last = map(repr, choices)
+        raise ValueError(f"{owner}({name}={value!r}) must be {', '.join(first)} or {last}")
+
+
 def refuse_second_derivative(owner: str) -> None:
     """Raise RuntimeError in a backward pass of which autograd would record a graph."""
     if torch.is_grad_enabled():

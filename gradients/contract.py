@@ -116,11 +116,7 @@ class Stationary(nn.Module):
         tensor([2.])
     """
 
-    def __init__(
-        self,
-        fn: Callable[[Any, Any], Any],
-        parameters: nn.Module | Iterable[torch.Tensor | nn.Module] = (),
-    ):
+    def __init__(self, fn: Callable[[Any, Any], Any], parameters: nn.Module | Iterable[torch.Tensor | nn.Module] = ()):
         super().__init__()
         if not callable(fn):
             raise TypeError(f"Stationary(fn=...) must be callable as fn(state, inputs), got {type(fn).__name__}")
@@ -183,20 +179,11 @@ def _check_call(state: Any, num_steps: Any) -> None:
         raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
     if num_steps < 0:
         raise ValueError(f"num_steps must be at least 0, got {num_steps}")
-    for leaf in tree.flatten(state)[0]:
-        if not isinstance(leaf, torch.Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
-            raise TypeError(_not_floating(state))
-
-
-def _not_floating(state: Any) -> str:
     for name, leaf in tree.leaves_with_names(state, "state"):
-        if not isinstance(leaf, torch.Tensor):
-            return (
-                f"{name} is a {type(leaf).__name__}: every leaf of state must be a floating tensor; move it to inputs"
-            )
-        if not (leaf.is_floating_point() or leaf.is_complex()):
-            return f"{name} is {leaf.dtype}: every leaf of state must be a floating tensor; move it to inputs"
-    return "state must be a tree of floating tensors"
+        is_tensor = isinstance(leaf, torch.Tensor)
+        if not is_tensor or not (leaf.is_floating_point() or leaf.is_complex()):
+            found = leaf.dtype if is_tensor else f"a {type(leaf).__name__}"
+            raise TypeError(f"{name} is {found}: every leaf of state must be a floating tensor; move it to inputs")
 
 
 def check_structure(before: Any, after: Any) -> None:

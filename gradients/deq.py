@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.checks import check_choice
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 
 
@@ -65,10 +66,8 @@ class TorchDEQ(Estimator):
     not_differentiated = ("state",)
 
     def __post_init__(self) -> None:
-        if self.gradient not in ("ift", "hook_ift", "phantom"):
-            raise ValueError(f"TorchDEQ(gradient={self.gradient!r}) must be 'ift', 'hook_ift' or 'phantom'")
-        if self.core not in ("sliced", "indexing"):
-            raise ValueError(f"TorchDEQ(core={self.core!r}) must be 'sliced' or 'indexing'")
+        check_choice("TorchDEQ", "gradient", self.gradient, ("ift", "hook_ift", "phantom"))
+        check_choice("TorchDEQ", "core", self.core, ("sliced", "indexing"))
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Hand the cycle map to torchdeq."""

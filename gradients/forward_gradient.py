@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from loopgrad.gradients.checks import check_int
+from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardStats, recursion
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -99,18 +99,14 @@ class ForwardGradient(Estimator):
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
-        choices = {
-            "perturb": ("state", "weights"),
-            "distribution": DISTRIBUTIONS,
-            "mode": ("jvp", "central"),
-            "scope": ("sample", "batch"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"ForwardGradient({name}={getattr(self, name)!r}) must be one of {allowed}")
-        for name, least in (("num_tangents", 1), ("window", 0), ("chunk_size", 1)):
-            if name != "chunk_size" or self.chunk_size is not None:
-                check_int("ForwardGradient", name, getattr(self, name), least)
+        check_choice("ForwardGradient", "perturb", self.perturb, ("state", "weights"))
+        check_choice("ForwardGradient", "distribution", self.distribution, DISTRIBUTIONS)
+        check_choice("ForwardGradient", "mode", self.mode, ("jvp", "central"))
+        check_choice("ForwardGradient", "scope", self.scope, ("sample", "batch"))
+        check_int("ForwardGradient", "num_tangents", self.num_tangents, 1)
+        check_int("ForwardGradient", "window", self.window, 0)
+        if self.chunk_size is not None:
+            check_int("ForwardGradient", "chunk_size", self.chunk_size, 1)
         if not self.epsilon > 0:
             raise ValueError(f"ForwardGradient(epsilon={self.epsilon!r}) must be above 0")
         check_seed("ForwardGradient", self.seed)

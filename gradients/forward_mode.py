@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,12 +131,9 @@ class _Recursion(torch.autograd.Function):
                 numbers = torch.arange(start, start + p.numel(), device=p.device)
                 directions[len(cell.state) + place] = (rows == numbers).to(p.dtype).view(len(chunk), *p.shape)
                 start += p.numel()
-            run = (range(num_steps), cell.state, cell.others)
-            if i == 0:
-                last, u = carry(cell, *run, {}, ctx.rows, directions)
-            else:
-                with conditions.restored(cell.cell) as buffers:
-                    _, u = carry(cell, *run, buffers, ctx.rows, directions)
+            with conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
+                found, u = carry(cell, range(num_steps), cell.state, cell.others, buffers, ctx.rows, directions)
+            last = last if i else found
             parts.append(u)
             stats.cell_evaluations += num_steps
             stats.tangents += num_steps * len(chunk)

@@ -1,5 +1,6 @@
 """The recursion of a forward gradient as one autograd node, and its two ways back: by directions and by adjoints."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,13 +36,7 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        cell: FunctionalCell,
-        num_steps: int,
-        how: Any,
-        stats: ForwardStats,
-        rows: RowLayout,
-        *tensors: Any,
+        ctx: Any, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout, *tensors: Any
     ) -> Any:
         ctx.set_materialize_grads(False)
         width, wanted = len(cell.state), ctx.needs_input_grad[5:]
@@ -53,7 +48,7 @@ class _Recursion(torch.autograd.Function):
         chosen = [moves and how.perturb == "weights" for moves in wanted]
         if how.mode == "central":
             check_precision(tensors, chosen if any(chosen) else [i < width for i in range(len(tensors))])
-            last, u = differences(cell, num_steps, leaves, others, rows, how, ctx.seed, chosen, ctx.conditions)
+            last, u = differences(ctx, tensors, chosen)
             stats.cell_evaluations += num_steps * (1 + 2 * how.num_tangents)
         else:
             last, parts = [], []
@@ -61,12 +56,9 @@ class _Recursion(torch.autograd.Function):
                 noise = Noise(ctx.seed, chunk, how.distribution, leaves[0].device)
                 directions = _drawn(noise, tensors, chosen)
                 streams = noise if how.perturb == "state" else None
-                steps = range(num_steps)
-                if i == 0:
-                    last, u = carry(cell, steps, leaves, others, {}, rows, directions, streams)
-                else:
-                    with ctx.conditions.restored(cell.cell) as buffers:
-                        _, u = carry(cell, steps, leaves, others, buffers, rows, directions, streams)
+                with ctx.conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
+                    found, u = carry(cell, range(num_steps), leaves, others, buffers, rows, directions, streams)
+                last = last if i else found
                 stats.cell_evaluations += num_steps
                 stats.tangents += num_steps * len(chunk)
                 parts += [] if u is None else [u]

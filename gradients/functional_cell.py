@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
@@ -37,21 +37,13 @@ class FunctionalCell:
         self.num_inputs = len(tree.tensors(inputs))
         self.others = tree.tensors(inputs) + [p for _, p in named] + self._closed_over
 
-    def leaf_views(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are.
-
-        Modules that count gradients through hooks cannot do so on inputs that are given to autograd.grad.
-        """
+    def leaf_views(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are."""
         return [leaf_view(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
 
     def run_on(
-        self,
-        state: Sequence[torch.Tensor],
-        others: Sequence[torch.Tensor],
-        buffers: dict[str, torch.Tensor],
-        start: int,
-        stop: int,
-    ) -> list[torch.Tensor]:
+        self, state: Sequence[Tensor], others: Sequence[Tensor], buffers: dict[str, Tensor], start: int, stop: int
+    ) -> list[Tensor]:
         """Run updates with `others` in place of the cell's own tensors."""
 
         def updates(cell: nn.Module, inputs: Any) -> Any:
@@ -59,13 +51,11 @@ class FunctionalCell:
 
         return tree.flatten(self.call(updates, others, buffers))[0]
 
-    def call(
-        self, fn: Callable[[nn.Module, Any], Any], others: Sequence[torch.Tensor], buffers: dict[str, torch.Tensor]
-    ) -> Any:
+    def call(self, fn: Callable[[nn.Module, Any], Any], others: Sequence[Tensor], buffers: dict[str, Tensor]) -> Any:
         """Return fn(cell, inputs), run with `others` in place of the cell's own tensors."""
         queue = iter(others)
         inputs = self._unflatten_inputs(
-            [next(queue) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._input_leaves]
+            [next(queue) if isinstance(leaf, Tensor) else leaf for leaf in self._input_leaves]
         )
         swapped = {name: next(queue) for name in self._names}
         swapped.update((f"cell.{name}", buffer) for name, buffer in buffers.items())
@@ -74,7 +64,7 @@ class FunctionalCell:
             return torch.func.functional_call(self._calling, swapped, (fn, inputs))
 
 
-def check_nothing_hidden(outputs: Sequence[torch.Tensor], known: Sequence[torch.Tensor]) -> list[Any]:
+def check_nothing_hidden(outputs: Sequence[Tensor], known: Sequence[Tensor]) -> list[Any]:
     """Return the nodes of the graph of `outputs`, those nearest to them first; raise if it reaches a leaf not `known`.
 
     Such a leaf is a tensor that the cell reads without owning it: its gradient would silently be lost. Nodes that
@@ -108,12 +98,12 @@ def free_nodes(nodes: list[Any]) -> None:
         nodes.pop()
 
 
-def alias(tensor: torch.Tensor, requires_grad: bool) -> torch.Tensor:
+def alias(tensor: Tensor, requires_grad: bool) -> Tensor:
     """Return a leaf that shares the memory of `tensor`."""
     return tensor.detach().requires_grad_(requires_grad)
 
 
-def leaf_view(tensor: torch.Tensor) -> torch.Tensor:
+def leaf_view(tensor: Tensor) -> Tensor:
     """Return what an update reads in place of a leaf that is given to autograd.grad.
 
     A view: modules that count gradients through hooks cannot do so on such a leaf.
@@ -135,7 +125,7 @@ class _Calling(nn.Module):
 class _Substituted(TorchFunctionMode):
     """Replaces tensors by others in every torch call: reaches what a plain function closes over."""
 
-    def __init__(self, old: Sequence[torch.Tensor], new: Sequence[torch.Tensor]):
+    def __init__(self, old: Sequence[Tensor], new: Sequence[Tensor]):
         super().__init__()
         self._new = {id(a): b for a, b in zip(old, new, strict=True)}
 
@@ -147,7 +137,7 @@ class _Substituted(TorchFunctionMode):
             super().__exit__(*exception)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def swap(tensor: torch.Tensor) -> torch.Tensor:
+        def swap(tensor: Tensor) -> Tensor:
             return self._new.get(id(tensor), tensor)
 
         return func(*tree.map_tensors(swap, args), **tree.map_tensors(swap, kwargs or {}))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.checks import check_int, check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.checks import check_choice, check_int, check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.implicit_backward import implicit_gradients
@@ -17,7 +17,7 @@ from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
 
-CHOICES = ("fallback", "warn", "raise", "ignore")
+UNCONVERGED = ("fallback", "warn", "raise", "ignore")
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,8 @@ class ImplicitGradient(Estimator):
     def __post_init__(self) -> None:
         if isinstance(self.solver, str) and self.solver not in LINEAR:
             raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {sorted(LINEAR)} or a callable")
-        if self.scope not in ("sample", "batch"):
-            raise ValueError(f"ImplicitGradient(scope={self.scope!r}) must be 'sample' or 'batch'")
-        if self.on_unconverged not in CHOICES:
-            raise ValueError(f"ImplicitGradient(on_unconverged={self.on_unconverged!r}) must be one of {CHOICES}")
+        check_choice("ImplicitGradient", "scope", self.scope, ("sample", "batch"))
+        check_choice("ImplicitGradient", "on_unconverged", self.on_unconverged, UNCONVERGED)
         if isinstance(self.forward, str) and self.forward != "unroll":
             raise ValueError(
                 f"ImplicitGradient(forward={self.forward!r}) must be 'unroll' or a solver, such as "

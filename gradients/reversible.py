@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.checks import check_unchanged, is_int, refuse_second_derivative, versions_of
+from loopgrad.gradients.checks import check_choice, check_unchanged, is_int, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell, alias
 from loopgrad.gradients.gradient_sums import GradientSums
@@ -72,8 +72,7 @@ class ReversibleBPTT(Estimator):
     references = ("gomez2017reversible", "maclaurin2015gradient")
 
     def __post_init__(self) -> None:
-        if self.verify not in ("raise", "warn", "off"):
-            raise ValueError(f"ReversibleBPTT(verify={self.verify!r}) must be 'raise', 'warn' or 'off'")
+        check_choice("ReversibleBPTT", "verify", self.verify, ("raise", "warn", "off"))
         if self.anchors is not None and not is_int(self.anchors, 1):
             raise ValueError(
                 f"ReversibleBPTT(anchors={self.anchors!r}) must be the number of updates between two kept states, "

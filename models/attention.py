@@ -62,15 +62,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, tables: Tables) -> Tensor:
-    """Turn the component pairs of x by the angles of its positions.
-
-    Args:
-        x: (batch, positions, heads, head_dim).
-        tables: cos and sin, each (positions, head_dim/2), see `Rotary`.
-
-    Returns:
-        Same shape and dtype as x.
-    """
+    """Turn the component pairs of x, (batch, positions, heads, head_dim), by the angles that `Rotary` has returned."""
     cos, sin = (table.unsqueeze(-2) for table in tables)  # (positions, 1, head_dim/2)
     first, second = x.to(cos.dtype).chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)

@@ -4,9 +4,7 @@ What was read is still there after the update, so the same evaluation of the cel
 A coupled recursion is another dynamical system than the cell's own; see each class for what the two share.
 """
 
-from abc import abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,7 +12,8 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Invertible, Note, Stationary, Undone, tree
 from loopgrad.gradients.cell_call import check_cell
-from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.checks import check_choice
+from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.invertible import Gradients
 from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
 
@@ -50,6 +49,7 @@ class Coupling(Invertible):
     """
 
     references: ClassVar[tuple[str, ...]] = ()
+    rate_name: ClassVar[str]  # the argument that sets the strength of the coupling
     damped_copies = 0  # how many of the two copies are damped
     ratio: Ratio | None = None
     factor: float  # of the cell's image
@@ -59,16 +59,15 @@ class Coupling(Invertible):
         super().__init__()
         name = type(self).__name__
         check_cell(cell, f"{name}(cell=...)")
-        if arithmetic not in STORED:
-            raise ValueError(f"{name}(arithmetic={arithmetic!r}) must be 'exact', 'float64' or 'float32'")
-        if per not in ("cycle", "update"):
-            raise ValueError(f"{name}(per={per!r}) must be 'cycle' or 'update'")
+        check_choice(name, "arithmetic", arithmetic, tuple(STORED))
+        check_choice(name, "per", per, ("cycle", "update"))
         self.cell, self.arithmetic, self.per, self.dtype = cell, arithmetic, per, dtype
         self.exact = arithmetic == "exact"
 
     def extra_repr(self) -> str:
         """Return the rate and the arithmetic."""
-        return f"{self._rate()}, arithmetic={self.arithmetic!r}, per={self.per!r}, dtype={self.dtype}"
+        rate = f"{self.rate_name}={getattr(self, self.rate_name)}"
+        return f"{rate}, arithmetic={self.arithmetic!r}, per={self.per!r}, dtype={self.dtype}"
 
     @property
     def period(self) -> int:
@@ -111,17 +110,7 @@ class Coupling(Invertible):
         return tree.map_tensors(lambda leaf: leaf.to(self.cell_dtype), state.current)
 
     def forward(self, state: Any, inputs: Any, step: int, undo: Note | None = None) -> Any:
-        """Apply update number `step`, or undo it.
-
-        Args:
-            state: The state before the update; after it, if `undo` is given.
-            inputs: What the wrapped cell reads.
-            step: Number of the update.
-            undo: What `note` said of the update.
-
-        Returns:
-            The state after the update. With `undo`: `Undone`, whose gradient `pull` gives.
-        """
+        """Apply update number `step`, or undo it; see `Invertible.forward`."""
         state = self.couple(state)
         stored, unflatten = tree.flatten(state.current)
         dtype = self.cell_dtype
@@ -136,16 +125,7 @@ class Coupling(Invertible):
             return Undone(self._retreat(state, current, images, undo), reads, images)
 
     def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
-        """Return the vector-Jacobian product of an update, except for the part that goes through the wrapped cell.
-
-        Args:
-            images: Images of the update that was undone.
-            gradients: Gradients of the state after it: of each leaf of `current`, then of `other`; None for zero.
-
-        Returns:
-            The gradients of the images, and those of the state before, to which the cell's products with the former
-            are to be added.
-        """
+        """Return the vector-Jacobian product of an update without the part through the cell; see `Invertible.pull`."""
         width = len(images)
         seeds, before = [], list(gradients[: 2 * width])
         for i, image in enumerate(images):
@@ -171,18 +151,15 @@ class Coupling(Invertible):
 
     def _images(self, start: Any, reads: list[Tensor], inputs: Any, step: int) -> list[Tensor | None]:
         """What the wrapped cell makes of its state `start`, per leaf; None for a leaf that it hands through."""
-        z = start
-        if self.per == "update":
-            z = self.cell(z, inputs, step)
-        else:
-            period = period_of(self.cell)
-            for i in range(period):
-                z = self.cell(z, inputs, step * period + i)
+        period = period_of(self.cell) if self.per == "cycle" else 1
+        z = run(self.cell, start, inputs, range(step * period, (step + 1) * period))
         return [None if image is leaf else image for image, leaf in zip(tree.tensors(z), reads, strict=True)]
 
     def _advance(self, state: Coupled, images: list[Tensor | None], step: int) -> Coupled:
         (current, unflatten), other = tree.flatten(state.current), tree.flatten(state.other)[0]
-        lost, unflatten_lost = tree.flatten(self._emptied(state.lost, step))
+        lost, unflatten_lost = tree.flatten(state.lost)
+        if self._word_is_full(step):
+            lost = [torch.zeros_like(digits) for digits in lost]
         for i, image in enumerate(images):
             if image is not None:
                 own = lost[i :: len(current)]
@@ -200,12 +177,8 @@ class Coupling(Invertible):
             lost = [self.ratio.unpack(packed) for packed in note.dropped]
         return Coupled(unflatten(current), unflatten(other), unflatten_lost(lost))
 
-    def _emptied(self, lost: Any, step: int) -> Any:
-        return tree.map_tensors(torch.zeros_like, lost) if self.ratio is not None and self._word_is_full(step) else lost
-
     def _word_is_full(self, step: int) -> bool:
-        assert self.ratio is not None
-        return step % (self.ratio.window * self.damped_copies) == 0
+        return self.ratio is not None and step % (self.ratio.window * self.damped_copies) == 0
 
     def _stored(self, leaf: Tensor) -> Tensor:
         return to_grid(leaf) * (1 / SCALE) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
@@ -234,31 +207,32 @@ class Coupling(Invertible):
         """What the update that led to this pair has read."""
         return other
 
-    @abstractmethod
-    def _rate(self) -> str:
-        """The argument that sets the strength of the coupling, as it is written."""
-
-    @abstractmethod
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        """One leaf of both copies and its lost digits after an update."""
+        """One leaf of both copies and its lost digits after an update: here the copies change places."""
+        kept, digits = self._damp(other, lost[1:])
+        return self._plus(kept, image), current, digits + lost[:1]
 
-    @abstractmethod
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
         """The copy that an update has changed, and its lost digits, as they were before it."""
+        before, digits = self._undamp(self._minus(current, image), lost[:1])
+        return before, lost[1:] + digits
 
-    @abstractmethod
     def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of the sum that holds the image and of the pair before an update, from those of the pair after."""
+        return current, other, times(current, self.share)
 
-    def _damp(self, value: Tensor, lost: Tensor | None, factor: Fraction) -> tuple[Tensor, Tensor | None]:
-        if self.ratio is None or lost is None:
-            return value * float(factor), lost
-        return self.ratio.times(value, lost)
+    def _damp(self, value: Tensor, lost: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return share * value, and the lost digits of that one copy, if there are any."""
+        if self.ratio is None or not lost:
+            return value if self.share == 1 else value * self.share, lost
+        value, digits = self.ratio.times(value, *lost)
+        return value, [digits]
 
-    def _undamp(self, value: Tensor, lost: Tensor | None, factor: Fraction) -> tuple[Tensor, Tensor | None]:
-        if self.ratio is None or lost is None:
-            return value / float(factor), lost
-        return self.ratio.undo(value, lost)
+    def _undamp(self, value: Tensor, lost: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        if self.ratio is None or not lost:
+            return value if self.share == 1 else value / self.share, lost
+        value, digits = self.ratio.undo(value, *lost)
+        return value, [digits]
 
 
 def times(gradient: Tensor | None, factor: float) -> Tensor | None:

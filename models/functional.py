@@ -42,14 +42,7 @@ def rms_norm(x: Tensor, dim: int = -1, eps: float = 1e-5) -> Tensor:
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up, the gate of SwiGLU, keeping only its two arguments for backward.
-
-    Args:
-        gate: Any shape.
-        up: Same shape.
-
-    Returns:
-        gate * sigmoid(gate) * up.
+    """Return silu(gate) * up, the gate of SwiGLU, keeping only its two arguments, of one shape, for backward.
 
     Reference:
         Shazeer 2020, arXiv 2002.05202.

@@ -104,22 +104,8 @@ class HRM(RecursiveModel):
     ) -> "HRM":
         """Build an HRM from a checkpoint of the official code (HRM's own, and the model hrm of TRM's code).
 
-        Sizes, mixer, learned positions and puzzle table are read off the tensors. Prefixes `_orig_mod.`, `model.` and
-        `inner.` are dropped wherever they stand in front. Weights become float32, whatever they are stored in.
-
-        Args:
-            state_dict: Names and tensors of the checkpoint.
-            num_heads: Attention heads, which no shape reveals; None for hidden_size // 64, at least 1.
-            H_cycles: Cycles in a segment, which no shape reveals; the published configuration's 2.
-            L_cycles: Updates of z_L in a cycle, which no shape reveals; the published configuration's 2.
-            positions: What attention without learned positions uses: None or "rope", or "none".
-            seq_len: Number of tokens, read off where weights depend on it; else it may stay None, and the model takes
-                any length.
-            puzzle_tokens: Positions of the puzzle's vector; None for as many as the vector fills.
-            forward_dtype: dtype of activations, torch.bfloat16 in the published configuration; None for float32.
-
-        Raises:
-            ValueError: A name is missing, unknown or of the wrong shape; the message gives it and the nearest names.
+        Arguments and errors are those of `TRM.from_official`; H_cycles and L_cycles are the published 2 and 2, and
+        puzzle_tokens=None stands for as many as a puzzle's vector fills.
         """
         weights = OfficialWeights(state_dict)
         model = cls(

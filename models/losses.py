@@ -44,15 +44,7 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return -log softmax(x)_label per token, in float32 or wider.
-
-    Args:
-        logits: (batch, seq_len, vocab_size), any floating dtype.
-        labels: (batch, seq_len) int64, IGNORE (-100) where not scored.
-
-    Returns:
-        (batch, seq_len), zero where not scored.
-    """
+    """Return -log softmax(x)_label per token, in float32 or wider; shapes are those of `stablemax_cross_entropy`."""
     x = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(x.flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction="none").view(labels.shape)
 
@@ -64,9 +56,6 @@ def token_loss(logits: Tensor, labels: Tensor, cross_entropy: CrossEntropy = sta
         logits: (batch, seq_len, vocab_size).
         labels: (batch, seq_len) int64, IGNORE (-100) where not scored.
         cross_entropy: Loss per token, `stablemax_cross_entropy` or `softmax_cross_entropy`.
-
-    Returns:
-        A scalar.
     """
     scored = (labels != IGNORE).sum(-1).clamp(min=1)
     return (cross_entropy(logits, labels).sum(-1) / scored).mean()

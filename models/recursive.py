@@ -129,9 +129,6 @@ class RecursiveModel(nn.Module):
             inputs: (batch, seq_len) tokens.
             puzzle_ids: (batch,) ids, None where the model has no puzzle embeddings.
             estimator: How the gradient of the recursion is obtained.
-
-        Returns:
-            Output, whose state still has its graph.
         """
         if state is None:
             state = self.initial_state(*inputs.shape)

@@ -59,6 +59,7 @@ class Damped(Coupling):
     """
 
     references = ("mccallum2025reversible", "maclaurin2015gradient")
+    rate_name = "beta"
     damped_copies = 2
 
     def __init__(
@@ -76,21 +77,6 @@ class Damped(Coupling):
             self.ratio = Ratio.of(1 - self.beta)
         else:  # each copy is divided by 1 - beta at every other update that is undone
             self.safe_length = int(2 * SPARE_BITS[arithmetic] / -math.log2(1 - self.beta))
-
-    def _rate(self) -> str:
-        return f"beta={self.beta}"
-
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        kept, digits = self._damp(other, lost[1] if lost else None, 1 - self.beta)
-        return self._plus(kept, image), current, [digits, lost[0]] if lost else []
-
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        kept = self._minus(current, image)
-        before, digits = self._undamp(kept, lost[0] if lost else None, 1 - self.beta)
-        return before, [lost[1], digits] if lost else []
-
-    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
-        return current, other, times(current, self.share)
 
 
 class Leapfrog(Coupling):
@@ -132,6 +118,7 @@ class Leapfrog(Coupling):
     """
 
     references = ("chang2018reversible",)
+    rate_name = "scale"
 
     def __init__(
         self,
@@ -148,18 +135,6 @@ class Leapfrog(Coupling):
             raise ValueError(f"Leapfrog(scale={scale!r}) must be finite and not zero: at 0 nothing is iterated")
         self.scale = self.factor = float(scale)
         self.share = 1.0
-
-    def _rate(self) -> str:
-        return f"scale={self.scale}"
-
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        return self._plus(other, image), current, lost
-
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        return self._minus(current, image), lost
-
-    def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
-        return current, other, times(current, self.share)
 
 
 class Momentum(Coupling):
@@ -203,6 +178,7 @@ class Momentum(Coupling):
     """
 
     references = ("sander2021momentum",)
+    rate_name = "gamma"
     damped_copies = 1
 
     def __init__(
@@ -221,9 +197,6 @@ class Momentum(Coupling):
         else:  # the velocity is divided by gamma at each update that is undone
             self.safe_length = int(SPARE_BITS[arithmetic] / -math.log2(self.gamma))
 
-    def _rate(self) -> str:
-        return f"gamma={self.gamma}"
-
     def _companion(self, leaf: Tensor) -> Tensor:
         return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()
 
@@ -231,14 +204,12 @@ class Momentum(Coupling):
         return current - other
 
     def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        kept, digits = self._damp(other, lost[0] if lost else None, self.gamma)
+        kept, digits = self._damp(other, lost)
         velocity = self._plus(kept, image)
-        return current + velocity, velocity, [digits] if lost else []
+        return current + velocity, velocity, digits
 
     def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
-        kept = self._minus(other, image)
-        before, digits = self._undamp(kept, lost[0] if lost else None, self.gamma)
-        return before, [digits] if lost else []
+        return self._undamp(self._minus(other, image), lost)
 
     def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:
         velocity = total(other, current)
@@ -273,11 +244,9 @@ def coupled(
         raise ValueError(f"coupling must be {names} or None, got {coupling!r}")
     if rate is None:
         return COUPLINGS[coupling](cell, dtype=dtype)
-    return COUPLINGS[coupling](cell, _number(rate) if coupling == "leapfrog" else rate, dtype=dtype)
-
-
-def _number(rate: float | str) -> float:
-    try:
-        return float(Fraction(rate))
-    except ValueError:
-        raise ValueError(f"coupling_rate={rate!r} must be a number, the scale of coupling='leapfrog'") from None
+    if coupling == "leapfrog":
+        try:
+            rate = float(Fraction(rate))
+        except ValueError:
+            raise ValueError(f"coupling_rate={rate!r} must be a number, the scale of coupling='leapfrog'") from None
+    return COUPLINGS[coupling](cell, rate, dtype=dtype)

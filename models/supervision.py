@@ -140,9 +140,6 @@ def run_segment(
         generator: Source of exploration, needed in training where halting.exploration > 0.
         cross_entropy: Loss per token, `stablemax_cross_entropy` or `softmax_cross_entropy`.
 
-    Returns:
-        (carry, loss, metrics, output).
-
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
     Reference:

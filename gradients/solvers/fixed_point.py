@@ -45,9 +45,6 @@ class _Search:
             over = bool((self.converged | ~self.alive).all())
         return step, over
 
-    def result(self) -> FixedPoint:
-        return FixedPoint(self.best, self.residual, self.found_at, self.converged, self.evaluations)
-
 
 class _Method:
     """Base of the searches: subclasses say where to evaluate next."""
@@ -66,7 +63,7 @@ class _Method:
         """Search; see `FixedPointSolver`."""
         search = _Search(fn, start, max_evaluations, rtol, atol, check_every)
         self._run(search, start)
-        return search.result()
+        return FixedPoint(search.best, search.residual, search.found_at, search.converged, search.evaluations)
 
     def _run(self, search: _Search, z: Tensor) -> None:
         raise NotImplementedError
