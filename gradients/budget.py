@@ -79,11 +79,7 @@ class Footprint:
 
 
 def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None:
-    """Return the schedule of fewest evaluations that fits, ties by smallest peak; None for plain BPTT.
-
-    Raises:
-        ValueError: Nothing fits; names the smallest budget that does.
-    """
+    """Return the schedule of fewest evaluations that fits, ties by smallest peak; None for plain BPTT."""
     if footprint.whole(num_steps) <= budget:
         return None
     best = None

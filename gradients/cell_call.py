@@ -34,16 +34,13 @@ def check_cell(cell: Any, name: str = "cell") -> None:
         try:
             refused = _REFUSED.get(forward)
             if refused is None:
-                refused = _REFUSED[forward] = _of_torch(forward) or not _takes_three(cell.forward)
+                # no layer of torch.nn takes the number of an update
+                of_torch = str(getattr(forward, "__module__", "")).startswith("torch.nn.modules.")
+                refused = _REFUSED[forward] = of_torch or not _takes_three(cell.forward)
         except TypeError:  # neither hashable nor weakly held
             refused = not _takes_three(cell.forward)
     if refused:
         raise TypeError(f"{name} is called as cell(state, inputs, step), but {_remedy(cell)}")
-
-
-def _of_torch(forward: Callable[..., Any]) -> bool:
-    """Whether this is the forward of a layer of torch.nn, none of which takes the number of an update."""
-    return str(getattr(forward, "__module__", "")).startswith("torch.nn.modules.")
 
 
 def _takes_three(forward: Callable[..., Any]) -> bool:

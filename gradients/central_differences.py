@@ -72,11 +72,7 @@ def _run(
 
 
 def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> None:
-    """Raise if differences would be taken in 16-bit arithmetic.
-
-    Raises:
-        TooCoarse: A perturbed tensor has a 16-bit dtype, or autocast is on.
-    """
+    """Raise TooCoarse if a perturbed tensor has a 16-bit dtype, or autocast is on."""
     reason = (
         "central differences drown in 16-bit rounding: of bfloat16 the relative error is 16 % at the best step (1e-2) "
         "and 100 % at 1e-3, of float32 7e-4 at 1e-4"

@@ -11,7 +11,7 @@ from loopgrad.gradients.checkpointed_backward import CheckpointedRecursion
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, run
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.schedule import Schedule, binomial, segments
+from loopgrad.gradients.schedule import binomial, segments
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,16 @@ class CheckpointedBPTT(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         functional, offload = FunctionalCell(cell, state, inputs), self.offload == "cpu"
         traced = 0
-        if self.memory_budget is None:
-            schedule = self._schedule(num_steps)
-        else:
+        if self.memory_budget is not None:
             footprint = budget.trace(functional, num_steps, offload)
             traced = footprint.traced
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
+        elif self.num_snapshots is not None:
+            schedule = binomial(num_steps, self.num_snapshots)
+        else:
+            schedule = segments(
+                num_steps, math.isqrt(num_steps - 1) + 1 if self.schedule == "sqrt" else int(self.schedule)
+            )
         if schedule is None:
             state = run(cell, state, inputs, range(num_steps))
             return Rollout(state, Stats(traced + num_steps, traced + num_steps))
@@ -118,8 +122,3 @@ class CheckpointedBPTT(Estimator):
         )
         stats = Stats(traced + schedule.evaluations, vjps=traced + num_steps)
         return Rollout(functional.unflatten_state(leaves), stats)
-
-    def _schedule(self, num_steps: int) -> Schedule:
-        if self.num_snapshots is not None:
-            return binomial(num_steps, self.num_snapshots)
-        return segments(num_steps, math.isqrt(num_steps - 1) + 1 if self.schedule == "sqrt" else int(self.schedule))

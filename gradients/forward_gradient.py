@@ -8,7 +8,7 @@ from torch import nn
 
 from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
-from loopgrad.gradients.forward_recursion import ForwardStats, recursion
+from loopgrad.gradients.forward_recursion import ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
 from loopgrad.gradients.row_layout import RowLayout
@@ -120,5 +120,6 @@ class ForwardGradient(Estimator):
         if first:
             functional = FunctionalCell(cell, state, inputs)
             rows = RowLayout(functional.state, self.scope == "sample")
-            state = functional.unflatten_state(list(recursion(functional, first, self, stats, rows)))
+            tensors = (*functional.state, *functional.others)
+            state = functional.unflatten_state(ForwardRecursion.apply(functional, first, self, stats, rows, *tensors))
         return Rollout(run(cell, state, inputs, range(first, num_steps)), stats)

@@ -24,20 +24,14 @@ class ForwardStats(Stats):
     tangents: int = 0
 
 
-def recursion(
-    cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout
-) -> tuple[Tensor, ...]:
-    """Return the leaves of the state after `num_steps` updates, as outputs of one node that estimates as `how` says."""
-    return _Recursion.apply(cell, num_steps, how, stats, rows, *cell.state, *cell.others)
-
-
-class _Recursion(torch.autograd.Function):
+class ForwardRecursion(torch.autograd.Function):
     """The updates before the window as one node: (state leaves, other tensors) -> leaves of their last state."""
 
     @staticmethod
     def forward(
         ctx: Any, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout, *tensors: Any
     ) -> Any:
+        """Run the updates with tangents beside them, as the estimator `how` says."""
         ctx.set_materialize_grads(False)
         width, wanted = len(cell.state), ctx.needs_input_grad[5:]
         ctx.cell, ctx.num_steps, ctx.how, ctx.stats, ctx.rows = cell, num_steps, how, stats, rows
@@ -69,6 +63,7 @@ class _Recursion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
+        """Estimate the gradients of all tensors."""
         refuse_second_derivative("ForwardGradient")
         estimate = _by_adjoints if ctx.how.perturb == "state" else _by_directions
         return (None,) * 5 + tuple(estimate(ctx, ctx.rows.join(cotangents), ctx.needs_input_grad[5:]))

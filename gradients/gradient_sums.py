@@ -24,18 +24,16 @@ class GradientSums:
     - autocast has cast a weight once for its whole region: in BPTT the gradients are summed before that one cast, in
       its low precision, and cast back once. So the sum is caught at the cast, and carried on from there.
 
+    Args:
+        leaves: Leaves that share memory with the tensors; those that require grad are summed.
+        bare: Which of them are to be read themselves, and not through a view.
+        caches: Whether autocast casts bare leaves once for all updates.
+
     Attributes:
         entries: What the updates must read in place of the tensors.
     """
 
     def __init__(self, leaves: Sequence[torch.Tensor], bare: Sequence[bool], caches: bool):
-        """Start at zero.
-
-        Args:
-            leaves: Leaves that share memory with the tensors; those that require grad are summed.
-            bare: Which of them are to be read themselves, and not through a view.
-            caches: Whether autocast casts bare leaves once for all updates.
-        """
         self._leaves = [leaf for leaf in leaves if leaf.requires_grad]
         with torch.enable_grad():
             self.entries = [leaf if as_it_is else leaf_view(leaf) for leaf, as_it_is in zip(leaves, bare, strict=True)]

@@ -34,7 +34,7 @@ def graph_free(cell: nn.Module) -> Iterator[Callable[[Any], Any]]:
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         with torch.set_grad_enabled(with_graph):
-            yield partial(tree.map_tensors, torch.Tensor.detach) if with_graph else _as_it_is
+            yield partial(tree.map_tensors, torch.Tensor.detach) if with_graph else lambda state: state
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.clear_autocast_cache()
@@ -129,10 +129,6 @@ def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
             conditions.buffers = {}
         if same_generators:
             conditions.generators = []
-
-
-def _as_it_is(state: Any) -> Any:
-    return state
 
 
 def _set_training(modules: list[nn.Module], flags: list[bool]) -> None:

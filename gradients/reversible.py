@@ -13,7 +13,7 @@ from loopgrad.gradients.checks import check_choice, check_unchanged, is_int, ref
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell, alias
 from loopgrad.gradients.gradient_sums import GradientSums
-from loopgrad.gradients.invertible import Invertible, Note, is_invertible
+from loopgrad.gradients.invertible import Note, is_invertible
 from loopgrad.gradients.recompute import Conditions, graph_free
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
@@ -89,12 +89,6 @@ class ReversibleBPTT(Estimator):
             )
         if num_steps == 0 or not needs_gradient(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
-        self._check_length(cell, num_steps)
-        functional = FunctionalCell(cell, state, inputs)
-        leaves = _Recursion.apply(functional, inputs, num_steps, self, *functional.state, *functional.others)
-        return Rollout(functional.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
-
-    def _check_length(self, cell: Invertible, num_steps: int) -> None:
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
         if safe is not None and length > safe:
             raise ValueError(
@@ -102,6 +96,9 @@ class ReversibleBPTT(Estimator):
                 f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
                 "or CheckpointedBPTT()"
             )
+        functional = FunctionalCell(cell, state, inputs)
+        leaves = _Recursion.apply(functional, inputs, num_steps, self, *functional.state, *functional.others)
+        return Rollout(functional.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
 
 
 class _Recursion(torch.autograd.Function):
@@ -134,7 +131,11 @@ class _Recursion(torch.autograd.Function):
                 # the generators before each update; all the same object where nothing is drawn
                 now = conditions.generator_states()
                 draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
-                _check_buffers(conditions, cell.cell)
+                if (name := conditions.changed_buffer(cell.cell)) is not None:
+                    raise RuntimeError(
+                        f"the cell's update rewrites its buffer {name}, so it cannot be undone: put that module in "
+                        "eval mode, or use CheckpointedBPTT(), which keeps buffers with its states"
+                    )
         check_unchanged(tensors, versions, "its updates cannot be undone")
         conditions.buffers = {}  # no update changed them
         if draws[-1] is draws[0]:
@@ -204,14 +205,6 @@ class _Recursion(torch.autograd.Function):
         with ctx.conditions.restored(cell.cell):
             grads = cell.call(sweep, sums.entries, {})
         return None, None, None, None, *grads, *sums.result()
-
-
-def _check_buffers(conditions: Conditions, cell: nn.Module) -> None:
-    if (name := conditions.changed_buffer(cell)) is not None:
-        raise RuntimeError(
-            f"the cell's update rewrites its buffer {name}, so it cannot be undone: put that module in eval mode, or "
-            "use CheckpointedBPTT(), which keeps buffers with its states"
-        )
 
 
 @torch.no_grad()

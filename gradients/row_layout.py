@@ -36,7 +36,6 @@ class RowLayout:
         for leaf in leaves:
             self.dtype = torch.promote_types(self.dtype, leaf.dtype)
         self._like = [(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
-        self._device = leaves[0].device if leaves else torch.device("cpu")
 
     def join(self, leaves: Sequence[Tensor | None]) -> Tensor:
         """Return the matrix of leaves, where None stands for zeros."""

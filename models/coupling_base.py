@@ -1,7 +1,6 @@
 """The part that invertible cells share: each update reads one copy of the state and changes the other.
 
 What was read is still there after the update, so the same evaluation of the cell that made the new state undoes it.
-A coupled recursion is another dynamical system than the cell's own; see each class for what the two share.
 """
 
 from dataclasses import dataclass

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from loopgrad.gradients import Estimator
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.blocks import Net
-from loopgrad.models.recursive import Output, RecursiveModel, State
+from loopgrad.models.cells import State
+from loopgrad.models.recursive import Output, RecursiveModel
 
 
 class FeedForwardCell(nn.Module):

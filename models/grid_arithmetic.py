@@ -96,11 +96,7 @@ class Ratio:
 
 
 def fraction_below_one(owner: str, name: str, given: Any) -> Fraction:
-    """Return the argument of `owner` as a fraction between 0 and 1 whose digits exact arithmetic can store.
-
-    Raises:
-        ValueError: It is none; names the argument.
-    """
+    """Return the argument of `owner` as a fraction in (0, 1) whose digits exact arithmetic can store, or raise."""
     try:
         fraction = Fraction(given)
     except (TypeError, ValueError, ZeroDivisionError):

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from loopgrad.gradients import Estimator, Stats
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture
+from loopgrad.models.cells import State
 from loopgrad.models.layers import Linear, truncated_normal
-
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients import BPTT, Estimator, tree
+from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
 from loopgrad.models.losses import CrossEntropy, right_tokens, stablemax_cross_entropy, token_loss
-from loopgrad.models.recursive import Output, RecursiveModel, State
+from loopgrad.models.recursive import Output, RecursiveModel
 
 
 @dataclass(frozen=True)
