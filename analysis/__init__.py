@@ -4,16 +4,11 @@ if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.analysis, not analysis: run `make setup` first")
 
 from loopgrad.analysis._descent import Descent, DescentStep, descent
-from loopgrad.analysis.agreement import (
-    Agreement,
-    compare_gradients,
-    compare_with_bptt,
-    gradients_of,
-    reference_gradients,
-)
+from loopgrad.analysis.agreement import Agreement, compare_gradients, compare_with_bptt
 from loopgrad.analysis.bias_variance import BiasVariance, bias_and_variance, minibatch_variance
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
 from loopgrad.analysis.dynamics import classify, sweep_thresholds
+from loopgrad.analysis.exact_gradients import gradients_of, reference_gradients
 from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_points, multistart
 from loopgrad.analysis.gaps import GradientGap, gradient_gaps
 from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval

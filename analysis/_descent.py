@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from loopgrad.analysis.agreement import Gradients, check_names, float64_vector, reference_gradients
-from loopgrad.analysis.buffers import preserved_buffers
-from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.analysis.agreement import check_names, float64_vector
+from loopgrad.analysis.exact_gradients import Gradients, reference_gradients
+from loopgrad.analysis.precision import evaluated_in, preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
 
 
@@ -106,10 +106,9 @@ def descent(
                 f"gradient[{name!r}] has shape {tuple(value.shape)} and its parameter {tuple(shapes[name])}: "
                 "both must be of the same module"
             )
-    present = [name for name in exact if gradient[name] is not None and exact[name] is not None]
-    product = math.fsum(
-        torch.dot(float64_vector(gradient[name]), float64_vector(exact[name])).item() for name in present
-    )
+    pairs = [(gradient[name], exact[name]) for name in exact]
+    known = [(float64_vector(g), float64_vector(e)) for g, e in pairs if g is not None and e is not None]
+    product = math.fsum(torch.dot(g, e).item() for g, e in known)
     start = _loss_after(gradient, loss, module, 0.0)
     found = []
     for eta in sizes:

@@ -10,19 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Gradients,
-    compare_gradients,
-    drawn_gradients,
-    float64_vector,
-    members,
-    quotient,
-    reference_gradients,
-    trainable,
-)
-from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.agreement import compare_gradients, float64_vector, members, quotient
+from loopgrad.analysis.exact_gradients import Gradients, drawn_gradients, reference_gradients, trainable
 from loopgrad.analysis.moments import Moments
-from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int
@@ -174,7 +165,9 @@ def bias_and_variance(
     moments = Moments(layout.join(reference), layout.sizes)
     with preserved_rng():
         for draw in range(draws):
-            one = estimator if isinstance(estimator, Estimator) else _made(estimator, draw)
+            one = estimator if isinstance(estimator, Estimator) else estimator(draw)
+            if not isinstance(one, Estimator):
+                raise TypeError(f"estimator({draw}) must return an Estimator, got {type(one).__name__}")
             with preserved_buffers(module):
                 moments.add(layout.join(drawn_gradients(lambda own, one=one: loss(own, one), module)))
     *parts, whole = moments.summary()
@@ -237,10 +230,3 @@ def _check_fixed(loss: Loss, module: nn.Module) -> None:
 
 def _generators() -> list[Tensor]:
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [])]
-
-
-def _made(build: Callable[[int], Estimator], draw: int) -> Estimator:
-    made = build(draw)
-    if not isinstance(made, Estimator):
-        raise TypeError(f"estimator({draw}) must return an Estimator, got {type(made).__name__}")
-    return made

@@ -5,6 +5,7 @@ Each is a context manager around ordinary autograd code and counts what really h
 
 import weakref
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -42,10 +43,8 @@ class CellCalls:
         return len(self._passes)
 
     def __enter__(self) -> "CellCalls":
-        self._handles = [
-            self._cell.register_forward_pre_hook(self._before, with_kwargs=True),
-            self._cell.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        self._handles = [self._cell.register_forward_pre_hook(self._before, with_kwargs=True)]
+        self._handles += [self._cell.register_forward_hook(self._after, with_kwargs=True)]
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -101,16 +100,10 @@ class _Packed:
         self.tensor = tensor.detach()
 
 
-class _NoModules:
+class _NoModules(nullcontext):
     """Stands in for FlopCounterMode's module tracker, whose hooks fail on leaves given to autograd.grad."""
 
     parents = frozenset({"Global"})
-
-    def __enter__(self) -> "_NoModules":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        return None
 
 
 def flop_counter() -> FlopCounterMode:

@@ -32,14 +32,7 @@ class Episodes(NamedTuple):
 class Course:
     """Measures each update on the device; holds period + 1 states, and one per lag.
 
-    Args:
-        names: Names of the streams.
-        period: Updates in a cycle.
-        lags: Number of earlier ends of cycles that each is compared with.
-        upcast: Narrowest dtype of differences and norms.
-
-    Attributes:
-        num_steps: Updates so far.
+    Each end of a cycle is compared with `lags` earlier ones; differences and norms are in `upcast` or wider.
     """
 
     def __init__(self, names: Sequence[str], period: int, lags: int, upcast: torch.dtype):
@@ -185,13 +178,9 @@ def _same_memory(leaf: torch.Tensor, other: torch.Tensor) -> bool:
     return same and leaf.device == other.device and leaf.data_ptr() == other.data_ptr()
 
 
-def check_lags(lags: Any) -> None:
-    """Raise ValueError where lags is not a number of cycles."""
+def check_options(lags: Any, upcast: Any) -> None:
+    """Raise ValueError where lags is not a number of cycles, TypeError where upcast is narrower than float32."""
     if not is_int(lags, 0):
         raise ValueError(f"lags must be a number of cycles, an int of at least 0, got {lags!r}")
-
-
-def check_upcast(upcast: Any) -> None:
-    """Raise TypeError where upcast is narrower than float32."""
     if upcast not in (torch.float32, torch.float64):
         raise TypeError(f"upcast must be torch.float32 or torch.float64, got {upcast}: narrower sums lose residuals")

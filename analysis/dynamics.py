@@ -1,15 +1,14 @@
 """A verdict per sample: does the recursion converge, drift, cycle, wander or diverge, and by which numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from loopgrad.analysis.summaries import Array
-from loopgrad.analysis.trace import Trace, streams_of
+from loopgrad.analysis.trace import Trace, floor_of, streams_of
 from loopgrad.analysis.trends import Trend, met_again, straight
-from loopgrad.analysis.verdicts import FLOORS, Thresholds, Verdicts
+from loopgrad.analysis.verdicts import Thresholds, Verdicts
 
 
 def classify(
@@ -55,8 +54,23 @@ def classify(
     names = [*trace.streams, "joint"] if streams is None else list(streams)
     result = {}
     for name in names:
+        together = streams_of(trace, name)
+        cycles = trace.recurrence[together[0]].shape[1]
+        norm = np.hypot.reduce([trace.norm[s][:: trace.period][: cycles + 1] for s in together])  # (C + 1, B)
+        lagged = np.hypot.reduce([trace.recurrence[s] for s in together])  # (L, C, B)
+        scale = np.hypot.reduce([trace.scale[s] for s in together])  # (B,)
+        mapped = trace.joint_relative if name == "joint" else trace.map_relative[name]
+        mapped = mapped if trace.reevaluated else [None] * scale.size
         given = lyapunov.get(name) if isinstance(lyapunov, Mapping) else lyapunov
-        result[name] = _verdicts(_Series.of(trace, name), name, thresholds, given, floor)
+        exponents = np.full(scale.size, np.nan) if given is None else np.asarray(given, dtype=float)
+        least = floor_of(trace, name) if floor is None else floor
+        rows = [
+            _judge(norm[:, i], lagged[:, :, i], scale[i], mapped[i], thresholds, exponents[i], least)
+            for i in range(scale.size)
+        ]
+        columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
+        settings = {"lyapunov": exponents, "floor": least, "cycles": cycles, "thresholds": thresholds}
+        result[name] = Verdicts(stream=name, **columns, **settings)
     return result
 
 
@@ -74,43 +88,12 @@ def sweep_thresholds(
     return {factor: classify(trace, base.scaled(factor), **options) for factor in factors}
 
 
-@dataclass(frozen=True)
-class _Series:
-    """One stream at the ends of cycles."""
-
-    norm: Array  # (C + 1, B)
-    lagged: Array  # (L, C, B)
-    scale: Array  # (B,)
-    map_relative: Array  # (B,)
-    reevaluated: bool
-    dtype: str
-
-    @classmethod
-    def of(cls, trace: Trace, name: str) -> "_Series":
-        streams = streams_of(trace, name)
-        cycles = trace.recurrence[streams[0]].shape[1]
-        norm = np.hypot.reduce([trace.norm[s][:: trace.period][: cycles + 1] for s in streams])
-        lagged = np.hypot.reduce([trace.recurrence[s] for s in streams])
-        scale = np.hypot.reduce([trace.scale[s] for s in streams])
-        relative = trace.joint_relative if name == "joint" else trace.map_relative[name]
-        widest = max((trace.dtype[s] for s in streams), key=lambda dtype: FLOORS.get(dtype, 0.0))
-        return cls(norm, lagged, scale, relative, trace.reevaluated, widest)
-
-
-def _verdicts(
-    series: _Series, name: str, thresholds: Thresholds, lyapunov: Array | None, floor: float | None
-) -> Verdicts:
-    batch, cycles = series.scale.size, series.lagged.shape[1]
-    floor = FLOORS.get(series.dtype, 0.0) if floor is None else floor
-    exponents = np.full(batch, np.nan) if lyapunov is None else np.asarray(lyapunov, dtype=float)
-    rows = [_judge(series, i, thresholds, exponents[i], floor) for i in range(batch)]
-    columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
-    return Verdicts(stream=name, **columns, lyapunov=exponents, floor=floor, cycles=cycles, thresholds=thresholds)
-
-
-def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: float) -> dict[str, Any]:
-    step, norm, lagged = series.lagged[0, :, i], series.norm[:, i], series.lagged[:, :, i]
-    scale, cycles = series.scale[i], step.size
+def _judge(
+    norm: Array, lagged: Array, scale: float, mapped: float | None, limits: Thresholds, exponent: float, floor: float
+) -> dict[str, Any]:
+    """Return one sample's numbers and label; `mapped` is the residual of the map re-evaluated in a wider dtype."""
+    step = lagged[0]
+    cycles = step.size
     half = cycles // 2
     tail, times = step[half:], np.arange(half + 1, cycles + 1)
     unknown = ("rate", "exponent", "distance", "straightness", "residual")
@@ -120,7 +103,7 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
     if tail.size < limits.min_cycles:
         return {**found, "label": "too short"}
     native = float(np.median(step[-max(1, cycles // 4) :])) / scale if scale else 0.0
-    outside = float(series.map_relative[i]) if series.reevaluated else native
+    outside = native if mapped is None else float(mapped)
     residual = max(native, outside)
     trend = Trend.of(times, tail)
     falling, growing = trend.goes(-1, limits), trend.goes(1, limits)
@@ -128,7 +111,7 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
         falling, growing = False, growing and trend.change > 0.5 * exponent * tail.size
     rate = trend.rate
     distance = residual / (1 - rate) if rate < 1 else np.nan
-    lag = min(series.lagged.shape[0], cycles)
+    lag = min(len(lagged), cycles)
     path = sum(step[-lag:])
     straightness = float(lagged[lag - 1, -1] / path) if path > 0 else 0.0
     at_floor = residual <= floor
@@ -140,7 +123,7 @@ def _judge(series: _Series, i: int, limits: Thresholds, exponent: float, floor: 
         if growing and residual > floor and not (residual <= limits.rtol and straightness <= limits.straight):
             return "diverging"
         stopped = native <= max(floor, limits.rtol * 1e-3)
-        blind = floor > limits.rtol and not series.reevaluated
+        blind = floor > limits.rtol and mapped is None
         if stopped and (blind or outside > limits.rtol):
             return "stalled"
         if residual <= max(limits.rtol, floor):

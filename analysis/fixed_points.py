@@ -33,10 +33,8 @@ class FixedPoints(NamedTuple):
         """Say how many were found, and how near and how stable they are."""
         found, stable = int(self.found.sum()), int((self.radius < 1).sum())
         title = f"FixedPoints: found from {found} of {self.found.size} starts, {stable} of them stable"
-        rows = [
-            [name, band_of(values), band_of(values[self.found])]
-            for name, values in (("residual", self.residual), ("distance", self.distance), ("radius", self.radius))
-        ]
+        numbers = {name: getattr(self, name) for name in ("residual", "distance", "radius")}
+        rows = [[name, band_of(values), band_of(values[self.found])] for name, values in numbers.items()]
         return screen(f"{title}; median [5 %, 95 %]", ["", "all", "found"], rows)
 
 

@@ -13,17 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.agreement import (
-    Agreement,
-    Gradients,
-    compare_gradients,
-    float64_vector,
-    gradients_of,
-    members,
-    reference_gradients,
-)
-from loopgrad.analysis.buffers import preserved_buffers
+from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
+from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
@@ -216,17 +209,9 @@ def best_scale(agreement: Agreement) -> float:
 
 
 def sign_agreement(gradient: Gradients, reference: Gradients, names: Sequence[str] | None = None) -> float:
-    """Return the share of the entries with g* not zero in which g has the sign of g*.
+    """Return the share of the entries with g* not zero in which g has the sign of g*; nan if every entry of g* is zero.
 
-    A None counts as zero, and a zero of g has not the sign.
-
-    Args:
-        gradient: g, parameter name -> tensor or None.
-        reference: g*, with the same names and shapes.
-        names: Parameters to look at; default all of the reference.
-
-    Returns:
-        In [0, 1]; nan if every entry of g* is zero.
+    A None counts as zero, and a zero of g has not the sign. Looked at are the parameters `names`, by default all.
     """
     same = total = 0
     for name in reference if names is None else names:

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from loopgrad.analysis.buffers import preserved_buffers
-from loopgrad.analysis.precision import preserved_rng
+from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.spectrum import spectral_radius
 from loopgrad.analysis.state_map import StateMap, row_of
 from loopgrad.analysis.summaries import Array
@@ -35,16 +34,9 @@ def residual_and_radius(
 ) -> tuple[Array, Array]:
     """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
 
-    F is the cycle that starts at z_at, in float64. Its radius is taken in evaluation mode, of the samples `wanted`; it
-    is nan for the others, and inf where z_at or its image is not finite.
-
-    Args:
-        cell: Called as cell(state, inputs, step); its buffers are left as they were.
-        state: z_0, each leaf (batch, ...).
-        inputs: What it reads; a leaf with the batch's first dimension holds one row per sample.
-        num_steps: Updates over which the residual's scale is taken.
-        at: Updates before the point.
-        wanted: Indices of samples.
+    F is the cycle that starts at z_at, in float64; the residual's scale is taken over `num_steps` updates from `state`,
+    which is z_0. The radius is taken in evaluation mode, of the samples `wanted`; it is nan for the others, and inf
+    where z_at or its image is not finite. Leaves of inputs with the batch's first dimension hold one row per sample.
     """
     with preserved_buffers(cell):
         trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
@@ -55,17 +47,15 @@ def residual_and_radius(
         point = run_without_graph(cell, state, inputs, range(at))
     for row in wanted.tolist():
         with preserved_buffers(cell):
-            radius[row] = _radius(cell, row_of(point, row, radius.size), row_of(inputs, row, radius.size), at)
+            here, x = (row_of(values, row, radius.size) for values in (point, inputs))
+            f = StateMap(cell, here, x, range(at, at + period_of(cell)))
+            finite = torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()
+            radius[row] = spectral_radius(f, f.point)[0] if finite else math.inf
     return trace.joint_relative, radius
 
 
 def rows_of(samples: Mapping[str, Any] | None, batch: int, device: torch.device) -> dict[str, Tensor]:
-    """Return each group of samples, given as a mask or as indices, as increasing indices; None is a group of all.
-
-    Raises:
-        ValueError: A group is empty, has another length than the batch, or repeats or exceeds it; or there is none.
-        TypeError: A group is neither bools nor integers.
-    """
+    """Return each group of samples of `gradient_gaps`, checked, as increasing indices; None is a group of all."""
     if samples is None:
         return {"all": torch.arange(batch, device=device)}
     if not samples:
@@ -77,13 +67,6 @@ def evenly(rows: Tensor, most: int) -> Tensor:
     """Return at most so many of the rows, evenly spaced, first and last among them."""
     count = min(rows.numel(), most)
     return rows[torch.linspace(0, rows.numel() - 1, count, dtype=torch.float64).round().long().to(rows.device)]
-
-
-def _radius(cell: nn.Module, point: Any, inputs: Any, at: int) -> float:
-    f = StateMap(cell, point, inputs, range(at, at + period_of(cell)))
-    if not bool(torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()):
-        return math.inf
-    return float(spectral_radius(f, f.point)[0])
 
 
 def _indices(name: str, chosen: Any, batch: int, device: torch.device) -> Tensor:

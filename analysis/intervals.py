@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopgrad.analysis.summaries import Array
-from loopgrad.analysis.verdicts import LABELS, Verdicts
+from loopgrad.analysis.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ def verdict_shares(verdicts: Verdicts, by: Array | None = None) -> list[VerdictS
         raise ValueError(f"by has shape {groups.shape}, and there are {verdicts.label.size} samples")
     found = []
     for group in np.unique(groups):
-        chosen = verdicts.label[groups == group]
-        for label in LABELS:
-            if count := int((chosen == label).sum()):
-                found.append(VerdictShare(str(group), label, count, chosen.size, *wilson_interval(count, chosen.size)))
+        counts = verdicts.counts(groups == group)
+        total = sum(counts.values())
+        for label, count in counts.items():
+            found.append(VerdictShare(str(group), label, count, total, *wilson_interval(count, total)))
     return found
 
 
@@ -106,8 +106,7 @@ def bootstrap_interval(
         )
     unique, index = np.unique(names, return_inverse=True)
     members = [values[index == i] for i in range(unique.size)]
-    generator = np.random.default_rng(seed)
-    picks = generator.integers(unique.size, size=(draws, unique.size))
+    picks = np.random.default_rng(seed).integers(unique.size, size=(draws, unique.size))
     found = [statistic(np.concatenate([members[i] for i in pick])) for pick in picks]
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

@@ -1,17 +1,18 @@
-"""Evaluating a module in another floating dtype, and running code without advancing the random number generators.
+"""Running a module on copies of its tensors, in another dtype too, and without advancing random number generators.
 
 A gradient or a residual is judged by its value in a wider dtype; the module under study is left as it was.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from loopgrad.analysis.buffers import stand_ins
 from loopgrad.gradients import tree
+
+Held = Sequence[tuple[nn.Module, Mapping[str, torch.Tensor | None]]]
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:
@@ -27,7 +28,13 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
         >>> cast({"z": torch.ones(2), "token": torch.tensor([3])}, torch.float64)
         {'z': tensor([1., 1.], dtype=torch.float64), 'token': tensor([3])}
     """
-    return tree.map_tensors(lambda tensor: _cast_tensor(tensor, dtype), values)
+
+    def of(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return tree.map_tensors(of, values)
 
 
 @contextmanager
@@ -68,6 +75,34 @@ def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn
 
 
 @contextmanager
+def stand_ins(held: Held, copy: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+    """Let one copy of each tensor stand in all its places inside the block; yield copies by the id of the original."""
+    places = [(owner, name, tensor) for owner, own in held for name, tensor in own.items() if tensor is not None]
+    copies: dict[int, torch.Tensor] = {}
+    try:
+        for owner, name, tensor in places:
+            if id(tensor) not in copies:
+                copies[id(tensor)] = copy(tensor)
+            setattr(owner, name, copies[id(tensor)])  # setattr: recurrent modules keep a second list in step with it
+        yield copies
+    finally:
+        for owner, name, tensor in places:
+            setattr(owner, name, tensor)
+
+
+@contextmanager
+def preserved_buffers(*modules: nn.Module) -> Iterator[None]:
+    """Let the modules read and write copies of their buffers inside the block, so that the originals do not move.
+
+    Not recommended when:
+        Another thread uses the modules at the same time.
+    """
+    held = [(owner, owner._buffers) for module in modules for owner in module.modules()]
+    with stand_ins(held, lambda buffer: buffer.detach().clone()):
+        yield
+
+
+@contextmanager
 def preserved_rng() -> Iterator[None]:
     """Restore the states of the default generators (CPU, and CUDA where it is in use) on leaving the block."""
     devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
@@ -76,14 +111,5 @@ def preserved_rng() -> Iterator[None]:
 
 
 def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    with torch.no_grad():
-        copy = _cast_tensor(tensor.detach(), dtype).clone()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
-    return copy
-
-
-def _cast_tensor(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if tensor.is_complex():
-        return tensor.to(torch.complex128 if dtype == torch.float64 else torch.complex64)
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+    copy = cast(tensor.detach(), dtype).clone()
+    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy

@@ -1,7 +1,4 @@
-"""Recording any model as it runs: residuals and norms of its streams, through hooks or from a loop of one's own.
-
-Beside the scalars, which stay on the device until the end, only the states of the last cycle are held.
-"""
+"""Recording any model as it runs: residuals and norms of its streams, through hooks or from a loop of one's own."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -11,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.analysis.course import Course, check_lags, check_upcast
+from loopgrad.analysis.course import Course, check_options
 from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site
 from loopgrad.analysis.streams import check_leaves, check_names, short
@@ -55,8 +52,7 @@ class Recorder:
     """
 
     def __init__(self, *, period: int | None = None, lags: int = 0, upcast: torch.dtype = torch.float32):
-        check_lags(lags)
-        check_upcast(upcast)
+        check_options(lags, upcast)
         if period is not None and not is_int(period, 1):
             raise ValueError(f"period must be the number of updates in a cycle, an int of at least 1, got {period!r}")
         self._period, self._lags, self._upcast = period, lags, upcast
@@ -101,7 +97,9 @@ class Recorder:
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}: push the states of a loop")
-        site = _site_of(model) if sites is None else ModuleSite(sites) if isinstance(sites, Mapping) else sites
+        if sites is None:
+            sites = OfficialSite() if any("L_level" in it._modules for it in model.modules()) else CellSite()
+        site = ModuleSite(sites) if isinstance(sites, Mapping) else sites
         period = site.cycle(model)
         if self._period not in (None, period):
             raise ValueError(f"this recorder's period is {self._period}, the model's is {period}: use another recorder")
@@ -199,8 +197,3 @@ class Recorder:
                     f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
                     "use one Recorder for each batch size"
                 )
-
-
-def _site_of(model: nn.Module) -> Site:
-    official = any("L_level" in module._modules for module in model.modules())
-    return OfficialSite() if official else CellSite()

@@ -91,10 +91,8 @@ class CellSite:
             listener.push(**{name: leaf for name, leaf, given in leaves if leaf is not given})
             due += 1
 
-        handles = [
-            cell.register_forward_pre_hook(before, with_kwargs=True),
-            cell.register_forward_hook(after, with_kwargs=True),
-        ]
+        handles = [cell.register_forward_pre_hook(before, with_kwargs=True)]
+        handles += [cell.register_forward_hook(after, with_kwargs=True)]
         with removed(handles):
             yield
         if due is None:

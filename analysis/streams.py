@@ -16,11 +16,7 @@ _PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def stream_names(state: Any) -> tuple[str, ...]:
-    """Return the names of the leaves of `state`: "z_H", "0", nested "a.b", or "state" for a bare tensor.
-
-    Raises:
-        ValueError: Two leaves get one name, or one is called "joint", the name kept for all streams together.
-    """
+    """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
     paths = [path for path, _ in tree.leaves_with_names(state, "")]
     names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
     check_names(names)
@@ -28,7 +24,7 @@ def stream_names(state: Any) -> tuple[str, ...]:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError where there is no stream, two have one name, or one is called "joint"."""
+    """Raise ValueError where there is no stream, two have one name, or one is "joint", the name of all together."""
     if not names:
         raise ValueError("state has no tensors: there is nothing to record")
     if len(set(names)) < len(names) or "joint" in names:
@@ -36,12 +32,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
-    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names.
-
-    Raises:
-        TypeError: A leaf is not a floating tensor.
-        ValueError: The leaves differ in batch size or number.
-    """
+    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names."""
     leaves = tree.flatten(state)[0]
     if len(leaves) != len(names):
         raise ValueError(
@@ -63,18 +54,10 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
             )
 
 
-def distances(
-    leaves: Sequence[torch.Tensor], others: Sequence[torch.Tensor], upcast: torch.dtype
-) -> list[torch.Tensor]:
-    """Return ||leaf - other|| of each stream and sample, (batch,), in `upcast` or wider."""
-    return [Distance(upcast)(leaf, other) for leaf, other in zip(leaves, others, strict=True)]
-
-
 class Distance:
-    """Norms of differences, in memory that is kept: beside a running model, new memory costs more than the arithmetic.
+    """Norms of differences, in `upcast` or wider and in memory that is kept.
 
-    Args:
-        upcast: Narrowest dtype in which differences and norms are computed.
+    Beside a running model, new memory costs more than the arithmetic.
     """
 
     def __init__(self, upcast: torch.dtype):

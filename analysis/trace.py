@@ -1,22 +1,19 @@
 """What was measured of one rollout: residuals and norms of every stream, per update and per sample.
 
-Three residuals that must not be mixed: of one update, of one stream a cycle apart, and of the joint cycle map F.
+Three residuals that must not be mixed: of one update, of one stream a cycle apart, and of the joint cycle map F at the
+point where the gradient is taken; the fixed-point premise of implicit gradients is about the last.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loopgrad.analysis import trace_files
 from loopgrad.analysis.course import Course, Episodes
 from loopgrad.analysis.summaries import BAND, Array, band, quantiles, screen
-
-if TYPE_CHECKING:
-    import pandas  # pyright: ignore[reportMissingImports]
-    import xarray  # pyright: ignore[reportMissingImports]
+from loopgrad.analysis.verdicts import FLOORS
 
 
 @dataclass(frozen=True)
@@ -109,10 +106,7 @@ class Trace:
                 "map": quantiles(self.map[stream], levels),
                 "map_relative": quantiles(self.map_relative[stream], levels),
             }
-        result["joint"] = {
-            "map": quantiles(self.joint, levels),
-            "map_relative": quantiles(self.joint_relative, levels),
-        }
+        result["joint"] = {"map": quantiles(self.joint, levels), "map_relative": quantiles(self.joint_relative, levels)}
         return result
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -145,27 +139,7 @@ class Trace:
         """
         return cls(**trace_files.read(path))
 
-    def to_pandas(self) -> "pandas.DataFrame":
-        """Return a long table: a row per step, sample and stream, with norm, update, relative and cycle.
-
-        Step t is the state after t updates and the update that led to it, so update, relative and cycle of step 0 are
-        nan. What there is one of per sample, such as `map`, is in `to_xarray` only.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        return trace_files.to_pandas(self)
-
-    def to_xarray(self) -> "xarray.Dataset":
-        """Return a dataset with the dimensions stream, step and sample, steps being numbered as in `to_pandas`.
-
-        Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag.
-        Row and begin are coordinates of the samples; period, at and the like are attributes.
-
-        Raises:
-            ImportError: xarray is not installed.
-        """
-        return trace_files.to_xarray(self)
+    to_pandas, to_xarray = trace_files.to_pandas, trace_files.to_xarray
 
 
 def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
@@ -173,6 +147,11 @@ def streams_of(trace: Trace, name: str) -> tuple[str, ...]:
     if name not in (*trace.streams, "joint"):
         raise ValueError(f"stream {name!r} is not one of {[*trace.streams, 'joint']}")
     return trace.streams if name == "joint" else (name,)
+
+
+def floor_of(trace: Trace, stream: str) -> float:
+    """Return what rounding leaves of a relative residual, by the widest floor of the stream's dtypes; 0 if unknown."""
+    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams_of(trace, stream))
 
 
 def trace_of(
@@ -186,8 +165,7 @@ def trace_of(
 ) -> Trace:
     """Return the trace of episodes of one length, given ||F(z) - z|| of each stream, (B,), at z_at."""
     names, lags, found = course.names, course.lags, episodes.found
-    norm = {name: found["norm", name] for name in names}
-    update = {name: found["update", name] for name in names}
+    norm, update, cycle = ({name: found[kind, name] for name in names} for kind in ("norm", "update", "cycle"))
     scale = {name: _scale(norm[name]) for name in names}
     joint = np.hypot.reduce(list(residual.values()))
     joint_scale = np.hypot.reduce(list(scale.values()))
@@ -202,7 +180,7 @@ def trace_of(
         scale=scale,
         update=update,
         relative={name: over(update[name], scale[name]) for name in names},
-        cycle={name: found["cycle", name] for name in names},
+        cycle=cycle,
         map=residual,
         map_relative={name: over(residual[name], scale[name]) for name in names},
         joint=joint,

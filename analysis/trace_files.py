@@ -41,11 +41,7 @@ def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the fields that `write` wrote.
-
-    Raises:
-        ValueError: The file is not one of those.
-    """
+    """Return the fields that `write` wrote; raise ValueError if the file is not one of those."""
     foreign = f"{os.fspath(path)} is not a trace: Trace.load reads what trace.save(path) wrote"
     with open(path, "rb") as file:  # a missing file is an error of its own
         try:
@@ -73,7 +69,14 @@ def _needed(library: str) -> Any:
 
 
 def to_pandas(trace: Any) -> "pandas.DataFrame":
-    """Return the long table of `Trace.to_pandas`."""
+    """Return a long table: a row per step, sample and stream, with norm, update, relative and cycle.
+
+    Step t is the state after t updates and the update that led to it, so update, relative and cycle of step 0 are nan.
+    What there is one of per sample, such as `map`, is in `to_xarray` only.
+
+    Raises:
+        ImportError: pandas is not installed.
+    """
     pandas = _needed("pandas")
     times, batch = trace.num_steps + 1, trace.row.size
     columns = {
@@ -87,7 +90,14 @@ def to_pandas(trace: Any) -> "pandas.DataFrame":
 
 
 def to_xarray(trace: Any) -> "xarray.Dataset":
-    """Return the dataset of `Trace.to_xarray`."""
+    """Return a dataset with the dimensions stream, step and sample, steps being numbered as in `to_pandas`.
+
+    Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag. Row
+    and begin are coordinates of the samples; period, at and the like are attributes.
+
+    Raises:
+        ImportError: xarray is not installed.
+    """
     xarray = _needed("xarray")
     streams = trace.streams
     data: dict[str, Any] = {f: (("stream", "step", "sample"), v) for f, v in _per_step(trace).items()}

@@ -1,8 +1,4 @@
-"""Where a recursion goes: residuals and norms of every stream, per update and per sample, and the cycle-map residual.
-
-Three residuals that must not be mixed: of one update, of one stream a cycle apart, and of the joint cycle map F at the
-point where the gradient is taken; the fixed-point premise of implicit gradients is about the last.
-"""
+"""Where a recursion goes: running it update by update and recording residuals and norms as a `Trace`."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.analysis.course import Course, check_lags, check_upcast
+from loopgrad.analysis.course import Course, check_options
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.analysis.streams import distances, short, state_leaves, stream_names, version
+from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
@@ -75,9 +71,8 @@ def record(
     """
     at = num_steps if at is None else at
     _check_arguments(cell, num_steps, at)
-    check_lags(lags)
-    check_upcast(upcast)
-    state = _started(cell, state)
+    check_options(lags, upcast)
+    state = cell.couple(state) if is_invertible(cell) else state
     names, period = stream_names(_visible(cell, state)), period_of(cell)
     leaves = state_leaves(_visible(cell, state), names)
     course = Course(names, period, lags, upcast)
@@ -98,7 +93,8 @@ def record(
             with evaluated_in(cell, reevaluate):
                 start, arrival = _cycle_in(cell, origin, inputs, at, period, reevaluate, names)
     assert arrival is not None
-    residual = torch.stack([value.double() for value in distances(arrival, start, upcast)]).cpu().numpy()
+    moved = [Distance(upcast)(end, begin).double() for end, begin in zip(arrival, start, strict=True)]
+    residual = torch.stack(moved).cpu().numpy()
     map_dtype = {name: short(leaf.dtype) for name, leaf in zip(names, arrival, strict=True)}
     dtype = {name: short(leaf.dtype) for name, leaf in zip(names, leaves, strict=True)}
     (whole,) = course.episodes()
@@ -121,10 +117,6 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequenc
     # an untouched leaf stays the same object, so that the next update is compared with it rightly
     known = {id(leaf) for leaf in all_before}
     return tree.map_tensors(lambda leaf: leaf if id(leaf) in known else leaf.detach(), after), touched
-
-
-def _started(cell: Any, state: Any) -> Any:
-    return cell.couple(state) if is_invertible(cell) else state
 
 
 def _visible(cell: nn.Module, state: Any) -> Any:

@@ -46,9 +46,8 @@ class Thresholds:
 
     def scaled(self, factor: float) -> "Thresholds":
         """Return thresholds with rtol, recurrence and exponent multiplied."""
-        return replace(
-            self, rtol=self.rtol * factor, recurrence=self.recurrence * factor, exponent=self.exponent * factor
-        )
+        scaled = {name: getattr(self, name) * factor for name in ("rtol", "recurrence", "exponent")}
+        return replace(self, **scaled)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from loopgrad import __version__
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, WorkerLost
 
 COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")

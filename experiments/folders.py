@@ -42,7 +42,11 @@ def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: froze
     described = {key: value for key, value in configuration.items() if key not in PASSING}
     if restart and known is not None:
         for name in ("runs", "weights", "records.jsonl", "report.md", "config.json"):
-            _remove(folder / name)
+            path = folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         known = None
     elif known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
@@ -68,10 +72,3 @@ def _stored_configuration(path: Path, kind: frozenset[str]) -> dict[str, Any] | 
     except ValueError:
         return None
     return found if kind <= found.keys() else None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -76,5 +76,5 @@ else:
         from difflib import get_close_matches
 
         known = {known.lower(): known for known in (*_PACKAGES, *__all__)}
-        near = [known[match] for match in get_close_matches(name.lower(), known)]
+        near = [known[match] for match in get_close_matches(name.lower(), known, cutoff=0.5)]
         return f"; the nearest names are {', '.join(near)}" if near else ""

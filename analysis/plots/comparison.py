@@ -122,12 +122,11 @@ def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn
         raise ValueError("runs: all need residuals of the same streams and as many updates")
     table: list[Row] = []
     for name, group in groups.items():
-        for stream, count in lengths.items():
-            for step in range(count):
-                values = [v for run in group if (v := run.residuals[stream][step]) is not None]
-                if values:
-                    row: Row = {"estimator": name, "stream": stream, "update": step + 1, "residual": _mean(values)}
-                    table.append({**row, "zeros": sum(v == 0 for v in values)})
+        for stream in lengths:
+            for update, found in enumerate(zip(*(run.residuals[stream] for run in group), strict=True), 1):
+                if values := [value for value in found if value is not None]:
+                    row: Row = {"estimator": name, "stream": stream, "update": update, "residual": _mean(values)}
+                    table.append({**row, "zeros": sum(value == 0 for value in values)})
     with panels(COLUMN * len(lengths), 2.6, 1, len(lengths), sharex=True, sharey=True) as (figure, axes):
         from matplotlib.ticker import LogLocator
 

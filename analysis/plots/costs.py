@@ -109,7 +109,8 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
             raise ValueError(f"rows: 0 <= low <= accuracy <= high <= 100 in percent, and bytes at least 0; got {row}")
     table: list[Row] = []
     for row in rows:
-        dominated = any(_beats(other, row) for other in rows)
+        no_worse = (other for other in rows if other.bytes <= row.bytes and other.accuracy >= row.accuracy)
+        dominated = any(other.bytes < row.bytes or other.accuracy > row.accuracy for other in no_worse)
         table.append({"estimator": row.name, **plain(row), "mib": number(row.bytes / 2**20), "dominated": dominated})
         del table[-1]["name"]
     size, y, low, high = columns_of(table, "mib", "accuracy", "low", "high")
@@ -126,8 +127,3 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("")
     return Drawn(figure, table)
-
-
-def _beats(other: Trade, row: Trade) -> bool:
-    no_worse = other.bytes <= row.bytes and other.accuracy >= row.accuracy
-    return no_worse and (other.bytes < row.bytes or other.accuracy > row.accuracy)

@@ -70,9 +70,8 @@ def learning(curves: Sequence[Learning]) -> Drawn:
             above.fill_between(x, least, most, color=colour, alpha=0.15, lw=0)
             if shown.any() and shown[-1]:
                 error = [[mean[-1] - least[-1]], [most[-1] - mean[-1]]]
-                below.errorbar(
-                    curve.bytes / 2**20, mean[-1], error, fmt=marker, color=colour, mec="#333333", mew=0.4, capsize=2
-                )
+                style = {"fmt": marker, "color": colour, "mec": "#333333", "mew": 0.4, "capsize": 2}
+                below.errorbar(curve.bytes / 2**20, mean[-1], error, **style)
         for case, (above, below) in zip(cases, axes.T, strict=True):
             above.set(xscale="log", yscale="log", xlabel="FLOPs", title=case)
             below.set(xscale="log", yscale="log", xlabel="peak memory (MiB)")

@@ -56,25 +56,17 @@ def heatmap(trace: Trace, verdicts: Verdicts, kind: str = "cycle") -> Drawn:
     with panels(PAGE, 2.0 + min(4.0, 0.02 * order.size)) as (figure, axes):
         axis = axes[0, 0]
         # what is below the floor is all one: zeros are drawn there too
-        least = np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf
-        picture = np.maximum(picture, least)
+        picture = np.maximum(picture, np.log10(verdicts.floor / 10) if verdicts.floor else -np.inf)
         mesh = axis.pcolormesh(edges, np.arange(order.size + 1), picture, cmap="cividis", rasterized=True)
         figure.colorbar(mesh, ax=axis, label=f"log10 {KINDS[kind]}")
         _name_groups(axis, verdicts.label, 0.13 / (figure.get_figheight() - 0.8))
         axis.set(xlabel="updates", yticks=[], ylim=(order.size, 0), title=f"{verdicts.stream}, {order.size} samples")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    table = [
-        {
-            "row": row,
-            "sample": int(sample),
-            "label": str(verdicts.label[sample]),
-            "update": int(step) + 1,
-            "log10_residual": number(shown[step, sample]),
-        }
-        for row, sample in enumerate(order)
-        for step in kept
-        if not np.isnan(values[step, sample])
-    ]
+    table = []
+    for row, sample in enumerate(order):
+        place = {"row": row, "sample": int(sample), "label": str(verdicts.label[sample])}
+        for step in kept[~np.isnan(values[kept, sample])]:
+            table.append({**place, "update": int(step) + 1, "log10_residual": number(shown[step, sample])})
     return Drawn(figure, table)
 
 
@@ -90,8 +82,7 @@ def token_map(values: Array, shape: tuple[int, int], symbols: Sequence[str] | No
         The figure, and a row per token.
 
     Not recommended when:
-        The tokens are not a grid, or some are not cells of it, such as the embedding of a puzzle: leave
-        these out.
+        The tokens are not a grid, or some are not cells of it, such as the embedding of a puzzle: leave these out.
 
     Raises:
         ValueError: values is empty or does not fit the shape, or symbols does not fit the values.
@@ -131,22 +122,14 @@ def _name_groups(axis: Any, labels: Array, line: float) -> None:
     sizes = {label: int((labels == label).sum()) for label in LABELS if label in labels}
     ends = np.cumsum(list(sizes.values()))
     middles = ends - np.array(list(sizes.values())) / 2
+    arrow = {"arrowstyle": "-", "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (1.0, 0.5)}
+    beside = ("axes fraction", "data")
     for end in ends[:-1]:
         axis.axhline(end, color="white", lw=1.2)
         axis.axhline(end, color="black", lw=0.5)
     for (label, count), middle, place in zip(sizes.items(), middles, _apart(middles, ends[-1], line), strict=True):
-        axis.annotate(
-            f"{label} n={count}",
-            xy=(0, middle),
-            xytext=(-0.04, place),
-            xycoords=("axes fraction", "data"),
-            textcoords=("axes fraction", "data"),
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "shrinkA": 1, "shrinkB": 0, "relpos": (1.0, 0.5)},
-            annotation_clip=False,
-            ha="right",
-            va="center",
-            fontsize=7,
-        )
+        style = {"annotation_clip": False, "ha": "right", "va": "center", "fontsize": 7, "arrowprops": arrow}
+        axis.annotate(f"{label} n={count}", (0, middle), (-0.04, place), beside, beside, **style)
 
 
 def _apart(middles: Array, whole: float, line: float) -> Array:

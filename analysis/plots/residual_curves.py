@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loopgrad.analysis.plots.series import KINDS, floor_of, relative_residuals
+from loopgrad.analysis.plots.series import KINDS, relative_residuals
 from loopgrad.analysis.plots.style import COLUMN, GREY, PAGE, Drawn, Row, by_outcome, columns_of, lifted, number, panels
-from loopgrad.analysis.summaries import Array
-from loopgrad.analysis.trajectory import Trace
+from loopgrad.analysis.summaries import BAND, Array, quantiles
+from loopgrad.analysis.trace import Trace, floor_of
 
 
 def residuals(
@@ -99,10 +99,9 @@ def _rows(values: Array, stream: str, group: str, floor: float) -> list[Row]:
     rows: list[Row] = []
     for step in np.flatnonzero(~np.isnan(values).all(axis=1)):
         here = shown[step][~np.isnan(shown[step])]
-        with np.errstate(invalid="ignore"):  # numpy interpolates between infinities
-            low, median, high = np.quantile(here, (0.05, 0.5, 0.95))
-        counts = {"samples": here.size, "missing": shown[step].size - here.size}
-        counts["zeros"] = int((values[step] == 0).sum())
+        low, median, high = quantiles(here, BAND)
+        zeros = int((values[step] == 0).sum())
+        counts = {"samples": here.size, "missing": shown[step].size - here.size, "zeros": zeros}
         rows.append({"stream": stream, "group": group, "update": int(step) + 1, **counts})
-        rows[-1] |= {"low": number(low), "median": number(median), "high": number(high), "floor": number(floor)}
+        rows[-1] |= {"low": low, "median": median, "high": high, "floor": number(floor)}
     return rows

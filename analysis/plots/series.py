@@ -4,7 +4,6 @@ import numpy as np
 
 from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trace import Trace, over, streams_of
-from loopgrad.analysis.verdicts import FLOORS
 
 KINDS = {"cycle": "relative residual per cycle", "update": "relative residual per update"}
 
@@ -12,14 +11,9 @@ KINDS = {"cycle": "relative residual per cycle", "update": "relative residual pe
 def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
     """Return relative residuals, (T, B), row t that of the state after t + 1 updates.
 
-    Args:
-        trace: Trace of `record`.
-        stream: Its name, or "joint" for the root of the sum of squares over streams.
-        kind: "cycle", a stream compared with itself a cycle before, or "update".
-
-    Returns:
-        Array with nan where a stream was not updated, where there is no cycle before, where the state is nan,
-            and all along where the sample diverged so far that it has no scale.
+    Of a stream, or of "joint", the root of the sum of squares over streams; by "cycle", compared with the state a cycle
+    before, or "update". They are nan where a stream was not updated, where there is no cycle before, where the state is
+    nan, and all along where the sample diverged so far that it has no scale.
 
     Raises:
         ValueError: The stream or the kind is unknown, or the trace holds no update or no sample.
@@ -37,11 +31,6 @@ def relative_residuals(trace: Trace, stream: str, kind: str) -> Array:
     parts = [np.where(rests, 0.0, moves[s]) for s, rests in zip(streams, still, strict=True)]
     scale = np.hypot.reduce([trace.scale[s] for s in streams])
     return _relative(np.hypot.reduce(parts), scale)
-
-
-def floor_of(trace: Trace, stream: str) -> float:
-    """Return what rounding leaves of a relative residual, by the widest floor of the stream's dtypes; 0 if unknown."""
-    return max(FLOORS.get(trace.dtype[s], 0.0) for s in streams_of(trace, stream))
 
 
 def _relative(moves: Array, scale: Array) -> Array:

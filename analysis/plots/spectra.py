@@ -8,10 +8,7 @@ from loopgrad.analysis.plots.style import COLUMN, PAGE, Array, Drawn, Look, Row,
 
 
 def eigenvalue_cloud(
-    eigenvalues: Array,
-    solved: Array | None = None,
-    exponents: Array | None = None,
-    at_fixed_point: Array | None = None,
+    eigenvalues: Array, solved: Array | None = None, exponents: Array | None = None, at_fixed_point: Array | None = None
 ) -> Drawn:
     """Draw the leading eigenvalues of the Jacobian of the map in the complex plane, with the unit circle.
 
@@ -25,8 +22,7 @@ def eigenvalue_cloud(
         The figure, and a row per eigenvalue and per bar; what is not finite is not drawn.
 
     Not recommended when:
-        The map is far from normal: eigenvalues inside the circle then allow long growth. See
-        `operator_norm`.
+        The map is far from normal: eigenvalues inside the circle then allow long growth. See `operator_norm`.
 
     Raises:
         ValueError: eigenvalues is empty or not (B, k), or another array does not fit.

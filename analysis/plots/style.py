@@ -32,22 +32,13 @@ MARKERS = "osD^vP*X"
 GREY = "#999999"
 
 LOOK: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.title_fontsize": 7,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize", "legend.title_fontsize"), 7),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "hatch.linewidth": 0.4,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "svg.fonttype": "none",  # text stays text
     "pdf.fonttype": 42,  # TrueType: some journals refuse Type 3
     "svg.hashsalt": "loopgrad",  # the same figure gives the same bytes
@@ -83,8 +74,8 @@ class Look(NamedTuple):
 
 def looks(names: Iterable[Any]) -> dict[Any, Look]:
     """Return how each of several things compared is drawn, by their order; a name may come again."""
-    looks = zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
-    return {name: Look(*look) for name, look in zip(dict.fromkeys(names), looks, strict=False)}
+    given = zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
+    return {name: Look(*how) for name, how in zip(dict.fromkeys(names), given, strict=False)}
 
 
 SOLVED, UNSOLVED = Look(COLOURS[0], STYLES[0], "o"), Look(COLOURS[3], STYLES[1], "^", "////")
@@ -93,38 +84,27 @@ SOLVED, UNSOLVED = Look(COLOURS[0], STYLES[0], "o"), Look(COLOURS[3], STYLES[1],
 def by_outcome(solved: Array | None, batch: int, argument: str) -> dict[str, tuple[Array, Look]]:
     """Return the solved and the unsolved samples by a name with their number, those that there are; else all.
 
-    Of each a mask (B,), and how they are drawn.
-
-    Raises:
-        ValueError: The argument of this name has another length than there are samples.
+    Of each a mask (B,), and how they are drawn. ValueError names the argument if it has not the samples' number.
     """
     if solved is None:
         return {f"all n={batch}": (np.ones(batch, dtype=bool), SOLVED)}
     solved = np.asarray(solved, dtype=bool)
     if solved.shape != (batch,):
         raise ValueError(f"{argument} has shape {solved.shape}, and there are {batch} samples")
-    both = {
-        f"solved n={solved.sum()}": (solved, SOLVED),
-        f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED),
-    }
-    return {name: (chosen, look) for name, (chosen, look) in both.items() if chosen.any()}
+    both = {f"solved n={solved.sum()}": (solved, SOLVED), f"unsolved n={(~solved).sum()}": (~solved, UNSOLVED)}
+    return {name: group for name, group in both.items() if group[0].any()}
 
 
-_VERDICT_COLOURS = (2, 5, 1, 4, 0, 6, 3, 7)
+_VERDICT_COLOURS = [*(COLOURS[i] for i in (2, 5, 1, 4, 0, 6, 3, 7)), GREY, "#DDDDDD"]
 _VERDICT_HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "||||", "++++", "", "----", "")
 
 
 def look(label: str) -> Look:
-    """Return how a verdict is drawn.
-
-    Raises:
-        ValueError: It is none of LABELS.
-    """
+    """Return how a verdict is drawn; raise ValueError if it is none of LABELS."""
     if label not in LABELS:
         raise ValueError(f"{label!r} is not a verdict; they are {', '.join(LABELS)}")
     i = LABELS.index(label)
-    colours = [*(COLOURS[j] for j in _VERDICT_COLOURS), GREY, "#DDDDDD"]
-    return Look(colours[i], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)], _VERDICT_HATCHES[i])
+    return looks(LABELS)[label]._replace(colour=_VERDICT_COLOURS[i], hatch=_VERDICT_HATCHES[i])
 
 
 @contextmanager
@@ -185,11 +165,7 @@ def plain(row: Any) -> Row:
 
 
 def grouped(rows: Sequence[Any], argument: str, field: str) -> dict[str, list[Any]]:
-    """Return the rows by the value of a field, in order of appearance.
-
-    Raises:
-        ValueError: There are none of them; it names the argument.
-    """
+    """Return the rows by the value of a field, in order of appearance; raise ValueError if there are none."""
     if not rows:
         raise ValueError(f"{argument} is empty: there is nothing to draw")
     found: dict[str, list[Any]] = {}
@@ -205,12 +181,7 @@ def columns_of(table: Sequence[Row], *keys: str, **where: Any) -> Array:
 
 
 def lifted(values: Any, least: float | None = None) -> Array:
-    """Return values with zeros where a logarithmic axis can show them.
-
-    Args:
-        values: Non-negative numbers; None becomes nan.
-        least: Where zeros go; default a tenth of the least positive value.
-    """
+    """Return numbers with zeros where a logarithmic axis shows them, by default a tenth of the least positive one."""
     values = np.asarray(values, dtype=float)
     if least is None:
         above = values[np.isfinite(values) & (values > 0)]

@@ -52,14 +52,13 @@ def over_training(rows: Sequence[Progress]) -> Drawn:
     quantities = ["residual", "radius"] if any(row["quantity"] == "radius" for row in table) else ["residual"]
     with panels(COLUMN, 0.6 + 1.7 * len(quantities), len(quantities), 1, sharex=True) as (figure, axes):
         for axis, quantity in zip(axes[:, 0], quantities, strict=True):
-            marks = columns_of(table, "low", "mean", "high", quantity=quantity)
-            marks = lifted(marks) if quantity == "residual" else marks
-            mine = [row for row in table if row["quantity"] == quantity]
+            x, *marks = columns_of(table, "step", "low", "mean", "high", quantity=quantity)
+            marks = lifted(marks) if quantity == "residual" else np.array(marks)
+            owner = np.array([row["estimator"] for row in table if row["quantity"] == quantity])
             for name, (colour, line, marker, _) in looks(groups).items():
-                chosen = [j for j, row in enumerate(mine) if row["estimator"] == name]
-                x, (low, mean, high) = [mine[j]["step"] for j in chosen], marks[:, chosen]
-                axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-                axis.plot(x, mean, color=colour, ls=line, marker=marker, ms=3, label=name)
+                low, mean, high = marks[:, owner == name]
+                axis.fill_between(x[owner == name], low, high, color=colour, alpha=0.15, lw=0)
+                axis.plot(x[owner == name], mean, color=colour, ls=line, marker=marker, ms=3, label=name)
         axes[0, 0].set(yscale="log", ylabel="relative residual")
         if len(quantities) == 2:
             axes[1, 0].set_ylabel("spectral radius of J")

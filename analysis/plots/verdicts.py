@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loopgrad.analysis.intervals import wilson_interval
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, look, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, columns_of, look, number, panels
 from loopgrad.analysis.verdicts import LABELS
 
 
@@ -41,17 +41,9 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
         for verdict in (v for v in seen if any(part["label"] == v for part in table)):
             parts = [part for part in table if part["label"] == verdict and part["total"]]
             colour, _, _, hatch = look(verdict)
-            axis.barh(
-                [order[part["row"]] for part in parts],
-                [100 * part["share"] for part in parts],
-                left=[100 * part["left"] for part in parts],
-                height=0.72,
-                color=colour,
-                hatch=hatch,
-                edgecolor="#333333",
-                lw=0.4,
-                label=verdict,
-            )
+            share, left = 100 * columns_of(parts, "share", "left")
+            style = {"height": 0.72, "color": colour, "hatch": hatch, "edgecolor": "#333333", "lw": 0.4}
+            axis.barh([order[part["row"]] for part in parts], share, left=left, label=verdict, **style)
         for part in (part for part in table if part["label"] == label and part["total"]):
             share, low, high = (100 * part[key] for key in ("share", "low", "high"))
             error = [[max(0.0, share - low)], [max(0.0, high - share)]]

@@ -20,14 +20,21 @@ class ResidualCell(nn.Module):
             for weight in self.parameters():
                 weight.normal_(0, weight.shape[1] ** -0.5, generator=generator)
 
+    def attention(self, z: Tensor) -> Tensor:
+        """Mix positions, after a norm."""
+        qkv = self.qkv(F.rms_norm(z, z.shape[-1:])).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # (batch, heads, positions, head_dim)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
+
+    def swiglu(self, z: Tensor) -> Tensor:
+        """Mix features, after a norm."""
+        gate, up = self.gate_up(F.rms_norm(z, z.shape[-1:])).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
     def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
         """Map (batch, positions, size) to the same shape."""
-        size = z.shape[-1:]
-        qkv = self.qkv(F.rms_norm(z + x, size)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # (batch, heads, positions, head_dim)
-        z = z + 0.1 * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
-        gate, up = self.gate_up(F.rms_norm(z, size)).chunk(2, dim=-1)
-        return z + 0.1 * self.down(F.silu(gate) * up)
+        z = z + 0.1 * self.attention(z + x)
+        return z + 0.1 * self.swiglu(z)
 
 
 class BranchCell(ResidualCell):
@@ -35,11 +42,9 @@ class BranchCell(ResidualCell):
 
     def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
         """Map (batch, positions, size) to the same shape."""
-        read, size = z + x, z.shape[-1:]
-        q, k, v = self.qkv(F.rms_norm(read, size)).unflatten(-1, (3, self.num_heads, -1)).transpose(1, 3).unbind(2)
-        mixed = 0.5 * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2))
-        gate, up = self.gate_up(F.rms_norm(read + mixed, size)).chunk(2, dim=-1)
-        return mixed + 0.5 * self.down(F.silu(gate) * up)
+        read = z + x
+        mixed = 0.5 * self.attention(read)
+        return mixed + 0.5 * self.swiglu(read + mixed)
 
 
 class SiluCell(nn.Module):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from loopgrad.analysis.counters import PeakBytes
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import token_loss
@@ -29,7 +30,7 @@ METHODS: dict[str, tuple[Estimator, str | None]] = {
 
 
 @dataclass(frozen=True)
-class Fits:
+class Fits(Bench):
     """One segment of the published TRM at several depths.
 
     Columns: n and T, L_cycles and H_cycles; MiB per sample, the slope of the peak from 4 samples to 8, forward and
@@ -46,8 +47,6 @@ class Fits:
         H_cycles: Values of T.
         memory: Sizes in GB.
         dtype: Dtype of activations, "bfloat16" or "float32".
-        repeats: Not used: bytes do not vary.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 512
@@ -59,8 +58,6 @@ class Fits:
     H_cycles: tuple[int, ...] = (3, 6)
     memory: tuple[int, ...] = (24, 48, 80, 141)
     dtype: str = "bfloat16"
-    repeats: int = 1
-    num_threads: int = 1
 
     def rows(self) -> list[dict[str, Any]]:
         """Count every method at every depth."""

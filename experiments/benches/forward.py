@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from loopgrad.analysis import compare_gradients, plots
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.forward_points import Measured, Problem, Setting, schedules, within_flops, within_peak
 from loopgrad.experiments.benches.forward_words import words
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ForwardGradient, TruncatedBPTT
@@ -22,7 +23,7 @@ SWEEPS = {"K": "tangents K", "P": "parameters P", "T": "updates T", "batch": "sa
 
 
 @dataclass(frozen=True)
-class Forward:
+class Forward(Bench):
     """Forward gradients beside BPTT, truncation and checkpoints, on random cells z <- rms_norm(z + W2 silu(W1(z + x))).
 
     For whom: perturbing the state finds the direction of the gradient where a state is small and many samples agree;
@@ -64,8 +65,6 @@ class Forward:
         cells: Random cells.
         draws: Draws of each estimator on each cell.
         seed: Seed of all random numbers.
-        repeats: Not used: nothing is timed.
-        num_threads: Threads.
 
     Raises:
         ValueError: A size is too small.
@@ -85,8 +84,6 @@ class Forward:
     cells: int = 4
     draws: int = 16
     seed: int = 0
-    repeats: int = 1
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes."""

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis import interleaved, measure, median_ratio
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.inner_training import HYPERPARAMETERS, Problem, mlp, reference, ridge
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, ReversibleBPTT, TruncatedBPTT
 from loopgrad.gradients.forward_mode import ForwardMode
@@ -20,7 +21,7 @@ COLUMNS = ("d log lr", "d log decay", "error", "trusted", "saved MiB", "peak MiB
 
 
 @dataclass(frozen=True)
-class Hypergradient:
+class Hypergradient(Bench):
     """d validation loss / d (log lr, log decay) after T steps of SGD, of a ridge regression and a tanh network.
 
     Rows: "implicit, gated" solves to a relative residual of 1e-10 by GMRES, and falls back on one differentiated update
@@ -37,16 +38,13 @@ class Hypergradient:
         samples: Samples of training and of validation.
         lengths: Steps of SGD.
         seed: Seed of data and first weights.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 64
     samples: int = 256
     lengths: tuple[int, ...] = (20, 300)
     seed: int = 0
-    repeats: int = 3
-    num_threads: int = 1
+    repeats: int = field(default=3, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every estimator on both problems at every length."""

@@ -4,15 +4,16 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
-from loopgrad.analysis import measure
+from loopgrad.analysis import measure, median_ratio
 from loopgrad.experiments.benches.cells import SiluCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import Estimator, ImplicitGradient, TorchDEQ
 
 OURS = ("gcr", "gmres", "bicgstab", "neumann", "anderson")
@@ -21,7 +22,7 @@ SETTLING = 2000  # updates that the fixed point is iterated for, in float64
 
 
 @dataclass(frozen=True)
-class Implicit:
+class Implicit(Bench):
     """One cell at two spectral radii, at its fixed point: what each solver takes to a gradient error.
 
     Rows: for every target error the cheapest run of each solver over a range of tolerances whose measured error is
@@ -35,16 +36,13 @@ class Implicit:
         batch_size: Samples.
         targets: Relative gradient errors.
         per_decade: Tolerances of the solvers that are tried per decade, down to 1e-5.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
     batch_size: int = 64
     targets: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
     per_decade: int = 4
-    repeats: int = 7
-    num_threads: int = 1
+    repeats: int = field(default=7, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure both cells."""
@@ -55,7 +53,9 @@ class Implicit:
         tried = {name: [Run.of(problem, e) for e in candidates] for name, candidates in self._candidates()}
         rows = []
         for target in self.targets:
-            best = {name: _cheapest(runs, target) for name, runs in tried.items()}
+            # of fewest products, the first of equals
+            within = {name: [run for run in runs if run.error <= target] for name, runs in tried.items()}
+            best = {name: min(runs, key=lambda run: run.vjps, default=None) for name, runs in within.items()}
             found = {name: run for name, run in best.items() if run is not None}
             seconds = problem.seconds({name: run.estimator for name, run in found.items()}, self.repeats)
             theirs = [name for name in found if name.startswith("torchdeq")]
@@ -67,10 +67,9 @@ class Implicit:
                     keys = ("vjps", "evaluations", "error", "time", "vjps / torchdeq", "peak MiB")
                     rows.append({**row, **dict.fromkeys(keys, math.nan)})
                     continue
-                ratio = [a / b for a, b in zip(seconds[name], seconds[fastest], strict=True)] if fastest else [math.nan]
-                row |= {"vjps": run.vjps, "evaluations": run.evaluations, "error": run.error}
-                row |= {"time": statistics.median(ratio), "vjps / torchdeq": run.vjps / fewest}
-                rows.append({**row, "peak MiB": run.peak / 2**20})
+                ratio = median_ratio(seconds[name], seconds[fastest]) if fastest else math.nan
+                row |= {"vjps": run.vjps, "evaluations": run.evaluations, "error": run.error, "time": ratio}
+                rows.append({**row, "vjps / torchdeq": run.vjps / fewest, "peak MiB": run.peak / 2**20})
         return rows
 
     def _candidates(self) -> Iterator[tuple[str, list[Estimator]]]:
@@ -163,9 +162,3 @@ class Run:
         costs = measure(lambda: problem.loss(estimator), cell=problem.cell, exclude=exclude, repeats=0, warmup=0)
         assert costs.vjps is not None and costs.cell_evaluations is not None
         return cls(estimator, error, costs.vjps, costs.cell_evaluations, costs.peak_bytes)
-
-
-def _cheapest(runs: list[Run], target: float) -> Run | None:
-    """Return the run of fewest products whose error is within the target; the first of equals."""
-    within = [run for run in runs if run.error <= target]
-    return min(within, key=lambda run: run.vjps, default=None)

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import ResidualCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 
 Method = Callable[[nn.Module, Any, Tensor, int], Any]
 
 
 @dataclass(frozen=True)
-class Recursion:
+class Recursion(Bench):
     """A block of attention and SwiGLU applied over and over.
 
     Columns: time, CPU time over that of a hand-written loop; saved and peak bytes, evaluations of the cell, vjps and
@@ -29,16 +31,13 @@ class Recursion:
         seq_len: Positions.
         batch_size: Samples.
         lengths: Numbers of updates.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
     seq_len: int = 8
     batch_size: int = 16
     lengths: tuple[int, ...] = (64, 256)
-    repeats: int = 7
-    num_threads: int = 1
+    repeats: int = field(default=7, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method at every length."""
@@ -56,7 +55,7 @@ class Recursion:
             return (last * last.roll(1, 0)).mean()
 
         exact = reference_gradients(lambda module: loss(_hand_written, module), cell)
-        runs = {name: _bind(loss, method, cell) for name, method in METHODS.items()}
+        runs = {name: partial(loss, method, cell) for name, method in METHODS.items()}
         seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
         loop = _gradient(runs["loop"], cell)
         rows = []
@@ -98,16 +97,10 @@ def _hand_written(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -
 
 def _checkpoint_per_update(use_reentrant: bool) -> Method:
     def run(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -> Any:
-        z = state
-        if use_reentrant:  # it gives no gradient at all unless an argument requires grad
-            z = z.clone().requires_grad_()
-
-        def update(z: Tensor, step: int) -> Tensor:
-            return cell(z, inputs, step)
-
+        # reentrant ones give no gradient at all unless an argument requires grad
+        z: Any = state.clone().requires_grad_() if use_reentrant else state
         for step in range(num_steps):
-            z = checkpoint(update, z, step, use_reentrant=use_reentrant)
-            assert isinstance(z, Tensor)
+            z = checkpoint(cell, z, inputs, step, use_reentrant=use_reentrant)
         return z
 
     return run
@@ -115,10 +108,6 @@ def _checkpoint_per_update(use_reentrant: bool) -> Method:
 
 def _ours(estimator: Estimator) -> Method:
     return lambda cell, state, inputs, num_steps: estimator(cell, state, inputs, num_steps).state
-
-
-def _bind(loss: Callable[[Method, nn.Module], Tensor], method: Method, cell: nn.Module) -> Callable[[], Tensor]:
-    return lambda: loss(method, cell)
 
 
 METHODS: dict[str, Method] = {

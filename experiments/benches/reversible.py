@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import BranchCell
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.peers import BETA, Maker, Method, memcnn, revdeq, revlib
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT
 from loopgrad.models import Damped, Leapfrog
@@ -39,7 +40,7 @@ class Problem(nn.Module):
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(Bench):
     """A residual branch f of attention and SwiGLU in two reversible recursions that start from z_{-1} = z_0.
 
     additive: z_{t+1} = z_{t-1} + f(z_t, x) / T. damped: z_{t+1} = z_{t-1} / 2 + f(z_t, x) / 2, RevDEQ's.
@@ -54,16 +55,13 @@ class Reversible:
         seq_len: Positions.
         batch_size: Samples.
         lengths: Numbers of updates, even: memcnn and RevDEQ make two at a time.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
     seq_len: int = 8
     batch_size: int = 16
     lengths: tuple[int, ...] = (64, 256)
-    repeats: int = 7
-    num_threads: int = 1
+    repeats: int = field(default=7, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method of both groups at every length."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis import measure, plots
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.reader import RollingSums, Target
 from loopgrad.experiments.processes import at_once, mapped
 from loopgrad.experiments.training.seeds import seed_for
@@ -27,7 +28,7 @@ LOOKS = 9  # at the held-out loss: after N / 2^8, ..., N / 2, N updates
 
 
 @dataclass(frozen=True)
-class RollingSum:
+class RollingSum(Bench):
     """Held-out loss of a GRU that reads one token per update, trained under each estimator.
 
     Every estimator sees the same sequences in the same order from the same weights, for as many updates, with Adam and
@@ -53,8 +54,6 @@ class RollingSum:
         num_tangents: Tangents of "forward, state", whose last update is exact, and of "zeroth order".
         seeds: Seeds of weights, data and noise; a row is over all of them.
         workers: Trainings at once; null: as many as there are cores. Changes no number.
-        repeats: Not used: nothing is timed.
-        num_threads: Threads.
     """
 
     targets: tuple[str, ...] = ("sum", "sum", "sum", "modulo")
@@ -68,8 +67,6 @@ class RollingSum:
     num_tangents: int = 8
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int | None = None
-    repeats: int = 1
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -95,19 +92,15 @@ class RollingSum:
         cases = list(zip(self.targets, self.lengths, self.updates, strict=True))
         workers = at_once(1000, self.workers, torch.device("cpu"), self.num_threads)
         chosen = self._learning_rates(cases, workers)
-        jobs = [
-            Training(self, target, length, updates, name, chosen[target, name], seed)  # pyright: ignore
-            for target, length, updates in sorted(cases, key=lambda case: -case[1] * case[2])
-            for name in reversed(NAMES)
-            for seed in self.seeds
+        rows = [
+            [Training(self, target, length, updates, name, chosen[target, name], seed) for seed in self.seeds]  # pyright: ignore
+            for target, length, updates in cases
+            for name in NAMES
         ]
+        # the longest first, so that none is waited for at the end
+        jobs = sorted((job for row in reversed(rows) for job in row), key=lambda job: -job.length * job.updates)
         curves = dict(zip(jobs, mapped(train, jobs, workers), strict=True))
-        rows = []
-        for target, length, updates in cases:
-            for name in NAMES:
-                jobs = [Training(self, target, length, updates, name, chosen[target, name], s) for s in self.seeds]  # pyright: ignore
-                rows.append(_row(jobs, [curves[job] for job in jobs]))
-        return rows
+        return [_row(row, [curves[job] for job in row]) for row in rows]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw loss against FLOPs and against bytes."""

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis import interleaved, measure, median_ratio
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import stablemax_cross_entropy, token_loss
@@ -22,7 +23,7 @@ VOCABULARY = 11
 
 
 @dataclass(frozen=True)
-class TRMStep:
+class TRMStep(Bench):
     """A training step on random tokens, from the initial state, without puzzle embeddings, in float32.
 
     Column time: CPU time over that of the first row.
@@ -38,8 +39,6 @@ class TRMStep:
         mixer: Mixer of positions.
         official_path: A checkout of github.com/SamsungSAILMontreal/TinyRecursiveModels, whose class is then timed in
             turn with ours; it needs einops and pydantic.
-        repeats: Timed rounds.
-        num_threads: Threads of torch.
     """
 
     hidden_size: int = 128
@@ -51,8 +50,7 @@ class TRMStep:
     L_cycles: int = 6
     mixer: Literal["attention", "mlp"] = "attention"
     official_path: str | None = None
-    repeats: int = 9
-    num_threads: int = 1
+    repeats: int = field(default=9, kw_only=True)
 
     def rows(self) -> list[dict[str, Any]]:
         """Measure; the first row is what the others' times are divided by."""
@@ -78,11 +76,14 @@ class TRMStep:
             mixer=self.mixer,
         )
         state = model.initial_state(self.batch_size)
+
+        def ours(estimator: Estimator) -> Tensor:
+            return token_loss(model(state, inputs, None, estimator).logits, labels, stablemax_cross_entropy)
+
         for name, estimator in estimators.items():
-            runs[name] = (partial(_ours, model, state, inputs, labels, estimator), [model, state, inputs, labels])
-        seconds = interleaved(
-            {name: run for name, (run, _) in runs.items()}, repeats=self.repeats, clock=time.process_time
-        )
+            runs[name] = (partial(ours, estimator), [model, state, inputs, labels])
+        timed = {name: run for name, (run, _) in runs.items()}
+        seconds = interleaved(timed, repeats=self.repeats, clock=time.process_time)
         first = next(iter(runs))
         rows = []
         for name, (run, owned) in runs.items():
@@ -97,11 +98,6 @@ class TRMStep:
                 }
             )
         return rows
-
-
-def _ours(model: TRM, state: dict[str, Tensor], inputs: Tensor, labels: Tensor, estimator: Estimator) -> Tensor:
-    output = model(state, inputs, None, estimator)
-    return token_loss(output.logits, labels, stablemax_cross_entropy)
 
 
 def _official(sizes: TRMStep, path: Path, inputs: Tensor, labels: Tensor) -> tuple[Callable[[], Tensor], list[Any]]:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from loopgrad.analysis import StateMap, plots, spectral_radius
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.gradients import BPTT, Estimator, ImplicitGradient, Stationary, TruncatedBPTT
 
 
 @dataclass(frozen=True)
-class Validity:
+class Validity(Bench):
     """Gradients of a tanh network beside BPTT, in float64.
 
     Args:
@@ -25,8 +26,6 @@ class Validity:
         radii: Spectral radii of the Jacobian at the last state, median over samples.
         lengths: Updates T.
         seed: Seed of weights and inputs.
-        repeats: Not used: nothing is timed.
-        num_threads: Threads.
     """
 
     width: int = 32
@@ -34,8 +33,6 @@ class Validity:
     radii: tuple[float, ...] = (0.47, 0.85, 1.1, 1.4)
     lengths: tuple[int, ...] = (4, 16, 64)
     seed: int = 0
-    repeats: int = 1
-    num_threads: int = 1
 
     def __post_init__(self) -> None:
         """Check the sizes."""
@@ -71,10 +68,8 @@ class Validity:
         low, high = 0.0, 6.0
         for _ in range(30):
             middle = (low + high) / 2
-            if _radius(middle * w, x, max(self.lengths)) < wanted:
-                low = middle
-            else:
-                high = middle
+            small = _radius(middle * w, x, max(self.lengths)) < wanted
+            low, high = (middle, high) if small else (low, middle)
         return (low + high) / 2
 
 

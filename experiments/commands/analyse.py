@@ -16,9 +16,8 @@ from rich.progress import track
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.conf.build import build
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.parts import estimators_of
-from loopgrad.experiments.conf.values import check_count, plain
+from loopgrad.experiments.conf.values import Names, check_count, plain
 from loopgrad.experiments.deltas.examination import meet
 from loopgrad.experiments.deltas.jobs import Job, do_all
 from loopgrad.experiments.deltas.weights import Weights, find
@@ -40,16 +39,15 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         device = device_of(settings.device)
     except ValueError as error:
         raise ConfigError(f"analysis.{error}") from error
-    folder, estimators = (
-        output_folder(config.output_dir),
-        {name: seeded(it, 0) for name, it in estimators_of(config).items()},
-    )
+    folder = output_folder(config.output_dir)
+    estimators = {name: seeded(it, 0) for name, it in estimators_of(config).items()}
     found = [weights for place in _places(config) for weights in _at(place, config)]
     if len({weights.name for weights in found}) < len(found):
         raise ConfigError("checkpoint: two of these weights have one name, such as runs of folders of the same name")
     meet(found[0], replace(settings, samples=1))  # what does not fit is refused before anything is written
     last = {(weights.group, weights.estimator, weights.seed): weights for weights in found}  # steps are in order
-    drawn = _evenly(list(last.values()), config)
+    count = min(config.figures, len(last))
+    drawn = [list(last.values())[i * len(last) // count] for i in range(count)]
     jobs = [Job(weights, settings, estimators, folder, weights in drawn) for weights in found]
     complete = claim(folder, plain(config), config.restart, ANALYSIS)
     left = [job for job in jobs if not job.done()]
@@ -58,8 +56,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         for _ in track(do_all(left, workers), "Examining", len(left), console=console):
             pass
         shared = {**made, "device": provenance.device_name(device), "config": plain(config)}
-        stored = [records.read(job.stored)[0] | shared for job in jobs]
-        records.write(folder / "records.jsonl", stored)
+        records.write(folder / "records.jsonl", [records.read(job.stored)[0] | shared for job in jobs])
     deltas.render(folder, console)
 
 
@@ -78,8 +75,3 @@ def _at(place: Path, config: DictConfig) -> list[Weights]:
         raise ConfigError(f"steps={config.steps}: must be a list of steps, -1 for the last")
     task, model = (plain(config[key]) if config.get(key) is not None else None for key in ("task", "model"))
     return find(place, task, model, plain(config.official), steps)
-
-
-def _evenly(found: list[Weights], config: DictConfig) -> list[Weights]:
-    count = min(config.figures, len(found))
-    return [found[i * len(found) // count] for i in range(count)]

@@ -13,10 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from loopgrad.experiments import provenance, records
-from loopgrad.experiments.benches.contract import Bench, Drawn, Told
+from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.conf.build import build
-from loopgrad.experiments.conf.choices import Names
-from loopgrad.experiments.conf.values import check_count
+from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import output_folder
 from loopgrad.experiments.reports.tables import console_table
@@ -45,8 +44,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     header = [key for key, value in rows[0].items() if not isinstance(value, list)]
     shown = [[_shown(row[key]) for key in header] for row in rows]
     console.print(console_table(header, shown, [key for key in header if isinstance(rows[0][key], str)]))
-    if isinstance(bench, Told):
-        console.print(bench.text(rows) + "\n")
+    if text := bench.text(rows):
+        console.print(text + "\n")
     record = {
         "bench": OmegaConf.to_container(config.bench, resolve=True),
         "rows": rows,
@@ -54,11 +53,10 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         "device": provenance.device_name(torch.zeros(()).device),
     }
     records.write(path, [record])
-    if isinstance(bench, Drawn):
-        try:
-            bench.figures(rows, path.parent)
-        except ImportError as error:
-            console.print(f"No figure: {error}")
+    try:
+        bench.figures(rows, path.parent)
+    except ImportError as error:
+        console.print(f"No figure: {error}")
     console.print(f"Record: {path}")
 
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 import loopgrad
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.targets import target_of
+from loopgrad.experiments.conf.values import Names
 from loopgrad.models.reversible_cells import COUPLINGS
 
 TOOLKIT = """@software{{loopgrad,

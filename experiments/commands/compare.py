@@ -10,15 +10,14 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from loopgrad.experiments import provenance, records
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.parts import parts
-from loopgrad.experiments.conf.values import check_count, run_seeds
+from loopgrad.experiments.conf.values import Names, check_count, run_seeds
 from loopgrad.experiments.folders import claim, output_folder
 from loopgrad.experiments.processes import at_once
 from loopgrad.experiments.reports import comparison
 from loopgrad.experiments.training.crew import execute_all
-from loopgrad.experiments.training.plans import plans
 from loopgrad.experiments.training.results import probed
+from loopgrad.experiments.training.runs import plans
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:

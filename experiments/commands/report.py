@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from loopgrad.experiments import records
-from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import output_folder
 from loopgrad.experiments.reports import comparison, deltas

@@ -7,14 +7,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from loopgrad.experiments import provenance, records
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.parts import parts
-from loopgrad.experiments.conf.values import run_seeds
+from loopgrad.experiments.conf.values import Names, run_seeds
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import claim, output_folder
 from loopgrad.experiments.training.crew import execute_all
-from loopgrad.experiments.training.plans import plans
 from loopgrad.experiments.training.results import probed
+from loopgrad.experiments.training.runs import plans
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:

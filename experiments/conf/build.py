@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.targets import parameters_of, target_of
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.gradients.checks import is_int, is_number
 
 
 def build(node: DictConfig, name: str, **extra: Any) -> Any:
@@ -47,8 +48,8 @@ def check(node: DictConfig, name: str, given: set[str] = frozenset()) -> None:  
     if "_target_" not in node:
         raise ConfigError(f"{name} has no _target_: give the class that it configures")
     target = node["_target_"]
-    known = parameters_of(target)
-    hints = _hints(target)
+    known, found = parameters_of(target), target_of(target)
+    hints = get_type_hints(found.__init__ if isinstance(found, type) else found)
     for key in node:
         if key == "_target_":
             continue
@@ -70,52 +71,35 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     Raises:
         ConfigError: The value is of another type, or none of the choices.
     """
-    if matches(value, annotation):
+    options = _options(annotation)
+    if any(matches(value, option) for option in options):
         return
-    choices = [str(choice) for choice in _choices(annotation)]
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
     if choices and isinstance(value, str):
-        raise ConfigError(f"{name}={value}: no such choice; {nearest(value, choices)}")
-    wanted = " or ".join(_names(annotation))
+        raise ConfigError(f"{name}={value}: no such choice; {nearest(value, map(str, choices))}")
+    kinds = [option for option in options if get_origin(option) is not Literal]
+    names = ["null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds]
+    wanted = " or ".join([*map(repr, choices), *names])
     raise ConfigError(f"{name}={value}: must be {wanted}, got {type(value).__name__}")
 
 
 def matches(value: Any, annotation: Any) -> bool:
-    """Return whether a plain value (number, string, bool, None, list) fits a type annotation."""
+    """Return whether a plain value (number, string, bool, None, list) fits a type annotation that is no union."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType):
-        return any(matches(value, option) for option in arguments)
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
-    if annotation is None or annotation is type(None):
-        return value is None
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number(value)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if annotation in (str, bool):
-        return isinstance(value, annotation)
+        return is_int(value)
     if origin in (tuple, list):
-        items = [a for a in arguments if a is not ...]
+        items = [option for a in arguments if a is not ... for option in _options(a)]
         return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
     return not isinstance(annotation, type) or isinstance(value, annotation)
 
 
-def _hints(target: str) -> dict[str, Any]:
-    found = target_of(target)
-    return get_type_hints(found.__init__ if isinstance(found, type) else found)
-
-
-def _choices(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Literal:
-        return list(get_args(annotation))
-    return [choice for option in get_args(annotation) for choice in _choices(option)]
-
-
-def _names(annotation: Any) -> list[str]:
+def _options(annotation: Any) -> list[Any]:
+    """Return what a union takes one of; anything else is its only option."""
     if get_origin(annotation) in (Union, types.UnionType):
-        return [name for option in get_args(annotation) for name in _names(option)]
-    if get_origin(annotation) is Literal:
-        return [repr(choice) for choice in get_args(annotation)]
-    if annotation in (None, type(None)):
-        return ["null"]
-    return [getattr(annotation, "__name__", str(annotation))]
+        return [option for argument in get_args(annotation) for option in _options(argument)]
+    return [annotation]

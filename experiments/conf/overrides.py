@@ -56,7 +56,7 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             config = compose(command, [str(o.input_line) for o in parsed])
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(_first_sentence(error)) from error
+            raise ConfigError(str(error).strip().split("\n")[0]) from error
         for key in default:
             if config.get(key) is None and default[key] is not None:
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
@@ -93,10 +93,10 @@ def _check_choice(override: Override, options: list[str]) -> None:
     if override.is_delete():
         return
     group = _group(override)
-    value = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
     if override.is_add() or override.is_force_add():
         raise ConfigError(f"{override.input_line}: {group} is chosen without a +, by {group}=")
-    for choice in [item for part in value for item in (part if isinstance(part, list) else [part])]:
+    values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    for choice in [item for value in values for item in (value if isinstance(value, list) else [value])]:
         choice = "null" if choice is None else choice
         if str(choice) not in options:
             raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
@@ -139,7 +139,3 @@ def keys_of(config: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(node, DictConfig) and not node._is_none():
             keys += keys_of(node, f"{prefix}{key}.")
     return keys
-
-
-def _first_sentence(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

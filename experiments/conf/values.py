@@ -1,10 +1,26 @@
-"""Checks of single values of a configuration, and a configuration as plain values."""
+"""Single values of a configuration: their checks, all of them as plain values, and what its choices are called."""
 
+from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from loopgrad.experiments.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Names:
+    """Names of the chosen task and model, for records."""
+
+    task: str
+    model: str
+
+    @classmethod
+    def chosen(cls) -> "Names":
+        """Return those of the command that Hydra runs."""
+        choices = HydraConfig.get().runtime.choices
+        return cls(task=str(choices.get("task")), model=str(choices.get("model")))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -44,7 +44,10 @@ def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Ve
 def by_outcome(values: np.ndarray, solved: np.ndarray) -> dict[str, list[float | None]]:
     """Return quantiles over all samples, the solved and the unsolved; a value that is not finite is the largest."""
     masks = dict(zip(OUTCOMES, (np.ones_like(solved), solved, ~solved), strict=True))
-    return {name: _quantiles(values[mask]) for name, mask in masks.items() if mask.any()}
+    known = np.where(np.isnan(values), np.inf, values)
+    with np.errstate(invalid="ignore"):
+        found = {name: np.quantile(known[mask], LEVELS) for name, mask in masks.items() if mask.any()}
+    return {name: [_finite(value) for value in quantiles] for name, quantiles in found.items()}
 
 
 def beside(gap: GradientGap) -> dict[str, Any]:
@@ -55,23 +58,10 @@ def beside(gap: GradientGap) -> dict[str, Any]:
 
 def of_search(solved: np.ndarray, points: FixedPoints, ends: Multistart, right: np.ndarray) -> dict[str, Any]:
     """Return what searches for fixed points and other starts found, a list entry per sample."""
-    return {
-        "solved": solved.tolist(),
-        "found": points.found.tolist(),
-        "residual": [_finite(value) for value in points.residual],
-        "distance": [_finite(value) for value in points.distance],
-        "radius": [_finite(value) for value in points.radius],
-        "clusters": ends.clusters.tolist(),
-        "spread": [_finite(value) for value in ends.spread],
-        "alignment": [_finite(value) for value in ends.alignment],
-        "right_from": right.astype(int).tolist(),
-    }
-
-
-def _quantiles(values: np.ndarray) -> list[float | None]:
-    with np.errstate(invalid="ignore"):
-        found = np.quantile(np.where(np.isnan(values), np.inf, values), LEVELS)
-    return [_finite(value) for value in found]
+    near = {name: [_finite(v) for v in getattr(points, name)] for name in ("residual", "distance", "radius")}
+    apart = {name: [_finite(v) for v in getattr(ends, name)] for name in ("spread", "alignment")}
+    found = {"solved": solved.tolist(), "found": points.found.tolist(), **near}
+    return {**found, "clusters": ends.clusters.tolist(), **apart, "right_from": right.astype(int).tolist()}
 
 
 def _finite(value: float) -> float | None:

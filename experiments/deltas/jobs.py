@@ -68,11 +68,7 @@ def do(job: Job) -> None:
         with suppress(ImportError):  # without matplotlib the report says so
             seen.record["figures"] = pictures.of_one(subject, seen, job.folder, records.slug(job.weights.name))
             seen.record["memory"] = memory(subject)
-    seen.record.update({"sha256": job.digest, "saved_bytes": _saved_bytes(job.weights.path.parent / "train.jsonl")})
-    records.write(job.stored, [seen.record])
-
-
-def _saved_bytes(log: Path) -> int | None:
-    """Return what a training step of the run kept for backward, if its log lies beside the weights."""
-    first = records.read_whole_lines(log, 1)
-    return first[0].get("saved_bytes") if first else None
+    # what a training step of the run kept for backward, if its log lies beside the weights
+    first = records.read_whole_lines(job.weights.path.parent / "train.jsonl", 1)
+    saved = first[0].get("saved_bytes") if first else None
+    records.write(job.stored, [{**seen.record, "sha256": job.digest, "saved_bytes": saved}])

@@ -39,7 +39,6 @@ LEAST = 4  # samples that make a group
 class Depth(NamedTuple):
     """The recursion followed to one depth."""
 
-    name: str
     trace: Trace
     end: State
     solved: np.ndarray
@@ -65,9 +64,10 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
     length = subject.model.num_steps
     updates = segments * length
     last = subject.run(subject.state, updates - length)  # where the last segment of training depth starts
-    trained = follow(subject, settings, "training", updates, subject.run(last, length))
+    trained = follow(subject, settings, updates, subject.run(last, length))
     beyond = (settings.extrapolate - 1) * updates
-    deeper = follow(subject, settings, "extrapolated", updates + beyond, subject.run(trained.end, beyond))
+    deeper = follow(subject, settings, updates + beyond, subject.run(trained.end, beyond))
+    depths = {"training": trained, "extrapolated": deeper}
     found: dict[str, Any] = {
         "name": subject.weights.name,
         **{key: getattr(subject.weights, key) for key in ("group", "estimator", "seed", "step")},
@@ -76,7 +76,7 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
         "cycles_per_segment": length // period_of(subject.cell),
         "period": trained.trace.period,
         "dtype": trained.trace.dtype,
-        "depths": [at_depth(it.name, it.trace, it.solved, it.verdicts) for it in (trained, deeper)],
+        "depths": [at_depth(name, it.trace, it.solved, it.verdicts) for name, it in depths.items()],
     }
     values, chosen = np.zeros((0, 1), dtype=complex), _each(trained.solved, settings.spectrum_samples)
     if subject.plain and chosen.size:
@@ -95,17 +95,16 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
     return Seen(found, (trained, deeper), values, trained.solved[chosen])
 
 
-def follow(subject: Subject, settings: Examination, name: str, updates: int, end: State) -> Depth:
+def follow(subject: Subject, settings: Examination, updates: int, end: State) -> Depth:
     """Record the recursion from the initial state to its end, and judge it."""
     wide = torch.float64 if subject.plain else None
+    floor = None
     with subject.trainer.precision(subject.x.device):
         trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
-    floor = None
-    if subject.plain:
-        with subject.trainer.precision(subject.x.device):
+        if subject.plain:
             floor = 2 * float(np.median(rounding_error(subject.cell, end, subject.x)))
     verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
-    return Depth(name, trace, end, subject.solved(end), verdicts)
+    return Depth(trace, end, subject.solved(end), verdicts)
 
 
 def _each(solved: np.ndarray, count: int) -> np.ndarray:
@@ -170,19 +169,19 @@ def _gaps(
 
 def memory(subject: Subject) -> dict[str, dict[int, int]]:
     """Return the bytes that gradients of 8 samples keep for backward, of 1 to 8 times a segment's updates."""
-    length, found = subject.model.num_steps, {}
+    length = subject.model.num_steps
     state, x = {name: z[:8] for name, z in subject.state.items()}, subject.x[:8]
     contestants = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "last cycle": TruncatedBPTT(num_cycles=1)}
     owned = [*subject.model.parameters(), *subject.model.buffers(), x, *state.values()]
-    for name, estimator in contestants.items():
-        found[name] = {}
-        for factor in (1, 2, 4, 8):
-            counter = SavedBytes(owned)
-            with counter:
-                rollout = estimator(subject.cell, state, x, factor * length)
-            found[name][factor * length] = counter.held()
-            del rollout
-    return found
+
+    def held(estimator: Estimator, updates: int) -> int:
+        counter = SavedBytes(owned)
+        with counter:
+            rollout = estimator(subject.cell, state, x, updates)  # noqa: F841 (its graph is what is counted)
+        return counter.held()
+
+    lengths = [factor * length for factor in (1, 2, 4, 8)]
+    return {name: {updates: held(it, updates) for updates in lengths} for name, it in contestants.items()}
 
 
 def _search(subject: Subject, depth: Depth, settings: Examination) -> dict[str, Any]:
@@ -192,11 +191,9 @@ def _search(subject: Subject, depth: Depth, settings: Examination) -> dict[str, 
     size = end.norm(dim=1, keepdim=True)
     learned = _map_at(subject, subject.state, chosen)[1]
     noise = torch.randn(end.shape, generator=torch.Generator().manual_seed(settings.seed), dtype=torch.float64).to(end)
-    starts = torch.stack(
-        [learned, torch.zeros_like(end), noise / noise.norm(dim=1, keepdim=True) * size, end.roll(1, 0)]
-    )
-    cycles = depth.trace.num_steps // depth.trace.period
-    ends = multistart(f, starts, cycles)
+    random = noise / noise.norm(dim=1, keepdim=True) * size
+    starts = torch.stack([learned, torch.zeros_like(end), random, end.roll(1, 0)])
+    ends = multistart(f, starts, depth.trace.num_steps // depth.trace.period)
     rows = torch.from_numpy(chosen).to(subject.x.device)
     right = [subject.solved(f.state(z), rows) for z in ends.end]
     points = find_fixed_points(f, end, max_steps=20, max_products=40)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from loopgrad.analysis import plots
-from loopgrad.analysis.plots import Drawn
 from loopgrad.experiments.deltas.examination import Subject
 from loopgrad.experiments.deltas.measuring import Seen
 from loopgrad.gradients.recompute import run_without_graph
@@ -32,12 +31,9 @@ def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
     }
     if seen.eigenvalues.size:
         drawn["eigenvalues"] = plots.eigenvalue_cloud(seen.eigenvalues, seen.of_solved)
-    return [_save(it, folder, f"{slug}-{name}") for name, it in drawn.items()]
-
-
-def _save(drawn: Drawn, folder: Path, name: str) -> str:
-    plots.save(drawn, folder / "figures" / name)
-    return f"figures/{name}.png"
+    for name, figure in drawn.items():
+        plots.save(figure, folder / "figures" / f"{slug}-{name}")
+    return [f"figures/{slug}-{name}.png" for name in drawn]
 
 
 def _states(subject: Subject, updates: int, period: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -112,21 +112,20 @@ def find(place: Path, task: Node | None, model: Node | None, official: Node, ste
         raise ConfigError(f"checkpoint={place}: there is no such file or folder")
     if place.is_file():
         return [_of_file(place, task, model, official)]
-    runs = sorted(path for path in place.glob("runs/*") if (path / "checkpoint.pt").exists())
-    if not runs and (place / "checkpoint.pt").exists():
-        runs = [place]
+    runs = sorted(path.parent for path in place.glob("runs/*/checkpoint.pt"))
+    runs = runs or [path.parent for path in place.glob("checkpoint.pt")]
     if not runs:
         raise ConfigError(
             f"checkpoint={place}: holds neither runs/ nor checkpoint.pt: name a run, or a file of weights"
         )
     found = []
     for run in runs:
-        told = _told(run)
+        last, told = _told(run)
         kept = {int(path.stem.split("-")[1]): path for path in sorted(run.glob("weights-*.safetensors"))}
         if (run / "weights.safetensors").exists():
-            kept[told.step] = run / "weights.safetensors"
-        chosen = sorted(kept) if steps is None else sorted({told.step if step == -1 else step for step in steps})
-        missing = [step for step in chosen if step not in kept] or ([] if kept else [told.step])
+            kept[last] = run / "weights.safetensors"
+        chosen = sorted(kept) if steps is None else sorted({last if step == -1 else step for step in steps})
+        missing = [step for step in chosen if step not in kept] or ([] if kept else [last])
         if missing:
             raise ConfigError(f"{run} keeps no weights of step {missing}; there is: {sorted(kept) or 'none'}")
         found += [_of_run(run, kept[step], step, told, task, model) for step in chosen]
@@ -135,8 +134,8 @@ def find(place: Path, task: Node | None, model: Node | None, official: Node, ste
 
 def _of_file(path: Path, task: Node | None, model: Node | None, official: Node) -> Weights:
     if (path.parent / "checkpoint.pt").exists():
-        numbered, told = re.fullmatch(r"weights-(\d+)", path.stem), _told(path.parent)
-        return _of_run(path.parent, path, int(numbered[1]) if numbered else told.step, told, task, model)
+        numbered, (last, told) = re.fullmatch(r"weights-(\d+)", path.stem), _told(path.parent)
+        return _of_run(path.parent, path, int(numbered[1]) if numbered else last, told, task, model)
     if task is None:
         raise ConfigError(f"checkpoint={path}: no run lies beside it that tells its task: give task=")
     tensors = _tensors(path)
@@ -146,24 +145,17 @@ def _of_file(path: Path, task: Node | None, model: Node | None, official: Node) 
     return Weights(path.stem or path.name, path, path.parent.name, "", None, None, task, model, None, known)
 
 
-class _Told(NamedTuple):
-    """What the checkpoint of a run tells."""
-
-    step: int
-    fingerprint: Node
-
-
-def _told(run: Path) -> _Told:
+def _told(run: Path) -> tuple[int, Node]:
+    """Return the last step of a run and its configuration, from its checkpoint."""
     path = run / "checkpoint.pt"
     content = checkpoint.read(path, "name the file of weights, with task= and model=")
     fingerprint = json.loads(content["fingerprint"])
     if not {"task", "model", "trainer"} <= fingerprint.keys():
         raise ConfigError(f"{path} does not tell task, model and trainer of its run")
-    return _Told(content["step"], fingerprint)
+    return content["step"], fingerprint
 
 
-def _of_run(run: Path, path: Path, step: int, told: _Told, task: Node | None, model: Node | None) -> Weights:
-    fingerprint = told.fingerprint
+def _of_run(run: Path, path: Path, step: int, told: Node, task: Node | None, model: Node | None) -> Weights:
     folder = run.parent.parent.name if run.parent.name == "runs" else run.name
     estimator, _, seed = run.name.rpartition("-seed")
     return Weights(
@@ -171,11 +163,11 @@ def _of_run(run: Path, path: Path, step: int, told: _Told, task: Node | None, mo
         path=path,
         group=folder,
         estimator=estimator or run.name,
-        seed=int(seed) if seed.isdigit() else fingerprint.get("seed"),
+        seed=int(seed) if seed.isdigit() else told.get("seed"),
         step=step,
-        task=task or fingerprint["task"],
-        model=model or fingerprint["model"],
-        trainer=fingerprint["trainer"],
+        task=task or told["task"],
+        model=model or told["model"],
+        trainer=told["trainer"],
         official={},
     )
 
@@ -190,8 +182,8 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"checkpoint={path} cannot be read: {reason}") from error
     if isinstance(content, dict) and {"average", "fingerprint"} <= content.keys():
-        average = content["average"]
-        return {name.removeprefix("module."): t for name, t in average.items() if name.startswith("module.")}
+        average = content["average"].items()
+        return {name.removeprefix("module."): t for name, t in average if name.startswith("module.")}
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ConfigError(f"checkpoint={path} holds no state_dict: save model.state_dict() itself")
     return content
@@ -208,15 +200,12 @@ def _official_config(folder: Path) -> Node:
     except Exception as error:
         raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     # 0 puzzle tokens and learned positions follow from the tensors
-    left_out = (None, 0, "learned")
-    return {name: value for name, value in found.items() if value not in left_out}
+    return {name: value for name, value in found.items() if value not in (None, 0, "learned")}
 
 
 def _official(tensors: dict[str, Tensor], task: Task, settings: Node) -> RecursiveModel:
-    given = {
-        key: value for key, value in settings.items() if value is not None and key not in ("max_segments", "dtype")
-    }
-    dtype = settings.get("dtype") or "float32"
+    given = {key: value for key, value in settings.items() if value is not None and key != "max_segments"}
+    dtype = given.pop("dtype", "float32")
     if dtype not in DTYPES:
         raise ValueError(f"official.dtype={dtype}: must be one of {', '.join(DTYPES)}")
     spec, told = task.spec, OfficialWeights(tensors)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports import comparison_figures, summary
+from loopgrad.experiments.reports import summary
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 
 LEGEND = """\
@@ -36,7 +37,7 @@ def render(folder: Path, console: Console) -> None:
         header, rows = summary.table(found)
         sentence = summary.reading(found)
         markdown = _markdown(found, header, rows, sentence)
-        drawn = comparison_figures.draw(found, folder)
+        drawn = draw(found, folder)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # nested values are read unchecked
         raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
     if not drawn:
@@ -81,3 +82,34 @@ def _quantiles(group: list[RunRecord], stream: str, kind: str) -> str:
     if kind not in group[0]["residuals"][stream]:
         return "-"
     return summary.band(*(summary.spread(group, "residuals", stream, kind, i).mean for i in range(3)))
+
+
+def draw(found: Sequence[RunRecord], folder: Path) -> list[Path]:
+    """Draw comparison and residuals; return the paths of the PNGs, none without matplotlib."""
+    runs = [_run(record) for record in found]
+    count = len({record["seed"] for record in found})
+    seeds = f"{count} seeds: mean, least and greatest" if count > 1 else "one seed"
+    title = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
+    try:
+        drawn = {
+            "comparison": plots.accuracy_and_cost(runs, title),
+            "residuals": plots.residuals_by_estimator(runs, "update in the second segment"),
+        }
+    except ImportError:
+        return []
+    for name, figure in drawn.items():
+        plots.save(figure, folder / name)
+    return [folder / f"{name}.png" for name in drawn]
+
+
+def _run(record: RunRecord) -> plots.Run:
+    return plots.Run(
+        estimator=record["estimator"],
+        steps=record["curve"]["step"],
+        accuracies=[100 * value for value in record["curve"]["exact_accuracy"]],
+        accuracy=100 * (record["exact_accuracy"] or 0),
+        bytes=record["saved_bytes"] or 0,
+        time_ratio=record["time_ratio_to_bptt"],
+        cosine=record["gradient_cosine"],
+        residuals=record["residual_curve"],
+    )

@@ -96,21 +96,14 @@ def settled(condition: Condition, depth: int, stream: str = "joint", outcome: st
     count, total = int(converged[chosen].sum()), int(chosen.sum())
     if not total:
         return Settled(0, 0, None, None, None)
-    several = len(condition.records) > 1
     puzzles = np.concatenate([np.arange(record["samples"]) for record in condition.records])
     seeds = np.concatenate([np.full(record["samples"], i) for i, record in enumerate(condition.records)])
-    by_seed = [
-        converged[chosen & (seeds == i)].mean() for i in range(len(condition.records)) if chosen[seeds == i].any()
-    ]
-    return Settled(
-        count,
-        total,
-        wilson_interval(count, total),
-        bootstrap_interval(converged[chosen].astype(float), lambda v: float(v.mean()), puzzles[chosen])
-        if several
-        else None,
-        (float(min(by_seed)), float(max(by_seed))) if several else None,
-    )
+    wilson = wilson_interval(count, total)
+    if len(condition.records) == 1:
+        return Settled(count, total, wilson, None, None)
+    clustered = bootstrap_interval(converged[chosen].astype(float), lambda v: float(v.mean()), puzzles[chosen])
+    by_seed = [float(converged[chosen & (seeds == i)].mean()) for i in np.unique(seeds[chosen])]
+    return Settled(count, total, wilson, clustered, (min(by_seed), max(by_seed)))
 
 
 def _samples(condition: Condition, depth: int, stream: str) -> tuple[np.ndarray, np.ndarray]:

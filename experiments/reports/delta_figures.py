@@ -82,14 +82,12 @@ def _progress(found: Sequence[Condition]) -> list[Progress]:
     rows = []
     for condition in found:
         for record in condition.records:
-            if record["step"] is None:
-                continue
             joint = record["depths"][0]["streams"]["joint"]
             residual = (joint["reevaluated"] or joint["residual"])["all"][1]
             radii = record.get("spectrum", {}).get("radius")
             radius = float(np.median(radii)) if radii else None
-            if residual is not None:
-                rows.append(Progress(condition.trained, record["step"], residual, radius))
+            if (step := record["step"]) is not None and residual is not None:
+                rows.append(Progress(condition.trained, step, residual, radius))
     return rows
 
 
@@ -97,9 +95,7 @@ def _trades(found: Sequence[Condition]) -> list[Trade]:
     trades = []
     for condition in found:
         exact = [100 * sum(r["depths"][0]["solved"]) / r["samples"] for r in condition.records]
-        saved = [held for record in condition.records if (held := record.get("saved_bytes"))]
-        if saved:
-            trades.append(
-                Trade(condition.trained, float(np.median(saved)), float(np.mean(exact)), min(exact), max(exact))
-            )
+        if saved := [held for record in condition.records if (held := record.get("saved_bytes"))]:
+            at = float(np.median(saved)), float(np.mean(exact))
+            trades.append(Trade(condition.trained, *at, min(exact), max(exact)))
     return trades

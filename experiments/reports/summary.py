@@ -59,16 +59,6 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def mebibytes(value: float) -> str:
-    """Return bytes in MiB."""
-    return f"{value / 2**20:.2f}"
-
-
-def ratio(value: float) -> str:
-    """Return a ratio."""
-    return f"{value:.2f}"
-
-
 def significant(value: float) -> str:
     """Return a number to two digits."""
     return f"{value:.2g}"
@@ -93,9 +83,9 @@ class Column:
 
 COLUMNS = (
     Column("exact %", ("exact_accuracy",), percent, spread=True),
-    Column("time / BPTT", ("time_ratio_to_bptt",), ratio),
-    Column("saved MiB", ("saved_bytes",), mebibytes),
-    Column("peak MiB", ("peak_bytes",), mebibytes),
+    Column("time / BPTT", ("time_ratio_to_bptt",), lambda value: f"{value:.2f}"),
+    Column("saved MiB", ("saved_bytes",), lambda value: f"{value / 2**20:.2f}"),
+    Column("peak MiB", ("peak_bytes",), lambda value: f"{value / 2**20:.2f}"),
     Column("cosine", ("gradient_cosine",), lambda value: f"{value:.3f}"),
     Column("rel. error", ("gradient_relative_error",), significant),
     Column("tokens %", ("token_accuracy",), percent, spread=True),

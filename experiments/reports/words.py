@@ -21,13 +21,11 @@ def headline(every: Sequence[Condition]) -> str:
     parts = []
     last = at_last(every)
     for depth, words in enumerate(("within the depth of training", "when the recursion is followed further")):
-        counts = {outcome: [0, 0] for outcome in ("solved", "unsolved")}
-        for condition in last:
-            for outcome, count in counts.items():
-                found = settled(condition, depth, outcome=outcome)
-                count[0] += found.count
-                count[1] += found.total
-        told = [f"{100 * n / of:.1f} % of {of} {outcome}" for outcome, (n, of) in counts.items() if of]
+        told = []
+        for outcome in ("solved", "unsolved"):
+            found = [settled(condition, depth, outcome=outcome) for condition in last]
+            if total := sum(it.total for it in found):
+                told.append(f"{100 * sum(it.count for it in found) / total:.1f} % of {total} {outcome}")
         parts.append(f"{words}, {' and '.join(told)} samples converge")
     weights = sum(len(condition.records) for condition in last)
     return f"At the last step of {weights} set{'s' * (weights > 1)} of weights: {'; '.join(parts)}."

@@ -145,14 +145,12 @@ class Arc(Task):
 
     def _answers(self, question: np.ndarray) -> list[np.ndarray]:
         held_out = [pair.answer for pair in self._data.test if np.array_equal(pair.question, question)]
-        if held_out:
-            return held_out
-        answers = []
-        for pair in self._train_by_question.get(pair_key(question, question), ()):
-            for k in range(self.num_augmentations + 1):
-                if np.array_equal(self._augmented(pair.question, pair.task, k), question):
-                    answers.append(self._augmented(pair.answer, pair.task, k))
-        return answers
+        return held_out or [
+            self._augmented(pair.answer, pair.task, k)
+            for pair in self._train_by_question.get(pair_key(question, question), ())
+            for k in range(self.num_augmentations + 1)
+            if np.array_equal(self._augmented(pair.question, pair.task, k), question)
+        ]
 
     @cached_property
     def _train_by_question(self) -> dict[Any, list[_Pair]]:

@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,7 @@ class _Lines(Iterator[str]):
     """The lines that are neither blank nor comments; remembers the number of the last one, for the errors."""
 
     def __init__(self, path: Path):
-        self.path = path
-        self.number = 0
-        self._lines = self._open()
+        self.path, self.number, self._lines = path, 0, self._open()
 
     def __next__(self) -> str:
         return next(self._lines)
@@ -91,11 +90,9 @@ class _Lines(Iterator[str]):
 
 def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
     questions, answers, ratings = [], [], []
-    line: str | None = first
-    while line is not None:
+    for line in chain([first], lines):
         board = _digits(lines, line.strip(), size, "the puzzle", blanks=True)
-        conflict = _conflict(board, size)
-        if conflict:
+        if conflict := _conflict(board, size):
             raise lines.error(f"givens conflict: {conflict}")
         solution = solve(board, size)
         if solution.board is None:
@@ -105,7 +102,6 @@ def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
         questions.append(bytes(board))
         answers.append(bytes(solution.board))
         ratings.append(solution.guesses)
-        line = next(lines, None)
     return _puzzles(questions, answers, ratings, size)
 
 
@@ -118,8 +114,7 @@ def _read_csv(lines: _Lines, header: str, size: int) -> Puzzles:
                 "expected source,question,answer,rating"
             )
     question_at, answer_at, rating_at = (names.index(name) for name in ("question", "answer", "rating"))
-    questions, answers, ratings = [], [], []
-    numbers = []
+    questions, answers, ratings, numbers = [], [], [], []
     rows = csv.reader(lines, strict=True)
     while True:
         try:
@@ -132,7 +127,10 @@ def _read_csv(lines: _Lines, header: str, size: int) -> Puzzles:
             raise lines.error(f"{len(row)} fields where the header names {len(names)}")
         questions.append(bytes(_digits(lines, row[question_at].strip(), size, "question", blanks=True)))
         answers.append(bytes(_digits(lines, row[answer_at].strip(), size, "answer", blanks=False)))
-        ratings.append(_rating(lines, row[rating_at]))
+        try:
+            ratings.append(int(row[rating_at]))
+        except ValueError:
+            raise lines.error(f"rating must be an integer, got {row[rating_at]!r}") from None
         numbers.append(lines.number)
     if not questions:
         raise ValueError(f"{lines.path}: the file holds a header and no puzzle")
@@ -147,19 +145,11 @@ def _digits(lines: _Lines, text: str, size: int, what: str, blanks: bool) -> lis
         hint = f": set size={fitting[0]}" if fitting else ""
         raise lines.error(f"{what} has {len(text)} characters, {size * size} needed for size {size}{hint}")
     allowed = ".0123456789"[: size + 2] if blanks else "123456789"[:size]
-    wrong = set(text) - set(allowed)
-    if wrong:
+    if wrong := set(text) - set(allowed):
         at = min(map(text.index, wrong))
         blank = " or `.` or `0` for a blank" if blanks else ""
         raise lines.error(f"{what} has {text[at]!r} at character {at + 1}; allowed are 1..{size}{blank}")
     return list(map(int, text.replace(".", "0")))
-
-
-def _rating(lines: _Lines, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise lines.error(f"rating must be an integer, got {text!r}") from None
 
 
 def _puzzles(questions: list[bytes], answers: list[bytes], ratings: list[int], size: int) -> Puzzles:
@@ -189,15 +179,12 @@ def _check_answers(lines: _Lines, puzzles: Puzzles, numbers: list[int], size: in
         return
     at = int(wrong.argmax())
     question, answer = puzzles.questions[at].tolist(), puzzles.answers[at].tolist()
-    if _conflict(question, size):
-        raise lines.error(f"givens conflict: {_conflict(question, size)}", numbers[at])
+    if conflict := _conflict(question, size):
+        raise lines.error(f"givens conflict: {conflict}", numbers[at])
     if differs[at]:
         cell = next(i for i, (q, a) in enumerate(zip(question, answer, strict=True)) if q and q != a)
-        raise lines.error(
-            f"the answer does not match the question: character {cell + 1} is {answer[cell]}, given "
-            f"as {question[cell]}",
-            numbers[at],
-        )
+        is_not = f"character {cell + 1} is {answer[cell]}, given as {question[cell]}"
+        raise lines.error(f"the answer does not match the question: {is_not}", numbers[at])
     raise lines.error(f"the answer breaks the rules: {_conflict(answer, size)}", numbers[at])
 
 

@@ -11,11 +11,11 @@ from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of
 from loopgrad.experiments.tasks.streams import random_stream, step_stream
 
 
-@dataclass(frozen=True)
 class SequenceTask(Task):
     """A task whose inputs are uniform over all sequences of `length` tokens out of `num_tokens`.
 
-    The training stream is endless and never shows a sequence of the test set.
+    The training stream is endless and never shows a sequence of the test set. Subclasses are dataclasses with these
+    fields and their own.
 
     Attributes:
         length: Tokens of a sequence.
@@ -26,9 +26,9 @@ class SequenceTask(Task):
         ValueError: A hyperparameter is out of range.
     """
 
-    length: int = 16
-    num_test: int | None = None
-    data_seed: int = 0
+    length: int
+    num_test: int | None
+    data_seed: int
 
     @property
     @abstractmethod
@@ -108,7 +108,10 @@ class RollingSum(SequenceTask):
         tensor([True])
     """
 
+    length: int = 16
     modulus: int = 5
+    num_test: int | None = None
+    data_seed: int = 0
 
     def __post_init__(self) -> None:
         self.check_int("modulus", 2)
@@ -146,7 +149,10 @@ class Sorting(SequenceTask):
         tensor([True])
     """
 
+    length: int = 16
     num_values: int = 10
+    num_test: int | None = None
+    data_seed: int = 0
 
     def __post_init__(self) -> None:
         self.check_int("num_values", 2)

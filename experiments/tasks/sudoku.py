@@ -138,12 +138,9 @@ class Sudoku(Task):
     def _givens(self) -> tuple[int, int]:
         fewest, most = DEFAULT_GIVENS[self.size]
         if self.min_givens is not None:
-            fewest = self.min_givens
-            most = max(most, fewest)
-        if self.max_givens is not None:
-            most = self.max_givens
-            fewest = min(fewest, most) if self.min_givens is None else fewest
-        return fewest, most
+            return self.min_givens, max(most, self.min_givens) if self.max_givens is None else self.max_givens
+        most = most if self.max_givens is None else self.max_givens
+        return min(fewest, most), most
 
     @cached_property
     def _puzzles(self) -> tuple[Puzzles, Puzzles]:

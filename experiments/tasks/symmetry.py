@@ -10,6 +10,8 @@ import numpy as np
 
 from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE
 
+ROUNDS = 6  # of refinement; more can only tell more puzzles apart
+
 
 @dataclass(frozen=True)
 class Symmetries:
@@ -50,10 +52,10 @@ def _random_lines(groups: int, lines: int, batch_size: int, rng: np.random.Gener
     return (order[:, :, None] * lines + inside).reshape(batch_size, -1)
 
 
-def class_keys(boards: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
+def class_keys(boards: np.ndarray, size: int) -> np.ndarray:
     """Hash each puzzle's equivalence class: equivalent puzzles have equal keys.
 
-    Colour refinement on the cells: a cell starts as given or blank, then `rounds` times its colour is hashed with the
+    Colour refinement on the cells: a cell starts as given or blank, then six times its colour is hashed with the
     multisets of colours in its row, its column (unordered with the row where boxes are square), its box, its row and
     column inside the box, and the cells that hold the same given. The key hashes the multiset of final colours. Digits
     and positions enter only through these relations, which the group preserves. Inequivalent puzzles may share a key;
@@ -65,7 +67,6 @@ def class_keys(boards: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     Args:
         boards: Puzzles, (batch, size*size), digits 0..size, 0 for a blank.
         size: 4, 6 or 9.
-        rounds: Rounds of refinement; more can only tell more puzzles apart.
 
     Returns:
         (batch,) uint64.
@@ -73,11 +74,11 @@ def class_keys(boards: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     Reference:
         Weisfeiler and Leman 1968.
     """
-    keys = [_class_keys(boards[i : i + 8192], size, rounds) for i in range(0, len(boards), 8192)]
+    keys = [_class_keys(boards[i : i + 8192], size) for i in range(0, len(boards), 8192)]
     return np.concatenate(keys) if keys else np.zeros(0, dtype=np.uint64)
 
 
-def _class_keys(boards: np.ndarray, size: int, rounds: int) -> np.ndarray:
+def _class_keys(boards: np.ndarray, size: int) -> np.ndarray:
     height, width = BOX_SHAPE[size]
     square = height == width
     batch = len(boards)
@@ -87,7 +88,7 @@ def _class_keys(boards: np.ndarray, size: int, rounds: int) -> np.ndarray:
     digits = boards + (size + 1) * np.arange(batch)[:, None]  # one bin per board and digit
     colour = given.astype(np.uint64).reshape(shape)
     with np.errstate(over="ignore"):  # sums are meant modulo 2**64
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             mixed = _mix(colour)
             row = _mix(mixed.sum(axis=(3, 4), keepdims=True), 1)
             column = _mix(mixed.sum(axis=(1, 2), keepdims=True), 1 if square else 2)

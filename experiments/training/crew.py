@@ -100,12 +100,10 @@ def _serve(pipe: Connection) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=die_with_parent, daemon=True).start()
 
-    def report(name: str, entry: dict[str, Any]) -> None:
-        pipe.send((name, entry))
-
     while (plan := pipe.recv()) is not None:
         try:
-            execute(plan, report, ended=pipe.poll)  # nothing but None comes while a plan is under way
+            # nothing but None comes while a plan is under way
+            execute(plan, lambda *told: pipe.send(told), ended=pipe.poll)
         except Interrupted:
             return
         except Exception as error:
@@ -133,15 +131,12 @@ class _Bars:
         self._progress = progress
         self._total = {plan.name: plan.trainer.train_steps for plan in plans}
         self._bars: dict[str, Any] = {}
-        self._last: dict[str, dict[str, Any]] = {}
-        self._test: dict[str, float] = {}
+        self._last: dict[str, dict[str, Any]] = {}  # with the latest held-out accuracy, which not every step has
 
     def show(self, name: str, entry: dict[str, Any]) -> None:
         if name not in self._bars:
             self._bars[name] = self._progress.add_task(name, total=self._total[name], note="")
-        if "test_exact_accuracy" in entry:
-            self._test[name] = entry["test_exact_accuracy"]
-        self._last[name] = entry
+        self._last[name] = {**self._last.get(name, {}), **entry}
         self._progress.update(self._bars[name], completed=entry["step"], note=self._note(name))
 
     @property
@@ -157,6 +152,6 @@ class _Bars:
         entry = self._last.get(name)
         if entry is None:
             return ""
-        held_out = f"  held-out {self._test[name]:6.1%}" if name in self._test else ""
+        held_out = f"  held-out {entry['test_exact_accuracy']:6.1%}" if "test_exact_accuracy" in entry else ""
         saved = f"  saved {entry['saved_bytes'] / 2**20:.1f} MiB"
         return f"loss {entry['loss']:.3f}  exact {entry['exact_accuracy']:6.1%}{held_out}{saved}"

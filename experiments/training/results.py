@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from loopgrad.experiments import provenance
-from loopgrad.experiments.conf.choices import Names
+from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
@@ -23,7 +23,6 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
     for plan in runs:
         log = history(plan)
         last, mine = log[-1], probes[plan.name]
-        costs = probe.cost(mine, plan.estimator)
         result.append(
             {
                 "estimator": plan.name.removesuffix(f"-seed{seed}"),
@@ -35,7 +34,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 "exact_accuracy": last["test_exact_accuracy"],
                 "token_accuracy": last["test_token_accuracy"],
                 **seconds[plan.name],
-                **costs,
+                **probe.cost(mine, plan.estimator),
                 **probe.agreement(mine, plan.estimator),
                 **probe.residuals(mine, plan.estimator),
                 "kind": plan.estimator.kind,

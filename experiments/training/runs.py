@@ -12,15 +12,15 @@ from safetensors.torch import save as safetensors_bytes
 
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
-from loopgrad.experiments.conf.parts import build_model
+from loopgrad.experiments.conf.parts import Parts, build_model
 from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite
 from loopgrad.experiments.processes import on_signal
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training import checkpoint
 from loopgrad.experiments.training.loop import Run, begin, train
-from loopgrad.experiments.training.seeds import seed_for
-from loopgrad.experiments.training.tensorboard import scalars
+from loopgrad.experiments.training.seeds import seed_for, seeded
+from loopgrad.experiments.training.tensorboard import check_installed, scalars
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
 from loopgrad.gradients.central_differences import TooCoarse
@@ -54,6 +54,39 @@ class Plan:
     folder: Path
     fingerprint: dict[str, Any]
     tensorboard: bool = False
+
+
+def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
+    """Return one plan per seed and estimator; all of a seed share data order and initial weights.
+
+    Args:
+        parts: What is trained.
+        seeds: Seeds of the runs.
+        folder: Folder of the command; a run has one of its own in it.
+
+    Raises:
+        ConfigError: The key `tensorboard` is not a bool, or the package is missing.
+    """
+    values = parts.values
+    check_installed(values["tensorboard"])
+    return [
+        Plan(
+            name=f"{name}-seed{seed}",
+            task=parts.task,
+            estimator=copy.deepcopy(seeded(estimator, seed)),  # runs share no generator
+            trainer=parts.trainer,
+            seed=seed,
+            folder=folder / "runs" / f"{name}-seed{seed}",
+            fingerprint={
+                **{key: values[key] for key in ("task", "model", "trainer")},
+                "estimator": values["estimator"][name],
+                "seed": seed,
+            },
+            tensorboard=values["tensorboard"],
+        )
+        for seed in seeds
+        for name, estimator in parts.estimators.items()
+    ]
 
 
 def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: False) -> None:

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from loopgrad.experiments import cli
 from loopgrad.experiments.commands import compare, train
-from loopgrad.experiments.conf.choices import Names
 from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.errors import ConfigError
 
 TINY = (

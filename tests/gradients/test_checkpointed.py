@@ -166,6 +166,7 @@ def test_a_compiled_cell_gives_the_gradient_of_the_compiled_loop():
         assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(ours, bptt, strict=True))
 
 
+@pytest.mark.slow
 def test_a_deep_segment_is_freed_without_recursion():
     """Nodes that Python has seen are freed recursively by torch 2.13, which would end the process here."""
     gain = torch.ones(3, requires_grad=True)

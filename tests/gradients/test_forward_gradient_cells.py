@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from loopgrad.gradients import BPTT, ForwardGradient, Stationary
 
 
+@pytest.mark.slow
 @every_way
 @pytest.mark.parametrize("num_tangents", [1, 3])
 def test_dropout_masks_are_those_of_the_forward_pass(way, num_tangents):

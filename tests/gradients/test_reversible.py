@@ -15,7 +15,7 @@ from loopgrad.models import Leapfrog, Momentum
 
 
 @every_coupling
-@pytest.mark.parametrize("num_steps", [1, 2, 33, 1024])
+@pytest.mark.parametrize("num_steps", [1, 2, 33, pytest.param(1024, marks=pytest.mark.slow)])
 def test_gradient_equals_bptt_bit_for_bit(coupling, num_steps):
     cell, z, x = problem(coupling)
     ours, bptt = (gradients(estimator, cell, z, x, num_steps) for estimator in (ReversibleBPTT(), BPTT()))

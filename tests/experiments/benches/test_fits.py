@@ -8,6 +8,7 @@ from loopgrad.experiments.benches.fits import METHODS, Fits
 from loopgrad.models import TRM
 from loopgrad.models.losses import token_loss
 
+pytestmark = pytest.mark.slow
 SMALL = Fits(hidden_size=16, num_layers=1, num_heads=2, seq_len=9, L_cycles=(2,), H_cycles=(2, 4), dtype="float32")
 
 

@@ -101,6 +101,7 @@ def test_another_configuration_in_the_same_folder_is_refused_naming_the_key(refu
     assert "another configuration" in refused("train", *tiny, "estimator=bptt", "output_dir=out")
 
 
+@pytest.mark.slow
 def test_restart_replaces_results_and_leaves_what_is_not_ours(loopgrad, compared, tiny, tmp_path):
     shutil.copytree(compared, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -145,6 +146,7 @@ def test_training_leaves_weights_and_a_record_and_is_not_repeated(loopgrad, tiny
     assert loopgrad("report", "output_dir=out").code == 0
 
 
+@pytest.mark.slow
 def test_training_and_comparing_agree(loopgrad, compared, tiny, tmp_path):
     assert loopgrad("train", *tiny, "seed=1", "estimator=one_step", "output_dir=out").code == 0
     (alone,) = records.read(tmp_path / "out" / "records.jsonl")
@@ -178,6 +180,7 @@ def test_a_full_disk_ends_in_one_line(loopgrad, tiny, monkeypatch):
     assert "checkpoint.pt: No space left on device" in result.err
 
 
+@pytest.mark.slow
 def test_a_recurrence_free_model_can_be_compared_too(loopgrad, tiny, tmp_path):
     arguments = [argument for argument in tiny if argument != "experiment=smoke"]
     arguments += ["model=feed_forward", "estimator=[bptt,one_step]", "seeds=[0]", "timing_repeats=1", "workers=1"]

@@ -135,7 +135,13 @@ def test_it_goes_on_with_what_is_left_and_examines_changed_weights_anew(loopgrad
     assert did[3:] == [did[0]]
 
 
-@pytest.mark.parametrize(("name", "class_name"), [("trm_mlp", "TRM"), ("trm_attention", "TRM"), ("hrm", "HRM")])
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("trm_mlp", "TRM"),
+        *(pytest.param(*it, marks=pytest.mark.slow) for it in (("trm_attention", "TRM"), ("hrm", "HRM"))),
+    ],
+)
 def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, tmp_path, name, class_name):
     with safe_open(FIXTURES / f"{name}.safetensors", "pt") as file:
         tensors = {k[7:]: file.get_tensor(k) for k in file.keys() if k.startswith("weight.")}  # noqa: SIM118

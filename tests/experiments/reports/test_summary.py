@@ -10,7 +10,7 @@ from rich.console import Console
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.reports import comparison as report
-from loopgrad.experiments.reports import comparison_figures, summary
+from loopgrad.experiments.reports import summary
 from loopgrad.experiments.reports.summary import Spread, by_estimator, spread
 
 
@@ -162,6 +162,6 @@ def test_records_that_are_not_those_of_a_comparison_are_refused_in_one_line(tmp_
 
 
 def test_a_report_needs_no_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison_figures, "draw", lambda *_: [])
+    monkeypatch.setattr(report, "draw", lambda *_: [])
     text = render(tmp_path, FOUR)
     assert "comparison.png" not in text and "pip install" in (tmp_path / "out.txt").read_text()

@@ -269,6 +269,7 @@ def test_an_implicit_estimator_logs_its_verdicts_and_untrusted_steps_are_the_fal
     assert not any(name.startswith("implicit_") for name in entries["fallback"][0])
 
 
+@pytest.mark.slow
 def test_a_jacobian_weight_makes_the_cycle_contract_and_moves_neither_data_nor_noise():
     penalties, losses = {}, {}
     for weight in (1e-9, 3.0):

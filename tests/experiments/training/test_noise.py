@@ -10,7 +10,7 @@ from loopgrad.experiments import records
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.training import probe
-from loopgrad.experiments.training.plans import plans
+from loopgrad.experiments.training.runs import plans
 from loopgrad.experiments.training.seeds import generators, seed_for, seeded
 from loopgrad.gradients import BPTT, ForwardGradient, ImplicitGradient, RandomTruncation, TruncatedBPTT
 
@@ -63,6 +63,7 @@ def test_probes_find_the_same_whatever_was_drawn_before_and_draw_nothing(name):
     assert torch.equal(estimator.generator.get_state(), before)
 
 
+@pytest.mark.slow
 def test_the_counts_of_a_probe_are_of_one_draw():
     """The three passes under counters give what they give at the k of the first."""
     test = probe.start(model().eval(), trainer(), TASK.test_set())
