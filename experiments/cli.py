@@ -28,7 +28,7 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
   compare   train one model under several gradient estimators; table, figures, records
   train     train one model under one estimator, with checkpoints to go on from
   analyse   follow the recursion of trained weights: does it converge, for whom, and what are gradients worth there
-  bench     measure estimators beside other libraries: loopgrad bench [NAME]
+  bench     measure estimators beside other libraries: loopgrad bench [NAME], recursion if none is named
   report    render table and figures anew from the records in output_dir
   cite      print the BibTeX of what a configuration uses
 
@@ -53,7 +53,7 @@ def main() -> None:
     typed = sys.argv
     try:
         if command not in COMMANDS:
-            raise ConfigError(f"there is no command {command}; {nearest(command, COMMANDS)}")
+            raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
         if command == "bench" and overrides and overrides[0].isidentifier():
             overrides[0] = f"bench={overrides[0]}"
         asked = get_args(overrides)

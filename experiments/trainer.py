@@ -62,7 +62,6 @@ class Trainer:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         for name in ("train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

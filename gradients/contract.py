@@ -147,8 +147,15 @@ class Stationary(nn.Module):
 
 
 def period_of(cell: nn.Module) -> int:
-    """Return the number of updates in a cycle of `cell`: its attribute `period`, 1 if it has none."""
-    return int(getattr(cell, "period", 1))
+    """Return the number of updates in a cycle of `cell`: its attribute `period`, 1 if it has none.
+
+    Raises:
+        ValueError: It is not an int of at least 1.
+    """
+    period = getattr(cell, "period", 1)
+    if not is_int(period, 1):
+        raise ValueError(f"cell.period={period!r} must be an int of at least 1, the number of updates in a cycle")
+    return period
 
 
 def run(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:

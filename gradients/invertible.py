@@ -47,7 +47,8 @@ class Invertible(nn.Module, ABC):
     is like any other cell's: `couple` and `read` serve cells that carry more, `note` those that lose information.
 
     Attributes:
-        exact: Whether an update is undone to the last bit; else the first state may differ by rounding.
+        exact: Whether an update is undone to the last bit. Floating-point sums are undone up to rounding only: a cell
+            that relies on them says False, or the first state is held to be wrong.
         safe_length: Updates that can be undone one after the other before rounding has eaten the state; None for any
             number.
     """

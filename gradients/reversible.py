@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.cell_call import takes
 from loopgrad.gradients.checks import check_choice, check_unchanged, is_int, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell, alias
 from loopgrad.gradients.gradient_sums import GradientSums
-from loopgrad.gradients.invertible import Note, is_invertible
+from loopgrad.gradients.invertible import Note, Undone, is_invertible
 from loopgrad.gradients.recompute import Conditions, graph_free
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
@@ -87,6 +88,8 @@ class ReversibleBPTT(Estimator):
                 f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
                 "Leapfrog or Momentum (loopgrad.models), make it Invertible, or use CheckpointedBPTT()"
             )
+        if not takes(cell.forward, 4):
+            raise TypeError(f"{type(cell).__name__}.forward must take (state, inputs, step, undo=None): see Invertible")
         if num_steps == 0 or not needs_gradient(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
@@ -179,13 +182,18 @@ class _Recursion(torch.autograd.Function):
                     ctx.conditions.set_generators(ctx.draws[step])  # the masks that this update drew
                 # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
                 undone = module(state, inputs, step, Note(ctx.touched[step], words[step]))
+                if not isinstance(undone, Undone):
+                    raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
                 state, reads = undone.before, undone.reads
                 if step >= ctx.num_steps - period:  # graphs repeat from cycle to cycle: one cycle tells all
                     sums.learn([image for image in undone.images if image is not None], reads)
                 # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
-                seeds, grads = module.pull(undone.images, grads)
+                pulled = module.pull(undone.images, grads)
+                if not (isinstance(pulled, tuple) and len(pulled) == 2 and len(pulled[0]) == len(undone.images)):
+                    raise TypeError(f"{_name(cell)}.pull must return gradients of the images, and of the leaves before")
+                seeds, grads = pulled
                 pairs = zip(undone.images, seeds, strict=True)
-                pairs = [(i, seed) for i, seed in pairs if seed is not None and i.requires_grad]
+                pairs = [(i, seed) for i, seed in pairs if i is not None and seed is not None and i.requires_grad]
                 for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
                     if grad is not None and grad.dtype == read.dtype:
                         # floating sums depend on their order. BPTT adds what came around the cell first, so it is
@@ -205,6 +213,10 @@ class _Recursion(torch.autograd.Function):
         with ctx.conditions.restored(cell.cell):
             grads = cell.call(sweep, sums.entries, {})
         return None, None, None, None, *grads, *sums.result()
+
+
+def _name(cell: FunctionalCell) -> str:
+    return type(getattr(cell.cell, "_orig_mod", cell.cell)).__name__
 
 
 @torch.no_grad()
@@ -229,9 +241,11 @@ def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last:
         return
     message = (
         f"ReversibleBPTT did not meet the first state again (largest difference {worst:.2g} of the largest value), so "
-        "the gradient is wrong: the cell gave other values when it was run again. Look for a generator of its own, a "
-        "kernel that is not deterministic (torch.use_deterministic_algorithms(True) finds it), Python state that "
-        "changes from call to call, or a state beyond 2^20, where exact arithmetic ends; or use CheckpointedBPTT()"
+        "the gradient is wrong: the cell gave other values when it was run again, or its forward does not undo what it "
+        "does. Look for a generator of its own, a kernel that is not deterministic "
+        "(torch.use_deterministic_algorithms(True) finds it), Python state that changes from call to call, a state "
+        "beyond 2^20, where exact arithmetic ends, or a cell of your own whose arithmetic rounds: that one says "
+        "exact = False; or use CheckpointedBPTT()"
     )
     if verify == "raise":
         raise RuntimeError(message)

@@ -86,7 +86,6 @@ class Forward(Bench):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         above = self.window + 1
         least = {"window": 1, "wider": above, "num_steps": above, "lengths": above, "size": 2, "features": 2}
         least |= {"num_tangents": 1, "tangents": 1, "batch_size": 1, "batches": 1, "cells": 1, "draws": 1, "seed": 0}

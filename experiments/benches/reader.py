@@ -87,7 +87,6 @@ class RollingSums:
     data_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the target; the task checks the rest."""
         if self.target not in get_args(Target):
             raise ValueError(f"target={self.target!r} must be one of {', '.join(get_args(Target))}")
         self._task()

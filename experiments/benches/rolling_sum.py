@@ -69,7 +69,6 @@ class RollingSum(Bench):
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         for name in ("targets", "lengths", "updates", "learning_rates", "seeds"):  # a configuration gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         counts = {"lengths": self.lengths, "updates": self.updates, "seeds": [seed + 1 for seed in self.seeds]}

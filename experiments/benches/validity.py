@@ -35,7 +35,6 @@ class Validity(Bench):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
         if self.width < 2 or self.batch_size < 1 or min(self.lengths, default=0) < 1:
             raise ValueError("width must be at least 2, batch_size and each of lengths at least 1")
         if not all(0 < radius < 3 for radius in self.radii):

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 
-MOST_NAMES = 8
+MOST_NAMES = 20
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -55,7 +55,6 @@ class Examination:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         least = {"samples": 1, "segments": 1, "extrapolate": 1, "lags": 2, "exponent_cycles": 10, "num_threads": 1}
         for name, value in vars(self).items():
             if isinstance(value, int) and value < least.get(name, 0):

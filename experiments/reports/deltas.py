@@ -34,32 +34,37 @@ def render(folder: Path, console: Console) -> None:
     try:
         found = records.read(folder / "records.jsonl", records.fields_of(WeightsRecord))
         every = conditions(found)
-        lines = _markdown(found, every)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of an analysis: {error}") from error
+        lines = [*_markdown(found, every), "", "## Figures", ""]
+        table = console_table(*_rows(every))
+        words = [sentence(every[0], s) for s in _streams(every[0])] if len(every) == 1 else [headline(every)]
+        for path in _drawn(found, folder, console):
+            lines += [f"![{Path(path).stem}]({path})", "", caption(Path(path).stem), ""]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # nested values are unchecked
+        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of an analysis: {error!r}") from error
+    records.replace_text(folder / "report.md", "\n".join(lines) + "\n")
+    console.print(table)
+    for line in words:
+        console.print(line)
+    console.print(f"Report, figures and records are in {folder}")
+
+
+def _drawn(found: Sequence[WeightsRecord], folder: Path, console: Console) -> list[str]:
     try:
         drawn = delta_figures.of_all(found, folder)
     except ImportError as error:
         console.print(f"No figures: {error}")
         drawn = []
-    drawn += [path for record in found for path in record.get("figures", [])]
-    lines += ["", "## Figures", ""]
-    for path in drawn:
-        lines += [f"![{Path(path).stem}]({path})", "", caption(Path(path).stem), ""]
-    records.replace_text(folder / "report.md", "\n".join(lines) + "\n")
+    return drawn + [path for record in found for path in record.get("figures", [])]
+
+
+def _rows(every: Sequence[Condition]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Return the header, the rows and the names that must not be folded of the table on the console."""
     rows = []
     for condition in every:
         shares = [settled(condition, 0, outcome=outcome) for outcome in OUTCOMES]
         counts = [f"{it.count} of {it.total}" for it in (*shares, settled(condition, 1))]
         rows.append([condition.name, _exact(condition, 0), *counts])
-    header = ["weights", "exact %", "converged", "of solved", "of unsolved", "deeper"]
-    console.print(console_table(header, rows, header[:1]))
-    if len(every) == 1:
-        for stream in _streams(every[0]):
-            console.print(sentence(every[0], stream))
-    else:
-        console.print(headline(every))
-    console.print(f"Report, figures and records are in {folder}")
+    return ["weights", "exact %", "converged", "of solved", "of unsolved", "deeper"], rows, ["weights"]
 
 
 def _markdown(found: Sequence[WeightsRecord], every: Sequence[Condition]) -> list[str]:

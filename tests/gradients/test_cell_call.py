@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, jacobian_penalty
+from loopgrad.gradients.cell_call import check_cell
 from loopgrad.models import Damped
 
 
@@ -83,6 +84,14 @@ def scripted():
     return torch.jit.script(Plain())
 
 
+def traced():
+    class Plain(nn.Module):
+        def forward(self, state, inputs, step):
+            return state + inputs
+
+    return torch.jit.trace(Plain(), (torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor(0)))
+
+
 ALLOWED = [
     Cell,
     Anything,
@@ -117,7 +126,12 @@ REFUSED = {
     "transformer": (lambda: nn.TransformerEncoderLayer(4, 2), r"takes \(src, src_mask=None"),
     "compiled": (lambda: torch.compile(nn.GRUCell(3, 3), backend="eager"), r"GRUCell takes \(input, hx=None\)"),
     "two arguments": (TwoArguments, r"TwoArguments takes \(state, inputs\).*lambda z, x: net\(z, x\)"),
-    "step by name": (StepByName, r"takes \(state, inputs, \*, step\).*give its forward the arguments \(state, inputs,"),
+    "data parallel": (lambda: nn.DataParallel(TwoArguments()), r"TwoArguments takes \(state, inputs\)"),
+    "subclass": (lambda: type("Mine", (nn.GRUCell,), {})(3, 3), r"Mine takes .*lambda z, x: gru\(x, z\)"),
+    "pair": (lambda: nn.LSTMCell(3, 3), r"z is the pair \(h, c\)"),
+    "three tensors": (lambda: nn.MultiheadAttention(4, 2), r"average_attn_weights=True.*\). Give its forward"),
+    "no forward": (nn.Module, r"Module has no forward: define forward\(self, state, inputs, step\)"),
+    "step by name": (StepByName, r"takes \(state, inputs, \*, step\). Give its forward the arguments \(state, inputs,"),
 }
 
 
@@ -131,6 +145,29 @@ def test_what_does_not_is_refused_before_it_runs(name):
         Damped(make())
     with pytest.raises(TypeError, match=said):
         jacobian_penalty(make(), torch.zeros(2, 3), torch.ones(2, 3), 2)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_traced_module_is_given_the_benefit_of_the_doubt():
+    check_cell(traced())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda z, x: z, r"function: wrap a plain map fn\(state, inputs\) as Stationary"),
+        (
+            lambda z, x, t: z,
+            r"function of three arguments: make it the forward\(self, state, inputs, step\)",
+        ),
+        (nn.Linear, "the class Linear: pass an instance of it"),
+        (torch.zeros(2), r"Tensor: the arguments are estimator\(cell, state, inputs, num_steps\), the cell first"),
+        (None, "NoneType: the arguments are"),
+    ],
+)
+def test_what_is_no_module_is_told_what_it_is(given, said):
+    with pytest.raises(TypeError, match="cell must be an nn.Module.*" + said):
+        BPTT()(given, torch.zeros(2, 3), torch.ones(2, 3), num_steps=2)
 
 
 @pytest.mark.parametrize(("cell", "state"), [(nn.GRUCell, "h"), (nn.RNNCell, "h"), (nn.LSTMCell, "(h, c)")])

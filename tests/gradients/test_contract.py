@@ -131,3 +131,11 @@ def test_a_tree_is_rebuilt_as_it_was():
     names = [name for name, leaf in tree.leaves_with_names(nested, "state") if isinstance(leaf, torch.Tensor)]
     assert sorted(names) == ["state['a'][0].fast", "state['b'].left", "state['b'].right.value"]
     assert [leaf for _, leaf in tree.leaves_with_names(nested, "s")] == leaves
+
+
+@pytest.mark.parametrize("period", [0, -1, "2", 2.0, True, None])
+def test_a_period_that_is_none_is_refused_by_name(period):
+    cell = Stationary(lambda z, x: z + x)
+    cell.period = period
+    with pytest.raises(ValueError, match="cell.period="):
+        TruncatedBPTT(num_cycles=1)(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=4)

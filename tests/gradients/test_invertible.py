@@ -102,3 +102,23 @@ def test_a_cell_without_its_derivative_is_refused_when_it_is_made():
 
     with pytest.raises(TypeError, match="pull"):
         Unfinished()  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("members", "error", "said"),
+    [
+        ({"exact": True}, RuntimeError, "arithmetic rounds: that one says exact = False"),
+        (
+            {"forward": lambda self, state, inputs, step: state},
+            TypeError,
+            r"must take \(state, inputs, step, undo=None\)",
+        ),
+        ({"forward": lambda self, state, inputs, step, undo=None: state}, TypeError, "must return Undone, got tuple"),
+        ({"pull": lambda self, images, gradients: list(gradients)}, TypeError, "pull must return gradients of"),
+        ({"pull": lambda self, images, gradients: ([], gradients)}, TypeError, "pull must return gradients of"),
+    ],
+)
+def test_a_mistake_in_a_cell_of_ones_own_is_named(members, error, said):
+    cell, z, x = problem()
+    with pytest.raises(error, match=said):
+        gradients(ReversibleBPTT(), type("Own", (AdditiveCoupling,), members)(*cell.nets), z, x, 4)
