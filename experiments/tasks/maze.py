@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
-from loopgrad.experiments.tasks.shortest_path import reach
+from loopgrad.experiments.tasks.shortest_path import distances
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.gradients.checks import is_number
 
@@ -152,11 +152,11 @@ class Maze(Task):
         free = rng.random((_CHUNK, self.size, self.size)) >= self.wall_fraction
         free = free[free.any(axis=(1, 2))]
         start = _draw_cells(free, rng)
-        distance = reach(free, start).distance
+        distance = distances(free, start)
         near = np.flatnonzero(distance.max(axis=(1, 2)) < self._min_path)
         if len(near):
             start[near] = _farthest(distance[near])
-            distance[near] = reach(free[near], start[near]).distance
+            distance[near] = distances(free[near], start[near])
         kept = distance.max(axis=(1, 2)) >= self._min_path
         free, start, distance = free[kept], start[kept], distance[kept]
         goal = _draw_cells(distance >= self._min_path, rng)
@@ -211,4 +211,4 @@ def _mark_only_path(maze: np.ndarray, distance: np.ndarray, goal: np.ndarray, rn
 
 def _distance_to(goal: np.ndarray, free: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Return the moves from start to goal, (batch,); -1 where there is no way."""
-    return np.where(goal, reach(free, start).distance, -1).reshape(len(goal), -1).max(axis=1, initial=-1)
+    return np.where(goal, distances(free, start), -1).reshape(len(goal), -1).max(axis=1, initial=-1)

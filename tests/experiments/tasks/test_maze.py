@@ -6,7 +6,7 @@ import torch
 
 from loopgrad.experiments.tasks import Maze
 from loopgrad.experiments.tasks.maze import GOAL, PATH, SPACE, START, WALL, dihedral_images
-from loopgrad.experiments.tasks.shortest_path import reach
+from loopgrad.experiments.tasks.shortest_path import distances
 
 
 def simple_paths(free, start):
@@ -23,24 +23,17 @@ def simple_paths(free, start):
     return paths
 
 
-def test_distances_and_numbers_of_shortest_paths_equal_enumeration():
+def test_distances_equal_enumeration():
     rng = np.random.default_rng(0)
     free = rng.random((40, 4, 5)) > 0.25
     start = np.zeros_like(free)
     start[:, 1, 1] = free[:, 1, 1] = True
-    found = reach(free, start)
-    counts = set()
-    for maze, distance, paths in zip(free, found.distance, found.paths, strict=True):
+    for maze, distance in zip(free, distances(free, start), strict=True):
         by_end = {}
         for path in simple_paths(maze, (1, 1)):
             by_end.setdefault(path[-1], []).append(len(path) - 1)
         for cell in np.ndindex(4, 5):
-            lengths = by_end.get(cell, [])
-            assert distance[cell] == min(lengths, default=-1)
-            expected = lengths.count(min(lengths)) if lengths else 0
-            assert paths[cell] == min(expected, 2)
-            counts.add(expected)
-    assert max(counts) > 2
+            assert distance[cell] == min(by_end.get(cell, []), default=-1)
 
 
 @pytest.mark.parametrize("wall_fraction", [0.0, 0.35])
