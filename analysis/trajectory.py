@@ -12,7 +12,7 @@ from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.contract import period_of, same_leaves
 from loopgrad.gradients.invertible import is_invertible
 
 
@@ -104,10 +104,10 @@ def record(
 
 def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequence[str]) -> tuple[Any, list[bool]]:
     """Run one update; return the new state without its graph, and which streams it touched."""
-    all_before = tree.tensors(state)
+    all_before, before = tree.tensors(state), tree.tensors(_visible(cell, state))
     versions = [version(leaf) for leaf in all_before]
-    after = cell(state, inputs, step)
-    before, new = tree.tensors(_visible(cell, state)), state_leaves(_visible(cell, after), names)
+    after = cell(same_leaves(state), inputs, step)
+    new = state_leaves(_visible(cell, after), names)
     if versions != [version(leaf) for leaf in all_before]:
         raise ValueError(
             f"the cell changes its state in place at step {step}, so the update cannot be measured: "

@@ -83,10 +83,13 @@ class Estimator(ABC):
         """
         check_cell(cell)
         _check_call(state, num_steps)
-        start = cell.couple(state) if num_steps and is_invertible(cell) else state
+        plain = same_leaves(
+            state
+        )  # the cell may fill the containers that it is given anew: the caller's stay as they are
+        start = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         rollout = self.rollout(cell, start, inputs, num_steps)
         check_structure(start, rollout.state)
-        if start is not state and is_invertible(cell):
+        if start is not plain and is_invertible(cell):
             return Rollout(cell.read(rollout.state), rollout.stats)
         return rollout
 
@@ -144,6 +147,11 @@ class Stationary(nn.Module):
     def forward(self, state: Any, inputs: Any, step: int) -> Any:
         """Apply the map; `step` is not used."""
         return self.fn(state, inputs)
+
+
+def same_leaves(state: Any) -> Any:
+    """Return the leaves of a state in containers of their own."""
+    return tree.map_tensors(lambda leaf: leaf, state)
 
 
 def period_of(cell: nn.Module) -> int:

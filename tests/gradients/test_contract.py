@@ -139,3 +139,26 @@ def test_a_period_that_is_none_is_refused_by_name(period):
     cell.period = period
     with pytest.raises(ValueError, match="cell.period="):
         TruncatedBPTT(num_cycles=1)(cell, torch.zeros(2, 3), torch.ones(2, 3), num_steps=4)
+
+
+class Filling(nn.Module):
+    """Fills the container that it was given, and returns it."""
+
+    def forward(self, state, inputs, step):
+        if isinstance(state, dict):
+            state["h"] = 0.9 * state["h"] + inputs
+        elif isinstance(state, list):
+            state[0] = 0.9 * state[0] + inputs
+        else:
+            state.slow[0] = 0.9 * state.slow[0] + inputs
+        return state
+
+
+@pytest.mark.parametrize("make", [lambda z: {"h": z}, lambda z: [z], lambda z: Memory(z, [z + 1])], ids=str)
+@pytest.mark.parametrize("estimator", [BPTT(), CheckpointedBPTT(), TruncatedBPTT(2), ImplicitGradient()], ids=str)
+def test_a_container_that_a_cell_fills_is_not_the_callers(make, estimator):
+    state, x = make(torch.zeros(2, 3)), torch.ones(2, 3, requires_grad=True)
+    before = tree.tensors(state)
+    first, second = (tree.tensors(estimator(Filling(), state, x, 4).state) for _ in range(2))
+    assert all(leaf is old for leaf, old in zip(tree.tensors(state), before, strict=True))
+    assert all(map(torch.equal, first, second))
