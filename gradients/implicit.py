@@ -201,4 +201,6 @@ def _solved_forward(
 
     found = how.forward(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
     stats.cell_evaluations += found.evaluations * len(cycle)
-    return rows.split(found.state)
+    # where no step was finite there is no best point: the loss must hear of it
+    known = found.residual.isfinite().unsqueeze(1)
+    return rows.split(torch.where(known, found.state, torch.nan))
