@@ -32,10 +32,11 @@ class ReversibleBPTT(Estimator):
     The whole recursion is one autograd.Function: each parameter receives one gradient.
 
     Args:
-        verify: What to do if the first state is not met again at the end of backward, which is when something in the
-            cell differed between its two runs (a kernel that is not deterministic, a hidden generator) and the gradient
-            is wrong: "raise", "warn" or "off". Costs one comparison of two states. In floating-point arithmetic a
-            difference below 0.1 of the largest value in the first and last state is taken for rounding.
+        verify: What to do if the first state, or an anchor, is not met again in backward, which is when something in
+            the cell differed between its two runs (a kernel that is not deterministic, a hidden generator) and the
+            gradient is wrong: "raise", "warn" or "off". Costs one comparison of two states, for each anchor too. In
+            floating-point arithmetic a difference below 0.1 of the largest value in it and in the last state is taken
+            for rounding.
         anchors: Keep a state every so many updates and go on from it in backward; for arithmetic that rounds.
 
     Cost:
@@ -205,9 +206,11 @@ class _Recursion(torch.autograd.Function):
                     if read is not None:
                         grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
                 if anchors and step and step % ctx.how.anchors == 0:
-                    state = cell.unflatten_state(anchors[step // ctx.how.anchors - 1])
+                    anchor = anchors[step // ctx.how.anchors - 1]
+                    _verify(cell, ctx.how.verify, state, anchor, last, f"the state before update {step}")
+                    state = cell.unflatten_state(anchor)
             else:  # only a sweep that has come to the beginning can compare it with the first state
-                _verify(cell, ctx.how.verify, state, first, last)
+                _verify(cell, ctx.how.verify, state, first, last, "the first state")
             return grads + [None] * (width - len(grads))
 
         with ctx.conditions.restored(cell.cell):
@@ -220,11 +223,11 @@ def _name(cell: FunctionalCell) -> str:
 
 
 @torch.no_grad()
-def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last: list[Any]) -> None:
-    """Compare the first state as reconstructed with what it was."""
+def _verify(cell: FunctionalCell, verify: str, got: Any, kept: Any, last: list[Any], what: str) -> None:
+    """Compare a state as reconstructed with what it was."""
     if verify == "off":
         return
-    states = (got, cell.unflatten_state(first), cell.unflatten_state(last))
+    states = (got, cell.unflatten_state(kept), cell.unflatten_state(last))
     met, given, end = (cell.cell.verified(state) for state in states)  # pyright: ignore[reportCallIssue]
     finite = all(bool(leaf.isfinite().all()) for leaf in last)
     worst = 0.0
@@ -240,7 +243,7 @@ def _verify(cell: FunctionalCell, verify: str, got: Any, first: list[Any], last:
     if worst <= (0.0 if cell.cell.exact else TOLERANCE):
         return
     message = (
-        f"ReversibleBPTT did not meet the first state again (largest difference {worst:.2g} of the largest value), so "
+        f"ReversibleBPTT did not meet {what} again (largest difference {worst:.2g} of the largest value), so "
         "the gradient is wrong: the cell gave other values when it was run again, or its forward does not undo what it "
         "does. Look for a generator of its own, a kernel that is not deterministic "
         "(torch.use_deterministic_algorithms(True) finds it), Python state that changes from call to call, a state "

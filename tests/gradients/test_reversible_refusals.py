@@ -33,6 +33,27 @@ def test_a_cell_that_is_not_the_same_twice_is_found_out():
         ReversibleBPTT(verify="off")(Leapfrog(noisy()), z, None, 33).state.sum().backward()
 
 
+class Cached(nn.Module):
+    """Reads what it has kept of the updates before: a state outside of the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.past = nn.Linear(4, 4), []
+
+    def forward(self, state, inputs, step):
+        self.past = [*self.past[-2:], state.detach()]
+        return torch.tanh(self.linear(state)) + 0.1 * sum(self.past)
+
+
+@pytest.mark.parametrize("cell", [noisy, Cached])
+@pytest.mark.parametrize("couple", [Leapfrog, Momentum, Damped])
+def test_an_anchor_does_not_hide_that_a_state_was_not_met_again(cell, couple):
+    z = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    state = ReversibleBPTT(anchors=4)(couple(cell()), z, None, 10).state
+    with pytest.raises(RuntimeError, match="the state before update 8 again"):
+        state.sum().backward()
+
+
 @pytest.mark.parametrize("hazard", ["autocast", "dropout", "train flag"])
 def test_a_condition_that_is_not_met_again_is_found_out(hazard, monkeypatch):
     """With the restoring of one condition taken out, verification must see it."""
