@@ -17,10 +17,11 @@ class FixedPoints(NamedTuple):
 
     Attributes:
         state: (batch, n) float64, the visited point of lowest residual.
-        residual: (batch,), |f(z) - z| over the larger of the norms of z and of the start.
+        residual: (batch,), |f(z) - z| over the larger of the norms of z and of the start; nan where z or f(z) at the
+            start is not finite, and then nothing is searched.
         found: (batch,) bool, whether the residual is within the tolerance.
         distance: (batch,), from the start, over the norm of the start.
-        radius: (batch,), spectral radius of J there; nan where none was found. Below one: stable.
+        radius: (batch,), spectral radius of J there; nan where none was found or J is not finite. Below one: stable.
     """
 
     state: Tensor
@@ -75,6 +76,8 @@ def find_fixed_points(
         return torch.maximum(z.norm(dim=1), origin).clamp(min=torch.finfo(z.dtype).tiny)
 
     step = f(z) - z
+    lost = ~step.isfinite().all(dim=1)
+    step = step.masked_fill(lost.unsqueeze(1), 0.0)  # nothing left to solve, so that no other sample waits for it
     size = step.norm(dim=1)
     for _ in range(max_steps):
         if not bool((size > tol * scale(z)).any()):
@@ -84,7 +87,7 @@ def find_fixed_points(
         best, best_step, best_size = z, step, size
         for _ in range(10):
             tried = z + share.unsqueeze(1) * move
-            after = f(tried) - tried
+            after = (f(tried) - tried).masked_fill(lost.unsqueeze(1), 0.0)
             left = after.norm(dim=1)
             better = (left < best_size).unsqueeze(1)
             best, best_step = torch.where(better, tried, best), torch.where(better, after, best_step)
@@ -96,7 +99,7 @@ def find_fixed_points(
         if not bool((best_size < size).any()):
             break
         z, step, size = best, best_step, best_size
-    residual = (size / scale(z)).cpu().numpy()
+    residual = (size / scale(z)).masked_fill(lost, torch.nan).cpu().numpy()
     found = residual <= tol
     distance = ((z - start.to(z)).norm(dim=1) / origin).cpu().numpy()
     radius = np.full(len(z), np.nan)
