@@ -32,7 +32,8 @@ class GradientGap:
         estimator: Its name.
         samples: Name of the group of samples.
         count: Samples of the group.
-        at: Updates before the point z_at where the gradient is taken, see `taken_at`.
+        at: Updates before the point z_at where the gradient is taken, see `taken_at`; one cycle before the end where
+            the cell has no input for a cycle from there on, as one that reads an input per update.
         cosine: <g, g*> / (||g|| ||g*||).
         relative_error: ||g - g*|| / ||g*||.
         norm_ratio: ||g|| / ||g*||.
@@ -130,7 +131,7 @@ def gradient_gaps(
         module: Whose named parameters are differentiated.
         cell: The module's cell, called as cell(state, inputs, step).
         state: z_0 of the whole batch, a tree of tensors (batch, ...).
-        inputs: What the cell reads, of the whole batch. Leaves of the batch's first dimension hold one row per sample.
+        inputs: What the cell reads, of the whole batch.
         num_steps: Number of updates T that the loss runs.
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
         groups: Groups of parameters, as in `compare_gradients`.
@@ -182,13 +183,13 @@ def gradient_gaps(
             with preserved_buffers(module, cell):
                 gradient = gradients_of(lambda own, e=estimator, index=index: loss(own, e, index), module)
             whole = compare_gradients(gradient, exact, groups)
-            residual, radius = points[where[name]]
+            residual, radius, at = points[where[name]]
             asked = np.isin(here, chosen[group].cpu().numpy())
             gap = GradientGap(
                 estimator=name,
                 samples=group,
                 count=here.size,
-                at=where[name],
+                at=at,
                 cosine=whole.cosine,
                 relative_error=whole.relative_error,
                 norm_ratio=whole.norm_ratio,

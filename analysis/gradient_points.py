@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from loopgrad.analysis.precision import preserved_buffers, preserved_rng
 from loopgrad.analysis.spectrum import spectral_radius
-from loopgrad.analysis.state_map import StateMap, row_of
+from loopgrad.analysis.state_map import StateMap
 from loopgrad.analysis.summaries import Array
-from loopgrad.analysis.trajectory import record
+from loopgrad.analysis.trajectory import NoInput, record
 from loopgrad.gradients import Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
@@ -31,27 +31,33 @@ def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
 
 def residual_and_radius(
     cell: nn.Module, state: Any, inputs: Any, num_steps: int, at: int, wanted: Tensor
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, int]:
     """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
 
-    F is the cycle that starts at z_at, in float64; the residual's scale is taken over `num_steps` updates from `state`,
+    Last comes `at`; or T - period, if the cell has no input for a cycle from z_at on: then they are taken there.
+    F is the cycle that starts there, in float64; the residual's scale is taken over `num_steps` updates from `state`,
     which is z_0. The radius is taken in evaluation mode, of the samples `wanted`; it is nan for the others, and inf
-    where z_at or its image is not finite. Leaves of inputs with the batch's first dimension hold one row per sample.
+    where z_at or its image is not finite.
     """
-    with preserved_buffers(cell):
-        trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
+    try:
+        with preserved_buffers(cell):
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
+    except NoInput:
+        at = num_steps - period_of(cell)
+        with preserved_buffers(cell):
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
     radius = np.full(trace.joint.shape, math.nan)
     if not wanted.numel():
-        return trace.joint_relative, radius
+        return trace.joint_relative, radius, at
     with preserved_buffers(cell), preserved_rng():
         point = run_without_graph(cell, state, inputs, range(at))
+    whole = StateMap(cell, point, inputs, range(at, at + period_of(cell)))
     for row in wanted.tolist():
         with preserved_buffers(cell):
-            here, x = (row_of(values, row, radius.size) for values in (point, inputs))
-            f = StateMap(cell, here, x, range(at, at + period_of(cell)))
+            f = whole.sample(row)
             finite = torch.isfinite(f.point).all() and torch.isfinite(f(f.point)).all()
             radius[row] = spectral_radius(f, f.point)[0] if finite else math.inf
-    return trace.joint_relative, radius
+    return trace.joint_relative, radius, at
 
 
 def rows_of(samples: Mapping[str, Any] | None, batch: int, device: torch.device) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,8 +23,7 @@ class StateMap:
     """f: (batch, n) -> (batch, n), the updates `steps` of a cell with its inputs bound; samples do not see each other.
 
     The cell runs in evaluation mode, without gradients of its parameters, in `dtype`; attention takes its plain kernel,
-    the one that can be differentiated forward. The module is left as it was. A leaf of inputs whose first dimension is
-    the batch's is taken to hold one row per sample.
+    the one that can be differentiated forward. The module is left as it was. Inputs may have the batch anywhere.
 
     Args:
         cell: Called as cell(state, inputs, step).
@@ -70,9 +70,33 @@ class StateMap:
         return shortened(f"StateMap of {cell}, steps {self._steps}: {batch} samples of {n} numbers, {dtype}")
 
     def sample(self, index: int) -> "StateMap":
-        """Return the map of one sample, on batches of one."""
-        state, inputs = (row_of(it, index, len(self.point)) for it in (self.state(self.point), self._inputs))
-        return StateMap(self._cell, state, inputs, self._steps, self._dtype)
+        """Return the map of one sample, on batches of one.
+
+        Where its row of the state and of the inputs, those whose first dimension is the batch's, gives what the whole
+        batch gives, the cell runs on that row alone; else, as with time-major inputs, on the batch, for this sample.
+        """
+        batch = len(self.point)
+        state = row_of(self.state(self.point), index, batch)
+        if batch == 1:
+            return StateMap(self._cell, state, self._inputs, self._steps, self._dtype)
+        alone = StateMap(self._cell, state, row_of(self._inputs, index, batch), self._steps, self._dtype)
+        probes, images = self._probed
+        try:
+            own = alone(probes[index : index + 1])[0]
+        except Exception:  # whatever a cell raises on inputs that were cut wrongly
+            return _WithinBatch(self, index, state)
+        image = images[index]
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in tree.tensors(state))  # a batch of one may round otherwise
+        same = own.shape == image.shape and bool((own - image).norm() <= eps**0.5 * image.norm())  # not so where nan
+        return alone if same else _WithinBatch(self, index, state)
+
+    @cached_property
+    def _probed(self) -> tuple[Tensor, Tensor]:
+        """Points near `point`, and their images: at `point` itself, often zero, a product with inputs says nothing."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(self.point.shape, generator=generator, dtype=torch.float64).to(self.point)
+        probes = self.point + noise
+        return probes, self(probes)
 
     def state(self, z: Tensor) -> Any:
         """Return vectors as a state."""
@@ -144,6 +168,21 @@ class StateMap:
                 module.training = flag
             for parameter, flag in wanted:
                 parameter.requires_grad_(flag)
+
+
+class _WithinBatch(StateMap):
+    """The map of one sample whose cell runs on the whole batch, the other samples staying where they are."""
+
+    def __init__(self, whole: StateMap, index: int, state: Any):
+        super().__init__(whole._cell, state, whole._inputs, whole._steps, whole._dtype)
+        self._whole, self._index = whole, index
+
+    def sample(self, index: int) -> StateMap:
+        return self
+
+    def _evaluate(self, z: Tensor) -> Tensor:
+        i, rest = self._index, self._whole.point
+        return self._whole._evaluate(torch.cat([rest[:i], z, rest[i + 1 :]]))[i : i + 1]
 
 
 def row_of(values: Any, row: int, batch: int) -> Any:

@@ -16,6 +16,10 @@ from loopgrad.gradients.contract import period_of, same_leaves
 from loopgrad.gradients.invertible import is_invertible
 
 
+class NoInput(ValueError):
+    """A cell that reads an input per update has none for an update beyond the end of the recursion."""
+
+
 def record(
     cell: nn.Module,
     state: Any,
@@ -47,7 +51,8 @@ def record(
         state: z_0, a tree of floating tensors, each (batch, ...). Of a coupled cell, z_t is recorded, not its copy.
         inputs: What each update reads beside the state.
         num_steps: Number of updates T.
-        at: Take F(z) - z at z_at, 0 <= at <= T. Default T. For a last-cycle gradient it is T - period.
+        at: Take F(z) - z at z_at, 0 <= at <= T. Default T; or T - period where the cell fails beyond the end, as one
+            that reads an input per update does: `Trace.at` says which. For a last-cycle gradient it is T - period.
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
         reevaluate: Floating dtype in which F is evaluated at z_at; default the cell's own.
         lags: Compare the ends of cycles up to so many cycles back, as `classify` needs; holds as many states.
@@ -58,8 +63,8 @@ def record(
     Raises:
         TypeError: The cell is not a module, a leaf of the state is not a floating tensor, upcast is narrower than
             float32, or the cell did not compute in `reevaluate`.
-        ValueError: num_steps or at is out of range, the leaves differ in batch size, a stream is called "joint", or
-            the cell changes its state in place.
+        ValueError: num_steps or at is out of range, the leaves differ in batch size, a stream is called "joint",
+            the cell changes its state in place, or fails at an update beyond the end that the given `at` needs.
 
     Example:
         >>> import torch
@@ -69,30 +74,33 @@ def record(
         >>> trace.update["state"][:, 0].tolist(), trace.joint.tolist()
         ([1.0, 0.5, 0.25], [0.125])
     """
-    at = num_steps if at is None else at
-    _check_arguments(cell, num_steps, at)
+    _check_arguments(cell, num_steps, num_steps if at is None else at)
     check_options(lags, upcast)
+    period = period_of(cell)
+    places = [num_steps, num_steps - period] if at is None else [at]
     state = cell.couple(state) if is_invertible(cell) else state
-    names, period = stream_names(_visible(cell, state)), period_of(cell)
+    names = stream_names(_visible(cell, state))
     leaves = state_leaves(_visible(cell, state), names)
     course = Course(names, period, lags, upcast)
     course.start(leaves)
-    origin, arrival = state if at == 0 else None, None
+    # states from which F may start or where it may have arrived
+    kept = {0: state} if 0 in places else {}
     with preserved_rng(), torch.enable_grad():
-        for step in range(max(num_steps, at + period if reevaluate is None else 0)):
+        for step in range(num_steps):
             state, touched = _advance(cell, state, inputs, step, names)
             leaves = state_leaves(_visible(cell, state), names)
-            if step < num_steps:
-                course.update([leaf if touch else None for leaf, touch in zip(leaves, touched, strict=True)])
-            if step + 1 == at:
-                origin = state
-            if step + 1 == at + period:
-                arrival = leaves
-        start = state_leaves(_visible(cell, origin), names)
-        if reevaluate is not None:
-            with evaluated_in(cell, reevaluate):
-                start, arrival = _cycle_in(cell, origin, inputs, at, period, reevaluate, names)
-    assert arrival is not None
+            course.update([leaf if touch else None for leaf, touch in zip(leaves, touched, strict=True)])
+            if step + 1 in places or step + 1 - period in places:
+                kept[step + 1] = state
+        kept[num_steps] = state
+        try:
+            at = places[0]
+            start, arrival = _cycle(cell, kept, inputs, at, num_steps, reevaluate, names)
+        except NoInput:
+            if len(places) == 1:
+                raise
+            at = places[1]  # the cell has no input for an update beyond the end
+            start, arrival = _cycle(cell, kept, inputs, at, num_steps, reevaluate, names)
     moved = [Distance(upcast)(end, begin).double() for end, begin in zip(arrival, start, strict=True)]
     residual = torch.stack(moved).cpu().numpy()
     map_dtype = {name: short(leaf.dtype) for name, leaf in zip(names, arrival, strict=True)}
@@ -124,16 +132,35 @@ def _visible(cell: nn.Module, state: Any) -> Any:
     return cell.current(state) if is_invertible(cell) else state
 
 
-def _cycle_in(
-    cell: nn.Module, state: Any, inputs: Any, at: int, period: int, dtype: torch.dtype, names: Sequence[str]
+def _cycle(
+    cell: nn.Module,
+    kept: dict[int, Any],
+    inputs: Any,
+    at: int,
+    num_steps: int,
+    dtype: torch.dtype | None,
+    names: Sequence[str],
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    state, inputs = cast(state, dtype), cast(inputs, dtype)
+    """Return the streams at z_at and after the cycle that starts there, evaluated in `dtype` if one is given."""
+    start, period = state_leaves(_visible(cell, kept[at]), names), period_of(cell)
+    if dtype is not None:
+        with evaluated_in(cell, dtype):
+            return _cycle_in(cell, cast(kept[at], dtype), cast(inputs, dtype), at, num_steps, dtype, names)
+    state = kept[min(at + period, num_steps)]
+    for step in range(num_steps, at + period):
+        state = _beyond(cell, state, inputs, step, at, num_steps, names)
+    return start, state_leaves(_visible(cell, state), names)
+
+
+def _cycle_in(
+    cell: nn.Module, state: Any, inputs: Any, at: int, num_steps: int, dtype: torch.dtype, names: Sequence[str]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     start = state_leaves(_visible(cell, state), names)
     device = start[0].device.type
-    for step in range(at, at + period):
+    for step in range(at, at + period_of(cell)):
         # autocast would narrow the products of float32, which may be the wider dtype here
         with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
-            state, _ = _advance(cell, state, inputs, step, names)
+            state = _beyond(cell, state, inputs, step, at, num_steps, names)
     end = state_leaves(_visible(cell, state), names)
     for name, first, last in zip(names, start, end, strict=True):
         if last.dtype != first.dtype:
@@ -142,6 +169,20 @@ def _cycle_in(
                 f"let the cell follow the dtype of its state"
             )
     return start, end
+
+
+def _beyond(cell: nn.Module, state: Any, inputs: Any, step: int, at: int, num_steps: int, names: Sequence[str]) -> Any:
+    """Return the state after an update of the cycle that starts at z_at, which may lie beyond the recursion's end."""
+    try:
+        return _advance(cell, state, inputs, step, names)[0]
+    except (LookupError, RuntimeError, ValueError) as error:
+        last = num_steps - period_of(cell)
+        if step < num_steps or last < 0 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise NoInput(
+            f"at={at} needs the update of step={step}, beyond num_steps={num_steps}, and there the cell fails "
+            f"({type(error).__name__}: {error}): give at={last} or less, or inputs for that update too"
+        ) from error
 
 
 def _check_arguments(cell: Any, num_steps: Any, at: Any) -> None:

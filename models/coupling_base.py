@@ -110,11 +110,11 @@ class Coupling(Invertible):
         stored, unflatten = tree.flatten(state.current)
         dtype = self.cell_dtype
         if undo is None:
-            reads = [leaf.to(dtype) for leaf in stored]
+            reads = [_laid_out(leaf, dtype) for leaf in stored]
             return self._advance(state, self._images(unflatten(reads), reads, inputs, step), step)
         pairs = zip(stored, tree.flatten(state.other)[0], undo.touched, strict=True)
         current = [self._read_by(*pair) if touched else pair[0] for *pair, touched in pairs]
-        reads = [leaf.detach().to(dtype).requires_grad_(torch.is_grad_enabled()) for leaf in current]
+        reads = [_laid_out(leaf.detach(), dtype).requires_grad_(torch.is_grad_enabled()) for leaf in current]
         images = self._images(unflatten(reads), reads, inputs, step)
         with torch.no_grad():
             return Undone(self._retreat(state, current, images, undo), reads, images)
@@ -240,3 +240,8 @@ def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b
+
+
+def _laid_out(leaf: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a leaf as the wrapped cell reads it, always in one layout: products round by how their operands lie."""
+    return leaf.to(dtype).contiguous()

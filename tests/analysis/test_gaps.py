@@ -134,7 +134,7 @@ def test_an_input_with_as_many_entries_as_chosen_samples_is_not_sliced():
 def test_a_diverged_sample_has_an_infinite_radius():
     state = torch.zeros_like(X)
     state[1] = math.inf
-    residual, radius = residual_and_radius(Linear(), state, inputs(), T, T, torch.arange(5))
+    residual, radius, _ = residual_and_radius(Linear(), state, inputs(), T, T, torch.arange(5))
     assert radius[1] == math.inf and radius[0] == pytest.approx(0.2) and not np.isfinite(residual[1])
 
 
