@@ -39,7 +39,7 @@ class OfficialSite:
         inner, period = self._inner(model), self.cycle(model)
         due = int(inner.config.H_cycles) * period  # pyright: ignore
         low, high = inner.get_submodule("L_level"), inner._modules.get("H_level") or inner.get_submodule("L_level")
-        last, done, called, looked_ahead, ever = "z_H", 0, False, False, False
+        last, done, called, looked_ahead, ever, alone = "z_H", 0, False, False, False, False
 
         def model_ends(*_: Any) -> None:
             nonlocal looked_ahead
@@ -60,7 +60,8 @@ class OfficialSite:
                 listener.start(**streams)
 
         def updates(level: nn.Module, _: Any, output: torch.Tensor) -> None:
-            nonlocal done
+            nonlocal done, alone
+            alone = alone or not ever and is_forward()
             if called and is_forward():
                 ends_cycle = done % period == period - 1
                 if level is not (high if ends_cycle else low):
@@ -80,18 +81,30 @@ class OfficialSite:
         handles += [level.register_forward_hook(updates) for level in dict.fromkeys((low, high))]
         with removed(handles):
             yield
+        if not ever and alone:
+            raise RuntimeError(
+                f"nothing was recorded: L_level was called, but not by inner, a {type(inner).__name__}, as in the "
+                f"official TRM and HRM code: give sites=CellSite('...') with the name of the cell(state, inputs, step)"
+            )
         if not ever:
             raise RuntimeError(never_called(f"inner, a {type(inner).__name__}"))
 
     def _inner(self, model: nn.Module) -> nn.Module:
-        for module in model.modules():
-            config = getattr(module, "config", None)
-            if "L_level" in module._modules and hasattr(config, "H_cycles"):
-                return module
+        inner = official_inner(model)
+        if inner is not None:
+            return inner
         raise ValueError(
             f"OfficialSite needs a module with L_level and config.H_cycles, as in the official TRM and HRM code, the "
             f"{type(model).__name__} has none: use CellSite() for a model of this package"
         )
+
+
+def official_inner(model: nn.Module) -> nn.Module | None:
+    """Return the module that has the layout of the official classes, or None."""
+    for module in model.modules():
+        if "L_level" in module._modules and hasattr(getattr(module, "config", None), "H_cycles"):
+            return module
+    return None
 
 
 def _out_of_order(done: int, due: int) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
-from loopgrad.analysis.official_site import OfficialSite
-from loopgrad.analysis.sites import CellSite, ModuleSite, Site
+from loopgrad.analysis.official_site import OfficialSite, official_inner
+from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
 from loopgrad.analysis.streams import check_leaves, check_names, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
@@ -76,8 +76,8 @@ class Recorder:
             model: Any model, in the mode and under the contexts (no_grad, autocast) that you want to see it in.
             sites: Where its streams are read: `CellSite()` for a model that has a cell(state, inputs, step),
                 `OfficialSite()` for the official TRM and HRM classes, `ModuleSite({"name": "stream"})`, or just that
-                mapping, for modules by their names. Default: the official site where a module of the model has an
-                `L_level`, else the cell's.
+                mapping, for modules by their names. Default: the official site where a module has `L_level` and
+                `config.H_cycles` and none is such a cell, else the cell's.
 
         Raises:
             TypeError: The model is not a module, or a stream is not a floating tensor.
@@ -98,7 +98,8 @@ class Recorder:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}: push the states of a loop")
         if sites is None:
-            sites = OfficialSite() if any("L_level" in it._modules for it in model.modules()) else CellSite()
+            is_cell = hasattr(model, "period") or any(map(is_named_cell, model.modules()))
+            sites = CellSite() if is_cell or official_inner(model) is None else OfficialSite()
         site = ModuleSite(sites) if isinstance(sites, Mapping) else sites
         period = site.cycle(model)
         if self._period not in (None, period):

@@ -4,7 +4,6 @@ A site puts forward hooks on a model and tells a recorder of each start and each
 """
 
 import difflib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from loopgrad.analysis.hooks import argument, is_forward, never_called, removed
+from loopgrad.analysis.hooks import Arguments, is_forward, never_called, removed
 from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.gradients import tree
+from loopgrad.gradients.cell_call import check_cell, takes
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.invertible import is_invertible
@@ -52,7 +52,8 @@ class CellSite:
     coupled cell z_t is read, not its copy.
 
     Args:
-        name: Qualified name of the cell; None for the only module whose forward takes (state, inputs, step).
+        name: Qualified name of the cell. None for the only module whose forward takes (state, inputs, step); without
+            one the model itself, or its only module, whose forward takes three arguments of other names.
 
     Not recommended when:
         The estimator searches for a fixed point instead of rolling out, or tries updates beforehand
@@ -69,24 +70,29 @@ class CellSite:
     @contextmanager
     def reading(self, model: nn.Module, listener: Listener) -> Iterator[None]:
         """Tell of the cell's starts and updates inside the block."""
-        cell, due, names = self._cell(model), None, ()
+        cell, due, names, skipped = self._cell(model), None, (), None
+        at = Arguments(cell)
 
         def visible(state: Any) -> Any:
             return cell.current(cell.couple(state)) if is_invertible(cell) else state
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal due, names
-            if is_forward() and argument(args, kwargs, 2, "step") == 0:
-                state = visible(argument(args, kwargs, 0, "state"))
+            nonlocal due, names, skipped
+            if not is_forward():
+                return
+            if (step := at.step(args, kwargs)) == 0:
+                state = visible(at.get(args, kwargs, 0))
                 names = stream_names(state)
                 listener.start(**dict(zip(names, state_leaves(state, names), strict=True)))
                 due = 0
+            elif skipped is None:
+                skipped = step
 
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             nonlocal due
-            if not is_forward() or due is None or argument(args, kwargs, 2, "step") != due:
+            if not is_forward() or due is None or at.step(args, kwargs) != due:
                 return
-            old, new = visible(argument(args, kwargs, 0, "state")), state_leaves(visible(output), names)
+            old, new = visible(at.get(args, kwargs, 0)), state_leaves(visible(output), names)
             leaves = zip(names, new, tree.flatten(old)[0], strict=True)
             listener.push(**{name: leaf for name, leaf, given in leaves if leaf is not given})
             due += 1
@@ -95,17 +101,22 @@ class CellSite:
         handles += [cell.register_forward_hook(after, with_kwargs=True)]
         with removed(handles):
             yield
+        if due is None and skipped is not None:
+            raise RuntimeError(
+                f"nothing was recorded: the cell, a {type(cell).__name__}, was called first at step={skipped}, and "
+                "never at step=0, where a run begins: run it from there, or push the states of your loop"
+            )
         if due is None:
             raise RuntimeError(never_called(f"the cell, a {type(cell).__name__}, at step 0,"))
 
     def _cell(self, model: nn.Module) -> nn.Module:
         if self.name is not None:
-            return _module(model, self.name)
-        found: dict[str, nn.Module] = {}
-        for name, module in model.named_modules():
-            inside = any(outer == "" or name.startswith(f"{outer}.") for outer in found)
-            if not inside and _is_cell(module):
-                found[name] = module
+            cell = _module(model, self.name)
+            check_cell(cell, f"CellSite({self.name!r})")
+            return cell
+        found = _outermost(model, is_named_cell)
+        if not found:
+            found = {"": model} if _takes_three(model) else _outermost(model, _needs_three)
         if len(found) != 1:
             raise ValueError(
                 f"CellSite needs one module in the {type(model).__name__} whose forward takes (state, inputs, step), "
@@ -183,12 +194,28 @@ class ModuleSite:
             raise RuntimeError(never_called(f"{unseen}"))
 
 
-def _is_cell(module: nn.Module) -> bool:
-    module = module._modules.get("_orig_mod") or module  # of a compiled cell, which runs its hooks outside
-    try:
-        return list(inspect.signature(module.forward).parameters)[:3] == ["state", "inputs", "step"]
-    except (TypeError, ValueError):  # a forward that is not Python's
-        return False
+def is_named_cell(module: nn.Module) -> bool:
+    """Return whether the arguments of a module's forward are called (state, inputs, step)."""
+    return Arguments(module).names == ["state", "inputs", "step"]
+
+
+def _takes_three(module: nn.Module) -> bool:
+    forward = getattr(module._modules.get("_orig_mod") or module, "forward", None)
+    of_torch = str(getattr(forward, "__module__", "")).startswith("torch.")
+    return forward is not None and not of_torch and takes(forward, 3)
+
+
+def _needs_three(module: nn.Module) -> bool:
+    return _takes_three(module) and not takes((module._modules.get("_orig_mod") or module).forward, 2)
+
+
+def _outermost(model: nn.Module, wanted: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(outer == "" or name.startswith(f"{outer}.") for outer in found)
+        if not inside and wanted(module):
+            found[name] = module
+    return found
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
