@@ -113,10 +113,10 @@ class Multistart(NamedTuple):
 
     Attributes:
         end: (starts, batch, n), the last states.
-        spread: (batch,), largest distance between two ends over the median norm of the ends.
-        alignment: (batch,), least cosine between two ends.
+        spread: (batch,), largest distance between two ends over the median norm of the ends; nan where one is lost.
+        alignment: (batch,), least cosine between two ends; nan likewise.
         clusters: (batch,) int, number of different ends: ends closer than tol times the norm, directly or through
-            others, are one.
+            others, are one, and an end that is not finite is one of its own.
     """
 
     end: Tensor
@@ -169,7 +169,8 @@ def multistart(f: StateMap, starts: Tensor, num_steps: int, tol: float = 1e-2) -
         ends.append(z)
     end = torch.stack(ends)
     by_sample = end.transpose(0, 1)  # (batch, starts, n)
-    scale = by_sample.norm(dim=2).median(dim=1).values.clamp(min=torch.finfo(end.dtype).tiny)
+    by_sample = by_sample.where(by_sample.isfinite(), torch.nan)
+    scale = by_sample.norm(dim=2).nanmedian(dim=1).values.clamp(min=torch.finfo(end.dtype).tiny)
     apart = torch.cdist(by_sample, by_sample) / scale.view(-1, 1, 1)
     unit = torch.nn.functional.normalize(by_sample, dim=2)
     clusters = np.array([connected_components(near)[0] for near in (apart <= tol).cpu().numpy()])

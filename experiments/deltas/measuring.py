@@ -102,7 +102,9 @@ def follow(subject: Subject, settings: Examination, updates: int, end: State) ->
     with subject.trainer.precision(subject.x.device):
         trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
         if subject.plain:
-            floor = 2 * float(np.median(rounding_error(subject.cell, end, subject.x)))
+            apart = rounding_error(subject.cell, end, subject.x)
+            apart = apart[np.isfinite(apart)]  # a diverged sample says nothing of rounding
+            floor = 2 * float(np.median(apart)) if apart.size else None
     verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
     return Depth(trace, end, subject.solved(end), verdicts)
 

@@ -26,9 +26,12 @@ def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
             deeper.trace, deeper.solved, segment=segment, horizon=horizon, floor=verdicts.floor
         ),
         "heatmap": plots.heatmap(deeper.trace, verdicts),
-        "trajectories": plots.trajectories(states, labels),
-        "recurrence": plots.recurrence(states[:, odd]),
     }
+    moves = np.atleast_1d(np.isfinite(states[:2]).all(axis=(0, 2)))  # else a path has nothing to draw
+    if moves.any():
+        drawn["trajectories"] = plots.trajectories(states, labels)
+    if moves[odd]:
+        drawn["recurrence"] = plots.recurrence(states[:, odd])
     if seen.eigenvalues.size:
         drawn["eigenvalues"] = plots.eigenvalue_cloud(seen.eigenvalues, seen.of_solved)
     for name, figure in drawn.items():

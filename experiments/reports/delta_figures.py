@@ -84,7 +84,7 @@ def _progress(found: Sequence[Condition]) -> list[Progress]:
         for record in condition.records:
             joint = record["depths"][0]["streams"]["joint"]
             residual = (joint["reevaluated"] or joint["residual"])["all"][1]
-            radii = record.get("spectrum", {}).get("radius")
+            radii = [r for r in record.get("spectrum", {}).get("radius", []) if r is not None]  # None is nan
             radius = float(np.median(radii)) if radii else None
             if (step := record["step"]) is not None and residual is not None:
                 rows.append(Progress(condition.trained, step, residual, radius))

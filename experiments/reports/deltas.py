@@ -150,7 +150,8 @@ def _by_residual(every: Sequence[Condition]) -> list[str]:
     rows = []
     for estimator in dict.fromkeys(gap["estimator"] for gap in found):
         for name, (low, high) in bands.items():
-            mine = [g for g in found if g["estimator"] == estimator and low <= g["residual_q50"] < high]
+            known = (g for g in found if g["estimator"] == estimator and g["residual_q50"] is not None)
+            mine = [g for g in known if low <= g["residual_q50"] < high]
             if mine:
                 cosines, errors = [gap["cosine"] for gap in mine], [gap["relative_error"] for gap in mine]
                 rows.append([estimator, name, str(len(mine)), _span(cosines), _span(errors)])
@@ -191,7 +192,7 @@ def _spectra(every: Sequence[Condition]) -> list[str]:
         searches = [record["search"] for record in condition.records if "search" in record]
         hits = [hit for it in searches for hit in it["found"]]
         ends = [count == 1 for it in searches for count in it["clusters"]]
-        growing = f", {sum(v > 0 for v in exponents)} of {len(exponents)} > 0" if exponents else ""
+        growing = f", {sum(v is not None and v > 0 for v in exponents)} of {len(exponents)} > 0" if exponents else ""
         shares = [f"{sum(it)} of {len(it)}" if it else "-" for it in (hits, ends)]
         rows.append([condition.name, *map(_span, radii), _span(exponents) + growing, *shares])
     header = ["weights", "radius, solved", "radius, unsolved", "exponent", "fixed point near"]
@@ -203,10 +204,14 @@ def _spectra(every: Sequence[Condition]) -> list[str]:
     return [text, "", *table([*header, "one end from all starts"], rows)]
 
 
-def _where(record: WeightsRecord, part: str, key: str, solved: bool) -> list[float]:
+def _where(record: WeightsRecord, part: str, key: str, solved: bool) -> list[float | None]:
     found = record.get(part)
     return [v for v, s in zip(found[key], found["solved"], strict=True) if s == solved] if found else []
 
 
-def _span(values: Sequence[float]) -> str:
-    return band(min(values), float(np.median(values)), max(values)) if values else "-"
+def _span(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]  # None is nan, of what has diverged
+    parts = [band(min(known), float(np.median(known)), max(known))] if known else []
+    if len(known) < len(values):
+        parts.append(f"{len(values) - len(known)} not finite")
+    return ", ".join(parts) or "-"

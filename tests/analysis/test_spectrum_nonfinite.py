@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from loopgrad.analysis import StateMap, eigenvalues, find_fixed_points, lyapunov, operator_norm, spectral_radius
+from loopgrad.analysis import (
+    StateMap,
+    eigenvalues,
+    find_fixed_points,
+    lyapunov,
+    multistart,
+    operator_norm,
+    spectral_radius,
+)
 from loopgrad.gradients import Stationary
 from loopgrad.gradients.solvers import gmres
 
@@ -147,6 +155,17 @@ def test_exponents_are_nan_from_an_orbit_that_leaves_the_range_alone():
 def test_the_exponent_of_a_constant_is_minus_infinity_without_a_warning():
     f = StateMap(Stationary(lambda z, x: 0.0 * z), torch.ones(1, 4), None)
     assert lyapunov(f, f.point, 12).mean == -np.inf
+
+
+@pytest.mark.parametrize("lost", [torch.nan, torch.inf])
+def test_a_start_that_is_lost_is_an_end_of_its_own(lost):
+    f = StateMap(Stationary(lambda z, x: z), torch.ones(2, 3), None)
+    starts = torch.ones(4, 2, 3)
+    starts[2:, LOST, 0] = lost
+    found = multistart(f, starts, num_steps=3)
+    assert found.clusters.tolist() == [1, 3]
+    assert found.spread == pytest.approx([0, np.nan], nan_ok=True)
+    assert found.alignment == pytest.approx([1, np.nan], nan_ok=True)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e200])
