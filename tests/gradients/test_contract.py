@@ -154,7 +154,9 @@ class Filling(nn.Module):
         return state
 
 
-@pytest.mark.parametrize("make", [lambda z: {"h": z}, lambda z: [z], lambda z: Memory(z, [z + 1])], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda z: {"h": z}, lambda z: [z], lambda z: Memory(z, [z + 1])], ids=["dict", "list", "dataclass"]
+)
 @pytest.mark.parametrize("estimator", [BPTT(), CheckpointedBPTT(), TruncatedBPTT(2), ImplicitGradient()], ids=str)
 def test_a_container_that_a_cell_fills_is_not_the_callers(make, estimator):
     state, x = make(torch.zeros(2, 3)), torch.ones(2, 3, requires_grad=True)
