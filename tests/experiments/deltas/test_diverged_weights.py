@@ -28,6 +28,7 @@ FEW = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), 1e36])
 def test_weights_that_have_diverged_are_reported(compared, tmp_path, monkeypatch, value):
     run, out = tmp_path / "run", tmp_path / "out"
