@@ -12,6 +12,7 @@ from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
+from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of, same_leaves
 from loopgrad.gradients.invertible import is_invertible
 
@@ -186,11 +187,7 @@ def _beyond(cell: nn.Module, state: Any, inputs: Any, step: int, at: int, num_st
 
 
 def _check_arguments(cell: Any, num_steps: Any, at: Any) -> None:
-    if not isinstance(cell, nn.Module):
-        raise TypeError(
-            f"cell must be an nn.Module called as cell(state, inputs, step), got {type(cell).__name__}: "
-            "wrap a plain map fn(state, inputs) as Stationary(fn)"
-        )
+    check_cell(cell)
     if not isinstance(num_steps, int) or num_steps < 0:
         raise ValueError(f"num_steps must be the number of updates, an int of at least 0, got {num_steps!r}")
     if not isinstance(at, int) or not 0 <= at <= num_steps:

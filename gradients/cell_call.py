@@ -64,8 +64,8 @@ def _no_module(cell: Any) -> str:
         return f"{kind}: the arguments are estimator(cell, state, inputs, num_steps), the cell first"
     if takes(cell, 3) and not takes(cell, 2):
         return (
-            f"{kind} of three arguments: make it the forward(self, state, inputs, step) of a module, or wrap a map "
-            "fn(state, inputs) as Stationary(fn, parameters=...)"
+            f"{kind} of three arguments: make it the forward(self, state, inputs, step) of a module, or "
+            "wrap a plain map fn(state, inputs) as Stationary(fn, parameters=...)"
         )
     return f"{kind}: wrap a plain map fn(state, inputs) as Stationary(fn, parameters=...)"
 

@@ -83,9 +83,7 @@ class Estimator(ABC):
         """
         check_cell(cell)
         _check_call(state, num_steps)
-        plain = same_leaves(
-            state
-        )  # the cell may fill the containers that it is given anew: the caller's stay as they are
+        plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
         start = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         rollout = self.rollout(cell, start, inputs, num_steps)
         check_structure(start, rollout.state)

@@ -1,5 +1,6 @@
 """Searches for z = fn(z), row by row: plain and damped iteration, Anderson acceleration, Broyden's method."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +47,7 @@ class _Search:
         return step, over
 
 
-class _Method:
+class _Method(ABC):
     """Base of the searches: subclasses say where to evaluate next."""
 
     references: ClassVar[tuple[str, ...]] = ()
@@ -65,8 +66,9 @@ class _Method:
         self._run(search, start)
         return FixedPoint(search.best, search.residual, search.found_at, search.converged, search.evaluations)
 
+    @abstractmethod
     def _run(self, search: _Search, z: Tensor) -> None:
-        raise NotImplementedError
+        """Evaluate until the search is over."""
 
 
 @dataclass(frozen=True)
