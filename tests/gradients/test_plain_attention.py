@@ -1,4 +1,4 @@
-"""Plain attention: the values and strides of the kernel that it stands for, with the derivatives which that one lacks."""
+"""Plain attention: values and strides of the kernel that it stands for, and the derivatives which that one lacks."""
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ def test_values_and_strides_are_those_of_the_usual_kernel(layout, causal):
     assert plain.stride() == usual.stride()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first use
 @pytest.mark.parametrize("layout", ["apart", "cut"])
 def test_a_cell_that_views_the_result_carries_tangents(layout):
     q, k, v = heads(layout)
