@@ -218,6 +218,19 @@ def _said(leaf: Any) -> str:
     return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__
 
 
+def check_shapes(owner: str, before: Any, after: Any) -> None:
+    """Raise ValueError if leaves of a state changed their shape, for an estimator that needs states of one shape."""
+    for (name, old), (_, new) in zip(
+        tree.leaves_with_names(before, "state"), tree.leaves_with_names(after, "state"), strict=True
+    ):
+        if is_floating(old) and (not is_floating(new) or new.shape != old.shape):
+            now = tuple(new.shape) if is_floating(new) else _said(new)
+            raise ValueError(
+                f"{owner} needs a state of one shape, and the cell takes {name} from {tuple(old.shape)} to {now}: give "
+                "it its full size in z_0 (expand a batch of one), or use BPTT() or CheckpointedBPTT()"
+            )
+
+
 def may_differentiate(cell: nn.Module, state: Any, inputs: Any) -> bool:
     """Return whether autograd is on, and within a transform of torch.func also whether anything known requires grad.
 

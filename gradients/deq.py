@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_shapes, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import is_floating, merged
 
 
@@ -100,6 +100,7 @@ class TorchDEQ(Estimator):
         def cycle(*given: Tensor) -> Any:
             nonlocal carried
             after = run(cell, unflatten(merged(given, leaves)), inputs, range(num_steps - period, num_steps))
+            check_shapes("TorchDEQ", state, after)
             carried = tree.flatten(after)[0]
             found = list(filter(is_floating, carried))
             _count(stats, period, found)

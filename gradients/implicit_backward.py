@@ -145,7 +145,7 @@ def _fallback_gradients(
         rollout = cell.call(fall_back, entries, buffers)
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
     asked = any(requires_grad(tensor) for tensor in sources)
-    nodes = check_nothing_hidden(leaves, [*sources, *cell.cell.parameters()], since) if asked else []
+    nodes = check_nothing_hidden(leaves, [*sources, *cell.frozen], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)
     del rollout, leaves
     free_nodes(nodes)

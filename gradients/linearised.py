@@ -48,7 +48,7 @@ class Linearised:
                 entries = masked_inputs(cell, entries, rows, keep)
             viewed = [leaf_view(leaf) for leaf in self._state]
             self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
-        check_nothing_hidden(self._outputs, [*self._state, *others, *cell.cell.parameters()], since)
+        check_nothing_hidden(self._outputs, [*self._state, *others, *cell.frozen], since)
         self.image = rows.join(self._outputs).detach()
 
     def pull(self, vector: Tensor) -> Tensor:

@@ -95,8 +95,9 @@ class ReversibleBPTT(Estimator):
             )
         forward = ReversiblePass(FunctionalCell(cell, state, inputs), self, num_steps)
         last, kept = forward.run(inputs)
-        if not any(source.requires_grad for source in forward.sources):
+        sources = forward.cell.sources
+        if not any(source.requires_grad for source in sources):
             return Rollout(forward.cell.unflatten_state(last), Stats(cell_evaluations=num_steps, vjps=0))
-        found = ReversibleRecursion.apply(forward, last, kept, *forward.sources)
+        found = ReversibleRecursion.apply(forward, last, kept, *sources)
         leaves = merged(found, last)
         return Rollout(forward.cell.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))

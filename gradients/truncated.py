@@ -10,7 +10,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run
 from loopgrad.gradients.graphs import requires_grad
-from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.observed import run_watched
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class TruncatedBPTT(Estimator):
         # a tensor that the cell hides is truncated too
         first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
         if first:
-            state = run_without_graph(cell, state, inputs, range(first))
+            state = run_watched(cell, state, inputs, range(first))
         last = run(cell, state, inputs, range(first, num_steps))
         vjps = num_steps - first if any(map(requires_grad, tree.flatten(last)[0])) else 0
         return Rollout(last, Stats(num_steps, vjps))
