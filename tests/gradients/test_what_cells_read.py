@@ -1,5 +1,7 @@
 """Whatever a cell reads, wherever it keeps it, gets the gradient that a plain loop under autograd gives it."""
 
+from functools import partial
+
 import pytest
 import torch
 
