@@ -74,14 +74,19 @@ class Parts:
         differentiated.
         """
         changed = [None if image is read else image for image, read in zip(made, reads, strict=True)]
-        pairs = list(zip(changed, self.other, strict=True))
-        images = [image if pair is not None else None for image, pair in pairs]
         if all(pair is not None for pair in self.other):
-            return images
+            return changed
+        pairs = list(zip(changed, self.other, strict=True))
+        images = [None if pair is None else image for image, pair in pairs]
         return images + [image if pair is None and is_graded(image) else None for image, pair in pairs]
 
-    def check(self, made: Sequence[Any], owner: str) -> None:
-        """Raise ValueError if what a cell makes of the leaves is not what can be coupled, or carried."""
+    def check(self, made: Sequence[Any], owner: str, written: bool) -> None:
+        """Raise if what a cell makes of the leaves cannot be coupled or carried, or if it has written to them."""
+        if written:
+            raise RuntimeError(
+                f"the cell changes its state in place, which {owner} cannot tell from handing it through: write "
+                "z + f(z) instead of z.add_(f(z)), and count + 1 instead of count += 1"
+            )
         for i, (image, pair) in enumerate(zip(made, self.other, strict=True)):
             if pair is None:
                 fits = isinstance(image, LEAVES)

@@ -125,7 +125,10 @@ class Coupling(Invertible):
         parts = Parts(self.couple(state))
         if undo is None:
             reads = self._reads(parts, parts.current)
-            return self._advance(parts, reads, self._made(parts, reads, inputs, step), step)
+            writes = writes_to(reads)
+            made = self._made(parts, reads, inputs, step)
+            parts.check(made, type(self).__name__, writes_to(reads) != writes)
+            return self._advance(parts, reads, made, step)
         dropped = iter(undo.dropped)
         before = list(parts.current)
         for i, (pair, touched) in enumerate(zip(parts.other, undo.touched, strict=True)):
@@ -189,16 +192,8 @@ class Coupling(Invertible):
     def _made(self, parts: Parts, reads: list[Any], inputs: Any, step: int) -> list[Any]:
         """What the wrapped cell makes of the leaves that it reads; the very leaf where it hands one through."""
         period = period_of(self.cell) if self.per == "cycle" else 1
-        writes = writes_to(reads)
         z = run(self.cell, parts.unflatten(reads), inputs, range(step * period, (step + 1) * period))
-        made = leaves_like(z, parts.like)
-        parts.check(made, type(self).__name__)
-        if writes_to(reads) != writes:
-            raise RuntimeError(
-                f"the cell changes its state in place, which {type(self).__name__} cannot tell from handing it "
-                "through: write z + f(z) instead of z.add_(f(z)), and count + 1 instead of count += 1"
-            )
-        return made
+        return leaves_like(z, parts.like)
 
     def _advance(self, parts: Parts, reads: list[Any], made: list[Any], step: int) -> Coupled:
         if self._word_is_full(step):
