@@ -248,3 +248,14 @@ def test_under_leapfrog_both_copies_hold_a_sum():
         squares = squares + cell.read(state)[0].square()
         state = cell(state, None, step)
     torch.testing.assert_close((state.current[1] + state.other[1]).float(), 1 + squares / 8, rtol=1e-6, atol=0)
+
+
+def test_a_compiler_sees_one_graph_of_an_update():
+    torch.manual_seed(0)
+    linear = nn.Linear(4, 4)
+    cell = Leapfrog(Stationary(lambda s, x: (torch.tanh(linear(s[0])), s[1] + 1), parameters=linear))
+    state = cell.couple((torch.randn(2, 4), torch.tensor(0)))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        after = torch.compile(cell, backend="eager", fullgraph=True)(state, None, 0)
+        assert same_state(after.current, cell(state, None, 0).current)
