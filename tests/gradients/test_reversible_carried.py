@@ -64,3 +64,30 @@ def test_saved_memory_is_that_of_the_carried_leaves():
         return sum(sizes)
 
     assert saved(64) - saved(8) == 56 * 8
+
+
+class Remembering(torch.nn.Module):
+    """Attends to all states so far, which it keeps in a leaf that grows."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, state, inputs, step):
+        weights = torch.softmax((state["past"] @ state["z"].unsqueeze(-1)).squeeze(-1), -1)
+        z = torch.tanh(self.linear((weights.unsqueeze(-1) * state["past"]).sum(1)) + inputs)
+        return {"z": z, "past": torch.cat([state["past"], z.unsqueeze(1)], 1)}
+
+
+@exact
+@with_anchors
+def test_a_leaf_that_grows(coupling, anchors):
+    torch.manual_seed(0)
+    z, x = (torch.randn(2, 4).requires_grad_() for _ in range(2))
+    start = {"z": z, "past": torch.randn(2, 1, 4).requires_grad_()}
+    coupled = COUPLINGS[coupling](Remembering(), uncoupled="state['past']")
+
+    def loss(state):
+        return state["z"].sin().sum() + state["past"].square().sum()
+
+    assert agree(coupled, start, x, 8, loss, [z, start["past"], x], anchors)
