@@ -63,7 +63,7 @@ class Coupling(Invertible):
         arithmetic: Arithmetic,
         per: Per,
         dtype: torch.dtype | None,
-        uncoupled: str | Sequence[str],
+        uncoupled: str | Sequence[str] = (),
     ):
         super().__init__()
         name = type(self).__name__
