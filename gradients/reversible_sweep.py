@@ -144,6 +144,7 @@ class _Sweep:
             if not isinstance(undone, Undone):
                 raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
             state, reads = undone.before, undone.reads
+            before = tree.flatten(state)[0]  # a leaf that is not coupled may change its dtype, or be absent at first
             if step >= run.num_steps - self.period:  # graphs repeat from cycle to cycle: one cycle tells all
                 images = [image for image in undone.images if image is not None]
                 sums.learn(images, [*reads, *cell.frozen], since)
@@ -163,7 +164,7 @@ class _Sweep:
             # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
             for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
                 if read is not None:
-                    grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
+                    grads[i] = read.to(before[i].dtype) if grads[i] is None else torch.add(grads[i], read)
             if anchors and step and step % anchors == 0:
                 anchor = self.anchors[step // anchors - 1]
                 _verify(cell, verify, state, anchor, last, f"the state before update {step}")
@@ -171,7 +172,7 @@ class _Sweep:
         else:  # only a sweep that has come to the beginning can compare it with the first state
             _verify(cell, verify, state, cell.state, last, "the first state")
         grads += [None] * (len(last) - len(grads))
-        return [grad for grad, leaf in zip(grads, last, strict=True) if is_floating(leaf)]
+        return [grad for grad, leaf in zip(grads, cell.state, strict=True) if is_floating(leaf)]
 
 
 def _name(cell: FunctionalCell) -> str:

@@ -16,7 +16,7 @@ Unflatten = Callable[[Leaves], Any]
 
 def flatten(tree: Any) -> tuple[Leaves, Unflatten]:
     """Return the leaves of `tree` in a fixed order and the function that rebuilds the tree from such leaves."""
-    if isinstance(tree, torch.Tensor):
+    if tree is None or isinstance(tree, torch.Tensor):
         return [tree], lambda leaves: leaves[0]
     if (kind := type(tree)) is tuple or kind is list:  # by hand: updates flatten their state, and pytree takes 10 us
         return _flatten_parts(tree, kind)
