@@ -1,6 +1,5 @@
 """The streams of a state, by name, and the scalars recorded of them, which stay on the device until the end."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,11 @@ from loopgrad.gradients import tree
 ROWS = 64  # of a block
 Place = tuple[torch.dtype, torch.device]
 Slot = tuple[Place, int]
-_PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def stream_names(state: Any) -> tuple[str, ...]:
     """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
-    paths = [path for path, _ in tree.leaves_with_names(state, "")]
-    names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
+    names = tuple(name or "state" for name in tree.dotted_names(state))
     check_names(names)
     return names
 
