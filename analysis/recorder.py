@@ -40,7 +40,7 @@ class Recorder:
             is for the streams of a tuple, which are called "0", "1" and so on.
 
     Raises:
-        TypeError: upcast is narrower than float32, or batch_dim holds something other than ints.
+        TypeError: upcast is narrower than float32.
         ValueError: period or lags is out of range.
 
     Example:
@@ -129,8 +129,9 @@ class Recorder:
             streams: All streams, each a floating tensor (batch, ...).
 
         Raises:
-            TypeError: A stream is not a floating tensor.
-            ValueError: A stream is missing or unknown, its shape differs from before, or a state was changed in place.
+            TypeError: A stream is not a floating tensor, or `batch_dim` holds something other than ints.
+            ValueError: A stream is missing or unknown, its shape differs from before, a state was changed in place, or
+                `batch_dim` does not fit the streams.
         """
         if self._course is None:
             names = tuple(streams)
@@ -216,5 +217,9 @@ class Recorder:
         return leaves
 
     def _batch_first(self, streams: dict[str, Any]) -> dict[str, Any]:
-        dims = self._dims
-        return {name: leaf.movedim(dims[name], 0) if dims[name] else leaf for name, leaf in streams.items()}
+        moved = dict(streams)
+        for name, dim in self._dims.items():
+            leaf = streams.get(name)
+            if dim and isinstance(leaf, torch.Tensor) and leaf.dim() > dim:  # others are refused by what follows
+                moved[name] = leaf.movedim(dim, 0)
+        return moved
