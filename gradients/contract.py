@@ -6,7 +6,7 @@ loss of z_T is obtained. Before and after the recursion everything is ordinary a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,14 +29,26 @@ class Stats:
     Attributes:
         cell_evaluations: Calls of the cell, recomputation included.
         vjps: Updates that a backward pass goes through (vector-Jacobian products of one update).
+        stopped: Which samples have stopped, (batch,) bool on the device, of estimators that differentiate no more than
+            the end of the recursion; None of others, and where no gradient was asked for. The updates that are
+            differentiated left all floating leaves of the sample's state as they were, to the last bit. A sample that a
+            halting cell hands through, as torch.where(halted, z, f(z)) does, is such a one, and has no gradient in the
+            parameters, however much of it BPTT would find in earlier updates. So is a sample at a fixed point of its
+            arithmetic, which has its gradient as ever: nothing that is computed anyway tells the two apart. Only
+            `ImplicitGradient` takes products with the Jacobian, and counts the former alone, after backward.
     """
 
     cell_evaluations: int
     vjps: int
+    stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def numbers(self) -> dict[str, float]:
-        """Return what else is worth a line in a log once backward has run; nothing for most estimators."""
-        return {}
+        """Return what else is worth a line in a log once backward has run; one transfer from the device.
+
+        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any.
+        """
+        share = 0.0 if self.stopped is None else self.stopped.double().mean().item()
+        return {"stopped": share} if share else {}
 
 
 @dataclass(frozen=True)

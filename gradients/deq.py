@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,12 @@ class TorchDEQ(Estimator):
         leaves, unflatten = tree.flatten(state)
 
         def cycle(*given: Tensor) -> Any:
+            before = Before(given)
             after = run(cell, unflatten(list(given)), inputs, range(num_steps - period, num_steps))
             found = tree.flatten(after)[0]
             _count(stats, period, found)
+            if stats.stopped is None and torch.is_grad_enabled():  # the first cycle that is differentiated
+                stats.stopped = before.stopped(found)
             return found[0] if len(found) == 1 else tuple(found)
 
         starts = [leaf.detach() for leaf in leaves]

@@ -43,12 +43,13 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
     unit = b / scale
     norm = vector_norm(unit, dim=1)
-    w, left, products = unit, norm, 0
+    w, left, products, handed_on = unit, norm, 0, torch.zeros_like(finite)
     if not any_solved:
         w = torch.zeros_like(unit)
     else:
         w, left = _linear(f, unit if all_solved else torch.where(solved.unsqueeze(1), unit, 0.0), how)
         products = f.vjps
+        handed_on = handed_on if f.handed_on is None else f.handed_on
     backward, amplification = relative(left, norm), relative(vector_norm(w, dim=1), norm)
     backward = backward if all_solved else torch.where(solved, backward, 0.0)
     estimate = torch.maximum(amplification * forward, backward)
@@ -74,6 +75,7 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     ctx.stats.cell_evaluations += evaluations
     ctx.stats.vjps += vjps
     ctx.stats.verdict = verdict
+    ctx.stats.stopped = solved & (moved == 0) & handed_on
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":

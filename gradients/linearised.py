@@ -25,6 +25,8 @@ class Linearised:
     Attributes:
         image: f(z), (rows, features).
         vjps: Products taken so far.
+        handed_on: Which rows of the first vector, where not zero, its product with J^T has left as they were, (rows,)
+            bool: J is 1 in those rows, where the cell hands the state on. None before the first product.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Linearised:
         keep: Tensor | None = None,
     ):
         self._rows, self._others, self.vjps = rows, others, 0
+        self.handed_on: Tensor | None = None
         state = state if keep is None else rows.masked(state, keep)
         self._state = [alias(leaf, True) for leaf in state]
         with conditions.restored(cell.cell) as buffers:
@@ -52,7 +55,10 @@ class Linearised:
     def pull(self, vector: Tensor) -> Tensor:
         """Return J^T vector, row by row."""
         self.vjps += 1
-        return self._rows.join(pull_back(self._outputs, self._rows.split(vector), self._state, keep=True))
+        product = self._rows.join(pull_back(self._outputs, self._rows.split(vector), self._state, keep=True))
+        if self.handed_on is None:
+            self.handed_on = (product == vector).all(dim=1) & (vector != 0).any(dim=1)
+        return product
 
     def gradients(self, vector: Tensor) -> list[Tensor | None]:
         """Return (df/d other)^T vector for each other tensor, and let go of the graph."""

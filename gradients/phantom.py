@@ -10,6 +10,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,15 @@ class PhantomGradient(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=num_steps * wanted))
         last = run_without_graph(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
-        ahead = leaves
+        ahead, before = leaves, Before(leaves)
         for _ in range(self.num_steps):
             image = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
             pairs = zip(ahead, tree.flatten(image)[0], strict=True)
             ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
         extra = self.num_steps * period
+        found = before.stopped(ahead)
         state = unflatten([_WithGradientOf.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
-        return Rollout(state, Stats(num_steps + extra, vjps=extra))
+        return Rollout(state, Stats(num_steps + extra, vjps=extra, stopped=found))
 
 
 class _WithGradientOf(torch.autograd.Function):

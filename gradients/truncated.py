@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
 from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class TruncatedBPTT(Estimator):
         vjps = num_steps - first if needs_gradient(cell, state, inputs) else 0
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
-        return Rollout(run(cell, state, inputs, range(first, num_steps)), Stats(num_steps, vjps))
+        before = Before(tree.flatten(state)[0] if vjps else [])
+        last = run(cell, state, inputs, range(first, num_steps))
+        return Rollout(last, Stats(num_steps, vjps, stopped=before.stopped(tree.flatten(last)[0])))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""
