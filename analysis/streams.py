@@ -47,7 +47,8 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
             raise TypeError(f"stream {name} of state must be a floating tensor, got {what}: move it to inputs")
         if leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0]:
             raise ValueError(
-                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape {tuple(leaf.shape)}"
+                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape "
+                f"{tuple(leaf.shape)}: say where the batch is, such as batch_dim=(1, 0)"
             )
 
 
