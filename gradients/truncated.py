@@ -8,7 +8,8 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int, only_one
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run
+from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.gradients.stopped import Before
 
@@ -70,14 +71,16 @@ class TruncatedBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
-        # not asked of needs_gradient, which cannot see a tensor that the cell hides: that one is truncated too
+        # a tensor that the cell hides is truncated too
         first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
-        vjps = num_steps - first if needs_gradient(cell, state, inputs) else 0
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
-        before = Before(tree.flatten(state)[0] if vjps else [])
+        before = Before(tree.flatten(state)[0])
         last = run(cell, state, inputs, range(first, num_steps))
-        return Rollout(last, Stats(num_steps, vjps, stopped=before.stopped(tree.flatten(last)[0])))
+        leaves = tree.flatten(last)[0]
+        if not any(map(requires_grad, leaves)):
+            return Rollout(last, Stats(num_steps, vjps=0))
+        return Rollout(last, Stats(num_steps, num_steps - first, stopped=before.stopped(leaves)))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""
