@@ -20,7 +20,7 @@ from loopgrad.gradients.graphs import (
     requires_grad,
 )
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
-from loopgrad.gradients.linearised import Linearised, masked_inputs
+from loopgrad.gradients.linearised import Linearised, masked_inputs, without_lost
 from loopgrad.gradients.solvers import LINEAR
 
 
@@ -51,7 +51,14 @@ def implicit_gradients(
     solved = finite & (forward <= how.forward_rtol) if gated else finite
     all_finite, any_solved, all_solved = torch.stack([finite.all(), solved.any(), solved.all()]).tolist()
     if not all_finite:
-        f, runs = Linearised(*cycle, keep=finite), 2
+
+        def masked(cut: bool) -> tuple[Linearised, Tensor]:
+            nonlocal runs
+            runs += 1
+            found = Linearised(*cycle, keep=finite, cut=cut)
+            return found, found.image
+
+        f = without_lost(masked, finite)
         b, largest = torch.where(finite.unsqueeze(1), b, 0.0), torch.where(finite, largest, 0.0)
     # a power of two, so that the scale of the loss changes nothing but the scale of the gradient
     scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
@@ -137,14 +144,25 @@ def _fallback_gradients(
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
     cell, how, rows, since = run.cell, run.how, run.rows, next_number()
 
-    def fall_back(module: nn.Module, inputs: Any) -> Rollout:
-        return how.fallback(_StartingAt(module, run.first), cell.unflatten_state(viewed), inputs, run.window)
+    runs = 0
 
-    with run.start_conditions.restored(cell.cell) as buffers:
-        entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
-        if keep is not None:
-            entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
-        rollout = cell.call(fall_back, entries, buffers)
+    def fallen(cut: bool) -> tuple[Rollout, Tensor]:
+        nonlocal runs
+        runs += 1
+
+        def fall_back(module: nn.Module, inputs: Any) -> Rollout:
+            return how.fallback(_StartingAt(module, run.first), cell.unflatten_state(viewed), inputs, run.window)
+
+        with run.start_conditions.restored(cell.cell) as buffers:
+            entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
+            if keep is not None:
+                viewed = rows.masked(viewed, keep)
+                entries = masked_inputs(cell, entries, rows, keep) if cut else entries
+            rollout = cell.call(fall_back, entries, buffers)
+        return rollout, rows.join(tree.flatten(rollout.state)[0]).detach()
+
+    rollout = fallen(False)[0] if keep is None else without_lost(fallen, keep)
+    rollout.stats.cell_evaluations += (runs - 1) * run.window
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
     asked = any(requires_grad(tensor) for tensor in sources)
     nodes = check_nothing_hidden(leaves, [*sources, *cell.cell.parameters()], since) if asked else []

@@ -1,14 +1,18 @@
 """One cycle of a cell at one state, run once with a graph and then seen as a linear map through its products."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, check_nothing_hidden, leaf_view, next_number, pull_back
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
+
+Found = TypeVar("Found")
 
 
 class Linearised:
@@ -21,8 +25,9 @@ class Linearised:
         conditions: Those of the first of these updates.
         steps: The updates that f is made of.
         rows: How states are laid out.
-        keep: (rows,) bool; rows that are not kept are run on zeros, in state and inputs, so that what is not finite in
-            them does not reach sums over samples.
+        keep: (rows,) bool; rows of the state that are not kept are run on zeros, so that what is not finite in them
+            does not reach sums over samples.
+        cut: Whether the rows of inputs that are not kept are zeros too.
 
     Attributes:
         image: f(z), (rows, features).
@@ -40,6 +45,7 @@ class Linearised:
         steps: range,
         rows: RowLayout,
         keep: Tensor | None = None,
+        cut: bool = False,
     ):
         self._rows, self._others, self.vjps, since = rows, others, 0, next_number()
         self.handed_on: Tensor | None = None
@@ -47,7 +53,7 @@ class Linearised:
         self._state = [alias(leaf, True) for leaf in state]
         with conditions.restored(cell.cell) as buffers:
             entries = cell.leaf_views(others)
-            if keep is not None:
+            if keep is not None and cut:
                 entries = masked_inputs(cell, entries, rows, keep)
             viewed = [leaf_view(leaf) for leaf in self._state]
             self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
@@ -66,6 +72,24 @@ class Linearised:
         """Return (df/d other)^T vector for each other tensor, and let go of the graph."""
         self.vjps += 1
         return pull_back(self._outputs, self._rows.split(vector), self._others)
+
+
+def without_lost(run: Callable[[bool], tuple[Found, Tensor]], keep: Tensor) -> Found:
+    """Return what `run` finds with zeros in the rows of the state that are not kept, which then do the others no harm.
+
+    If their image is not finite even so, their inputs are at fault, and are cut too. Which rows of inputs those are is
+    a guess, by the number of rows; it is dropped again if the other samples get anything else by it.
+
+    Args:
+        run: Called with whether to cut inputs, returns what it finds and its image, (rows, features).
+        keep: (rows,) bool.
+    """
+    found, image = run(False)
+    if bool(image.isfinite().all()):
+        return found
+    other, after = run(True)
+    moved, size = (vector_norm(torch.where(keep.unsqueeze(1), it, 0.0)) for it in (after - image, image))
+    return other if bool(moved <= torch.finfo(image.dtype).eps ** 0.5 * size) else found
 
 
 def masked_inputs(cell: FunctionalCell, entries: list[Tensor], rows: RowLayout, keep: Tensor) -> list[Tensor]:
