@@ -5,7 +5,15 @@ import torch
 from batch_cases import B, build
 from problems import leaves_of, loss_of
 
-from loopgrad.gradients import BPTT, BatchDims, ForwardGradient, ImplicitGradient, Stationary
+from loopgrad.gradients import (
+    BPTT,
+    BatchDims,
+    CheckpointedBPTT,
+    ForwardGradient,
+    ImplicitGradient,
+    Stationary,
+    TruncatedBPTT,
+)
 
 
 def root_mean_square_errors(built, batch_dim, num_tangents, **noise):
@@ -100,3 +108,28 @@ def test_the_verdict_has_a_value_for_each_sample():
     after = 1 + (moved - 1) * rates.detach().view(B)
     expected = (after - moved).norm(dim=1) / after.norm(dim=1)
     torch.testing.assert_close(rollout.stats.verdict.forward_residual, expected, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "estimator", [BPTT(), TruncatedBPTT(2), CheckpointedBPTT(2), ForwardGradient(seed=0, window=3)]
+)
+def test_flags_and_counters_go_along_with_their_own_batch_or_none(estimator):
+    """Flags (batch,), tokens (layers, batch), a counter and an absent part beside z, (layers, batch, size)."""
+    weight = torch.eye(2).double().requires_grad_()
+
+    def update(s, x):
+        z = torch.where(s["halted"].view(1, 3, 1), s["z"], torch.tanh(s["z"] @ weight + s["tokens"].unsqueeze(2)))
+        return s | {"z": z, "halted": s["halted"] | (s["count"] == x), "count": s["count"] + 1}
+
+    tokens = torch.arange(9).view(3, 3) % 2
+    state = {"z": torch.rand(3, 3, 2).double(), "halted": torch.zeros(3).bool(), "tokens": tokens}
+    state |= {"count": torch.tensor(0), "no": None}
+    x, dims = torch.tensor([0, 1, 99]), {"z": 1, "halted": 0, "tokens": 1, "count": None, "no": None}
+    cell = Stationary(update, [weight])
+    last = estimator(cell, state, x, 3, batch_dim=dims).state
+    expected = BPTT()(cell, state, x, 3).state
+    assert last["halted"].tolist() == [True, True, False] and int(last["count"]) == 3 and last["no"] is None
+    assert torch.equal(last["z"], expected["z"]) and torch.equal(last["tokens"], tokens)
+    found, exact = (torch.autograd.grad(s["z"][:, 2].sum(), weight)[0] for s in (last, expected))
+    if estimator.kind != "biased":
+        torch.testing.assert_close(found, exact)
