@@ -1,6 +1,5 @@
 """The streams of a state, by name, and the scalars recorded of them, which stay on the device until the end."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,13 +11,11 @@ from loopgrad.gradients import tree
 ROWS = 64  # of a block
 Place = tuple[torch.dtype, torch.device]
 Slot = tuple[Place, int]
-_PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def stream_names(state: Any) -> tuple[str, ...]:
     """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
-    paths = [path for path, _ in tree.leaves_with_names(state, "")]
-    names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
+    names = tuple(name or "state" for name in tree.dotted_names(state))
     check_names(names)
     return names
 
@@ -50,7 +47,8 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
             raise TypeError(f"stream {name} of state must be a floating tensor, got {what}: move it to inputs")
         if leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0]:
             raise ValueError(
-                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape {tuple(leaf.shape)}"
+                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape "
+                f"{tuple(leaf.shape)}: say where the batch is, such as batch_dim=(1, 0)"
             )
 
 

@@ -12,6 +12,7 @@ from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
+from loopgrad.gradients.batch_first import batch_first, inside
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of, same_leaves
 from loopgrad.gradients.invertible import is_invertible
@@ -31,6 +32,7 @@ def record(
     upcast: torch.dtype = torch.float32,
     reevaluate: torch.dtype | None = None,
     lags: int = 0,
+    batch_dim: Any = 0,
 ) -> Trace:
     """Run the recursion and record how far each update moves each stream of each sample.
 
@@ -57,6 +59,7 @@ def record(
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
         reevaluate: Floating dtype in which F is evaluated at z_at; default the cell's own.
         lags: Compare the ends of cycles up to so many cycles back, as `classify` needs; holds as many states.
+        batch_dim: Where the batch is, as estimators are told.
 
     Returns:
         The trace.
@@ -65,7 +68,8 @@ def record(
         TypeError: The cell is not a module, a leaf of the state is not a floating tensor, upcast is narrower than
             float32, or the cell did not compute in `reevaluate`.
         ValueError: num_steps or at is out of range, the leaves differ in batch size, a stream is called "joint",
-            the cell changes its state in place, or fails at an update beyond the end that the given `at` needs.
+            the cell changes its state in place, or fails at an update beyond the end that the given `at` needs; or
+            batch_dim does not fit the state.
 
     Example:
         >>> import torch
@@ -79,7 +83,8 @@ def record(
     check_options(lags, upcast)
     period = period_of(cell)
     places = [num_steps, num_steps - period] if at is None else [at]
-    state = cell.couple(state) if is_invertible(cell) else state
+    start = cell.couple(state) if is_invertible(cell) else state
+    cell, state, inputs = batch_first(cell, start, inputs, batch_dim, plain=state)
     names = stream_names(_visible(cell, state))
     leaves = state_leaves(_visible(cell, state), names)
     course = Course(names, period, lags, upcast)
@@ -130,7 +135,8 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequenc
 
 def _visible(cell: nn.Module, state: Any) -> Any:
     """Return what is recorded of a state: of a coupled cell's the copy that its next update reads."""
-    return cell.current(state) if is_invertible(cell) else state
+    bare = inside(cell)
+    return bare.current(state) if is_invertible(bare) else state
 
 
 def _cycle(

@@ -77,6 +77,7 @@ class CheckpointedBPTT(Estimator):
     kind = "exact"
     memory = "O(sqrt T)"
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
+    by_sample = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):

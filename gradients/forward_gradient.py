@@ -25,8 +25,8 @@ class ForwardGradient(Estimator):
     .. math:: \hat g = \frac{1}{K} \sum_{k=1}^{K} (g \cdot u_T^{(k)}) \, v^{(k)}, \qquad u_{t+1} = J_z u_t + J_w v
 
     perturb="weights": from u_0 = v_z0, with random v and the cotangent g of z_T, as above. For parameters g . u_T is
-    over all samples; what has a row per sample (z_0, and inputs whose first dimension is the batch) takes that of each
-    sample.
+    over all samples; what has a row per sample takes that of each sample: z_0, and inputs whose first dimension has the
+    size of the batch, unless `batch_dim` says otherwise.
 
     perturb="state": u_{t+1} = J_z u_t + xi_{t+1} with fresh noise per sample after every update; the adjoint of z_t is
     estimated by the mean over tangents of (g . u_T) xi_t, row by row; the last one, g, is known. A second recursion

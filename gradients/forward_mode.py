@@ -68,6 +68,7 @@ class ForwardMode(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("williams1989learning", "franceschi2017forward")
+    by_sample = False
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:

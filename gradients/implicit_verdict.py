@@ -71,8 +71,8 @@ class ImplicitStats(Stats):
     verdict: Verdict | None = field(default=None, compare=False)
 
     def numbers(self) -> dict[str, float]:
-        """Return the verdict's numbers, none before backward has run."""
-        return {} if self.verdict is None else self.verdict.numbers()
+        """Return the verdict's numbers and the share of samples that have stopped; none before backward has run."""
+        return {} if self.verdict is None else self.verdict.numbers() | super().numbers()
 
 
 class Unconverged(RuntimeError):

@@ -20,6 +20,7 @@ from loopgrad.gradients.contract import (
 )
 from loopgrad.gradients.graphs import is_floating, requires_grad
 from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PhantomGradient(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         last = run_watched(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
-        ahead = leaves
+        ahead, before = leaves, Before(leaves)
         for count in range(1, self.num_steps + 1):
             after = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
             check_shapes("PhantomGradient", last, after)
@@ -88,10 +89,10 @@ class PhantomGradient(Estimator):
             if not any(map(requires_grad, image)):  # nothing to differentiate, and so in any further cycle
                 return Rollout(last, Stats(num_steps + count * period, vjps=0))
             ahead = [self._damped(*pair) for pair in zip(ahead, image, strict=True)]
-        extra = self.num_steps * period
+        extra, found = self.num_steps * period, before.stopped(ahead)
         pairs = zip(leaves, ahead, strict=True)
         state = unflatten([_WithGradientOf.apply(z, u) if is_floating(z) else z for z, u in pairs])
-        return Rollout(state, Stats(num_steps + extra, vjps=extra))
+        return Rollout(state, Stats(num_steps + extra, vjps=extra, stopped=found))
 
     def _damped(self, old: Any, new: Any) -> Any:
         return new if self.damping == 1 or not is_floating(new) else old + self.damping * (new - old)

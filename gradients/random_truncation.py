@@ -86,6 +86,7 @@ class RandomTruncation(Estimator):
     kind = "unbiased"
     memory = "O(k)"
     references = ("tallec2017unbiasing",)
+    by_sample = False
 
     def __post_init__(self) -> None:
         hint = "mean_cycles=2 differentiates two cycles of the cell in the mean"

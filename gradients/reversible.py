@@ -65,6 +65,7 @@ class ReversibleBPTT(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("gomez2017reversible", "maclaurin2015gradient")
+    by_sample = False
 
     def __post_init__(self) -> None:
         check_choice("ReversibleBPTT", "verify", self.verify, ("raise", "warn", "off"))

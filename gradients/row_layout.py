@@ -32,7 +32,8 @@ class RowLayout:
             shapes = [tuple(leaf.shape) for leaf in leaves]
             raise ValueError(
                 f"the leaves of state have shapes {shapes} and no first dimension in common, so they cannot be taken "
-                "sample by sample: give every leaf the shape (batch, ...), or take scope='batch'"
+                "sample by sample: give every leaf the shape (batch, ...), say where its batch is, such as "
+                "batch_dim=(1, 0), or take scope='batch'"
             )
         if any(leaf.is_complex() for leaf in leaves):
             raise TypeError("a leaf of state is complex, and linear solves are written for real ones: use BPTT()")
