@@ -8,9 +8,7 @@ from problems import detached, leaves_of, loop
 from loopgrad.analysis import StateMap, record
 
 pytestmark = pytest.mark.usefixtures("float64")
-# flags and absent parts in the state are not carried yet
-NOT_YET = ("trm", "hrm", "recurrent_depth", "universal")
-every_model = pytest.mark.parametrize("model", [model for model in FOREIGN if model not in NOT_YET])
+every_model = pytest.mark.parametrize("model", FOREIGN)
 
 # a surrogate gradient has no rule for forward differentiation
 NOT_FORWARD = {"spiking": "implement the jvp function for custom autograd.Function"}

@@ -3,12 +3,13 @@
 import pytest
 import torch
 from foreign_cells import FOREIGN, build
-from foreign_estimators import CASES, NOT_YET, REFUSED, Case, exact, refused, rollout
+from foreign_estimators import CASES, REFUSED, Case, exact, refused, rollout
 from problems import Problem, detached
 
 from loopgrad.gradients import ForwardMode
 
 pytestmark = pytest.mark.usefixtures("float64")
+every_model = pytest.mark.parametrize("model", FOREIGN)
 
 # a surrogate gradient has no rule for forward differentiation
 NOT_FORWARD = {"spiking": "jvp and setup_context for an autograd.Function"}
@@ -32,9 +33,8 @@ def outcome(model, case, loss_of):
     return loss.detach(), found, drawn, dict(foreign.module.named_buffers())
 
 
-@pytest.mark.parametrize(
-    ("name", "model"), [(name, model) for name in CASES for model in FOREIGN if (name, model) not in NOT_YET]
-)
+@every_model
+@pytest.mark.parametrize("name", CASES)
 def test_gradient_is_bptts_or_meets_its_relation(name, model):
     case = CASES[name]
 
@@ -68,7 +68,7 @@ def apart(model):
     return foreign, Problem(problem.cell, detached(problem.state), detached(problem.inputs))
 
 
-@pytest.mark.parametrize("model", [model for model in FOREIGN if model != "mixer_trm"])
+@every_model
 def test_forward_mode_gives_bptts_gradient_of_the_smallest_parameter(model):
     foreign, problem = apart(model)
     named = {name: p for name, p in problem.cell.named_parameters() if p.requires_grad}

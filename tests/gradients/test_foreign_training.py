@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 from foreign_cells import FOREIGN, build
-from foreign_estimators import CASES, NOT_YET, REFUSED, Case, exact, refused, rollout
+from foreign_estimators import CASES, REFUSED, Case, exact, refused, rollout
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -13,10 +13,9 @@ pytestmark = pytest.mark.usefixtures("float64")
 MORE = ("checkpointed_4", "checkpointed_binomial_1", "checkpointed_budget", "reversible_damped")
 MORE = (*MORE, "random_whole", "forward_first_central", "truncated_whole")
 EXACT = [
-    pytest.param(name, model, marks=pytest.mark.slow if name in MORE else ())
+    pytest.param(name, marks=pytest.mark.slow) if name in MORE else name
     for name, case in CASES.items()
-    for model in FOREIGN
-    if case.reference is exact and (name, model) not in NOT_YET
+    if case.reference is exact
 ]
 
 
@@ -69,7 +68,8 @@ def by_hand(model, couple):
     return trained(model, Case(None, couple=couple), exact)
 
 
-@pytest.mark.parametrize(("name", "model"), EXACT)
+@pytest.mark.parametrize("model", FOREIGN)
+@pytest.mark.parametrize("name", EXACT)
 def test_ten_steps_of_training_follow_bptt_and_leave_the_module_as_it_was(name, model):
     case = CASES[name]
 
