@@ -196,11 +196,9 @@ def same_leaves(state: Any) -> Any:
 
 def normal(values: Any) -> Any:
     """Return a tree with a copy of each tensor made in inference mode, of which autograd would record nothing."""
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_inference_mode_enabled()
-        or not any(leaf.is_inference() for leaf in tree.tensors(values))
-    ):
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return values
+    if not any(leaf.is_inference() for leaf in tree.tensors(values)):
         return values
     return tree.map_tensors(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, values)
 
