@@ -144,7 +144,7 @@ class Stationary(nn.Module):
     Args:
         fn: Callable fn(state, inputs) -> state.
         parameters: What `fn` closes over and wants gradients for: a module, several modules, or tensors that require
-            grad (parameters or not). An estimator that recomputes raises if something was left out.
+            grad (parameters or not). What is left out gets its gradient all the same, if the first updates read it.
 
     Raises:
         TypeError: `fn` cannot be called, or `parameters` holds something that is neither a module nor a tensor.

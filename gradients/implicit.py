@@ -70,8 +70,8 @@ class ImplicitGradient(Estimator):
 
     Raises:
         ValueError: An argument is out of range.
-        RuntimeError: on_unconverged="raise" and a sample is not trusted; the cell uses a tensor that requires grad and
-            is not one of its parameters; or backward got create_graph=True.
+        RuntimeError: on_unconverged="raise" and a sample is not trusted; the cell reads a tensor that requires grad and
+            could not be followed; or backward got create_graph=True.
 
     Example:
         >>> import torch
