@@ -11,7 +11,7 @@ from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged
 from loopgrad.gradients.noise import Noise
-from loopgrad.gradients.recompute import graph_free
+from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
 
 
@@ -58,7 +58,7 @@ def _run(
     state, shifted = list(leaves), epsilon != 0
     if shifted:  # else they stay as they are, for attention picks its kernel by whether its arguments require grad
         state, others = [alias(leaf, False) for leaf in state], [tensor.detach() for tensor in others]
-    with graph_free(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
+    with GraphFree(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
         for step in range(num_steps):
             after = cell.run_on(state, others, buffers, step, step + 1)
             if shifted:

@@ -25,7 +25,7 @@ from loopgrad.gradients.graphs import (
 from loopgrad.gradients.observed import Frozen, Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.schedule import Schedule
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.untouched import Untouched
 
 
 @dataclass
@@ -98,7 +98,7 @@ class CheckpointedRecursion(torch.autograd.Function):
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
         ctx.run.frozen.check(cell)
-        with untouched(cell, ctx.run.conditions[0]):
+        with Untouched(cell, ctx.run.conditions[0]):
             gradients = reversal.run(ctx.needs_input_grad[3:], cotangents)
             ctx.run.prints.judge("CheckpointedBPTT", ctx.run.verify)
         return None, None, None, *gradients

@@ -21,7 +21,7 @@ from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import keep_derived_weights
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.untouched import Untouched
 
 
 @dataclass
@@ -114,7 +114,7 @@ class Estimator(ABC):
         if torch.compiler.is_compiling():
             rollout = self._rolled_out(cell, plain, start, inputs, num_steps, batch_dim)
         else:
-            with untouched():
+            with Untouched():
                 keep_derived_weights(cell)
                 rollout = self._rolled_out(cell, plain, start, normal(inputs), num_steps, batch_dim)
         check_structure(start, rollout.state)

@@ -2,30 +2,34 @@
 
 import importlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from threading import RLock
+from typing import Any
 
-import torch
+from torch._C._functorch import get_dynamic_layer_stack_depth, pop_dynamic_layer_stack_and_undo_to_depth
 from torch.autograd import forward_ad
 
+from loopgrad.gradients.untouched import finish_generators
+
 # torch counts the levels of dual tensors for the whole process: threads take turns
-_TURN = RLock()
+TURN = RLock()
 
 
-@contextmanager
-def forward_levels() -> Iterator[None]:
-    """Within the block, tangents may be carried; a level that an interruption has left open is closed at its end."""
-    _load_rules()
-    with _TURN:
-        depth, level = torch._C._functorch.get_dynamic_layer_stack_depth(), forward_ad._current_level
-        try:
-            yield
-        finally:
-            if torch._C._functorch.get_dynamic_layer_stack_depth() > depth:
-                torch._C._functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
-            while forward_ad._current_level > level:
+class ForwardLevels:
+    """Within the block tangents may be carried; levels that an interruption has left open are closed at its end."""
+
+    def __enter__(self) -> None:
+        """Note the levels that are open."""
+        _load_rules()
+        self._depth, self._level = get_dynamic_layer_stack_depth(), forward_ad._current_level
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Close what is open."""
+        if get_dynamic_layer_stack_depth() > self._depth or forward_ad._current_level > self._level:
+            finish_generators(error)
+            if get_dynamic_layer_stack_depth() > self._depth:
+                pop_dynamic_layer_stack_and_undo_to_depth(self._depth)
+            while forward_ad._current_level > self._level:
                 forward_ad.exit_dual_level()
 
 

@@ -25,7 +25,7 @@ from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.untouched import Untouched
 
 
 @dataclass
@@ -99,7 +99,7 @@ class ForwardRecursion(torch.autograd.Function):
         run, given = ctx.run, iter(cotangents)
         estimate = _by_adjoints if run.how.perturb == "state" else _by_directions
         g = run.rows.join([next(given) if is_floating(leaf) else None for leaf in run.cell.state])
-        with untouched(run.cell.cell, run.conditions):
+        with Untouched(run.cell.cell, run.conditions):
             found = estimate(run, ctx.saved_tensors, ctx.shapes, g, ctx.needs_input_grad[3:])
         return None, None, None, *found
 

@@ -83,10 +83,13 @@ class GradientSums:
         self._sums = list(map(self._added, self._sums, new)) if self._used_once else list(new)
         return [next(queue) if requires_grad(read) else None for read in reads]
 
-    def result(self) -> list[torch.Tensor | None]:
-        """Return the total of each tensor, None where it requires no gradient or has none."""
+    def close(self) -> None:
+        """Leave the casts that autocast keeps without hooks."""
         for hook in self._hooks:
             hook.remove()
+
+    def result(self) -> list[torch.Tensor | None]:
+        """Return the total of each tensor, None where it requires no gradient or has none."""
         found = {id(leaf): total for leaf, total in zip(self._leaves, self._sums, strict=True)}
         for cast, total in self._casts.items():
             leaf = cast.next_functions[0][0].variable

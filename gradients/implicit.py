@@ -15,7 +15,7 @@ from loopgrad.gradients.implicit_forward import ImplicitPass
 from loopgrad.gradients.implicit_verdict import ImplicitStats
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.untouched import Untouched
 
 UNCONVERGED = ("fallback", "warn", "raise", "ignore")
 
@@ -163,6 +163,6 @@ class _Recursion(torch.autograd.Function):
         refuse_second_derivative("ImplicitGradient")
         run, kept = ctx.run, ctx.saved_tensors[: ctx.count]
         run.frozen.check(run.cell.cell)
-        with untouched(run.cell.cell, run.cycle_conditions):
+        with Untouched(run.cell.cell, run.cycle_conditions):
             found = implicit_gradients(run, kept, ctx.stats, cotangents, ctx.needs_input_grad[4:])
         return None, None, None, None, *found

@@ -12,7 +12,7 @@ from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.graphs import alias, is_floating, merged, requires_grad
 from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.row_layout import RowLayout
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.untouched import Untouched
 
 
 def jacobian_penalty(
@@ -68,7 +68,7 @@ def jacobian_penalty(
     leaves, unflatten = tree.flatten(state)
     leaves = [alias(leaf, True) for leaf in leaves]
     rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())
-    with untouched(), PlainAttention():
+    with Untouched(), PlainAttention():
         after = run(cell, unflatten(list(leaves)), inputs, range(num_steps - period, num_steps))
         outputs = [leaf for leaf in tree.flatten(after)[0] if requires_grad(leaf)]
         for _ in range(num_probes):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Stats, check_structure, may_differentiate, period_of
@@ -25,6 +24,7 @@ from loopgrad.gradients.graphs import (
     search,
 )
 from loopgrad.gradients.recompute import Conditions, run_without_graph
+from loopgrad.gradients.untouched import Mode
 
 
 class Watched:
@@ -199,7 +199,7 @@ def _itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class _Reading(TorchFunctionMode):
+class _Reading(Mode):
     """Notes the tensors that torch calls are given and that neither the caller nor another call has made."""
 
     def __init__(self, given: list[Any]):

@@ -5,10 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+
+from loopgrad.gradients.untouched import Mode
 
 
-class PlainAttention(TorchFunctionMode):
+class PlainAttention(Mode):
     """Within the block, attention of `torch.nn.functional` runs as products and a softmax.
 
     The fused kernels have no forward-mode rules and no second derivatives. Another choice of kernel would have to be

@@ -1,7 +1,6 @@
 """Running updates without a graph, and noting what a second run must find as it was to give the same values."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,23 +24,30 @@ def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) ->
     later uses in the same region would then share, and so lose the weight's gradient; and so does the cache of
     torch.nn.utils.parametrize.cached().
     """
-    with graph_free(cell) as prepared:
+    with GraphFree(cell) as prepared:
         for step in steps:
             state = prepared(cell(state, inputs, step))
     return tree.map_tensors(torch.Tensor.detach, state)
 
 
-@contextmanager
-def graph_free(cell: nn.Module) -> Iterator[Callable[[Any], Any]]:
-    """Run updates of `cell` in the block as `run_without_graph` does; yields what each new state must go through."""
-    with_graph = any(isinstance(module, FUSED) for module in cell.modules())
-    known = set(parametrize._cache) if parametrize._cache_enabled else set()
-    try:
-        with torch.set_grad_enabled(with_graph):
-            yield partial(tree.map_tensors, _cut) if with_graph else lambda state: state
-    finally:
+class GraphFree:
+    """Runs updates of `cell` in the block as `run_without_graph` does; gives what each new state must go through."""
+
+    def __init__(self, cell: nn.Module):
+        self._with_graph = any(isinstance(module, FUSED) for module in cell.modules())
+        self._known = set(parametrize._cache) if parametrize._cache_enabled else set()
+        self._grad = torch.is_grad_enabled()
+
+    def __enter__(self) -> Callable[[Any], Any]:
+        """Begin the block."""
+        torch.set_grad_enabled(self._with_graph)
+        return partial(tree.map_tensors, _cut) if self._with_graph else lambda state: state
+
+    def __exit__(self, *exception: Any) -> None:
+        """End the block."""
+        torch.set_grad_enabled(self._grad)
         torch.clear_autocast_cache()
-        for key in set(parametrize._cache) - known if parametrize._cache_enabled else ():
+        for key in set(parametrize._cache) - self._known if parametrize._cache_enabled else ():
             del parametrize._cache[key]
 
 
@@ -108,11 +114,10 @@ class Conditions:
         """Return whether autocast was on and kept the casts of weights for its whole region."""
         return self.autocast.caches()
 
-    @contextmanager
-    def restored(self, cell: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
-        """Meet the conditions again with autograd on; yields copies of the buffers to run with.
+    def restored(self, cell: nn.Module) -> "Restored":
+        """Meet the conditions again with autograd on, for a block that is given copies of the buffers to run with.
 
-        On exit generators, flags, caches and autocast are as they were; the cell's own buffers are not touched.
+        At its end generators, flags, caches and autocast are as they were; the cell's own buffers are not touched.
 
         Raises:
             RuntimeError: No update had changed a buffer, so that no copy was kept, and something has since then.
@@ -122,26 +127,44 @@ class Conditions:
                 f"the cell's buffer {changed} was changed between the forward and the backward pass, so its updates "
                 "cannot be run again: change buffers after backward, or use BPTT()"
             )
-        noted, settings = Untouched(cell, self), Autocast.now([device for device, *_ in self.autocast.devices])
-        casts = self.autocast.caches() or settings.caches()
+        return Restored(self, cell)
+
+
+class Restored(Untouched):
+    """The block of `Conditions.restored`."""
+
+    def __init__(self, conditions: Conditions, cell: nn.Module):
+        super().__init__(cell, conditions)
+        self._met, self._cell = conditions, cell
+        settings = Autocast.now([device for device, *_ in conditions.autocast.devices])
+        self._casts = conditions.autocast.caches() or settings.caches()
+
+    def __enter__(self) -> Any:
+        """Meet the conditions; the copies of the buffers, by name."""
+        met = self._met
         try:
-            if self.generators:
-                self.set_generators(self.generators)
-            if settings != self.autocast:
-                self.autocast.set()
-            if casts:  # none made outside, whose graph is another, and none left behind
+            if met.generators:
+                met.set_generators(met.generators)
+            if Autocast.now([device for device, *_ in met.autocast.devices]) != met.autocast:
+                met.autocast.set()
+            if self._casts:  # none made outside, whose graph is another, and none left behind
                 torch.clear_autocast_cache()
-            if self.sets_weights(parametrize._cache_enabled):
-                parametrize._cache_enabled, parametrize._cache = bool(self.derived), dict(self.derived)
-            for module, flag in zip(cell.modules(), self.training, strict=True):
+            if met.sets_weights(parametrize._cache_enabled):
+                parametrize._cache_enabled, parametrize._cache = bool(met.derived), dict(met.derived)
+            for module, flag in zip(self._cell.modules(), met.training, strict=True):
                 if module.training != flag:
                     module.training = flag
-            with torch.enable_grad():
-                yield {name: buffer.clone() for name, buffer in self.buffers.items()}
-        finally:
-            if casts:
-                torch.clear_autocast_cache()
-            noted.put_back()
+            torch.set_grad_enabled(True)
+            return {name: buffer.clone() for name, buffer in met.buffers.items()}
+        except BaseException:
+            self.put_back()
+            raise
+
+    def __exit__(self, *exception: Any) -> None:
+        """Put back what was before."""
+        if self._casts:
+            torch.clear_autocast_cache()
+        super().__exit__(*exception)
 
 
 def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:

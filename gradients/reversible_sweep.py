@@ -14,8 +14,8 @@ from loopgrad.gradients.gradient_sums import GradientSums
 from loopgrad.gradients.graphs import is_floating, next_number, requires_grad
 from loopgrad.gradients.invertible import Note, Undone
 from loopgrad.gradients.observed import Watched
-from loopgrad.gradients.recompute import Conditions, graph_free
-from loopgrad.gradients.untouched import untouched
+from loopgrad.gradients.recompute import Conditions, GraphFree
+from loopgrad.gradients.untouched import Untouched
 
 # relative difference of a first state reconstructed in floating point that is put down to rounding
 TOLERANCE = 0.1
@@ -40,7 +40,7 @@ class ReversiblePass:
         versions, conditions = versions_of(tensors), Conditions(cell.cell, tensors)
         notes, draws, anchors = [], [conditions.generators], []
         state = cell.unflatten_state(cell.state)
-        with graph_free(cell.cell) as prepared:
+        with GraphFree(cell.cell) as prepared:
             for step in range(self.num_steps):
                 if how.anchors and step and step % how.anchors == 0:
                     anchors.append(tree.flatten(state)[0])
@@ -99,14 +99,14 @@ class ReversibleRecursion(torch.autograd.Function):
         refuse_second_derivative("ReversibleBPTT")
         run, saved = ctx.run, ctx.saved_tensors
         run.frozen.check(run.cell.cell)
-        with untouched(run.cell.cell, run.conditions):
+        with Untouched(run.cell.cell, run.conditions):
             sweep = _Sweep(run, saved[len(run.cell.sources) :], ctx.needs_input_grad[3:], cotangents)
             try:
                 with run.conditions.restored(run.cell.cell):
                     grads = run.cell.call(sweep.run, sweep.sums.entries, {})
             finally:
-                totals = sweep.sums.result()
-        return None, None, None, *grads, *totals
+                sweep.sums.close()
+        return None, None, None, *grads, *sweep.sums.result()
 
 
 class _Sweep:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.untouched import Mode
 
 
-class Substituted(TorchFunctionMode):
+class Substituted(Mode):
     """Within the block, torch calls are given `new` tensors wherever they would be given `old` ones.
 
     Wherever the module keeps a tensor (under two names, in a list, in a closure), it is the same object, so it is met

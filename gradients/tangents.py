@@ -1,20 +1,19 @@
 """Carrying tangents through updates: u <- J_z u + J_w v, several at once, with no graph and no stored state."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from loopgrad.gradients.contract import check_shapes, check_structure
-from loopgrad.gradients.forward_levels import forward_levels
+from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.plain_attention import PlainAttention
-from loopgrad.gradients.recompute import graph_free
+from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
 
 # what torch says when an operator has no forward-mode rule, no batching rule, or writes where it must not
@@ -66,7 +65,7 @@ def carry(
     floating, u = list(filter(is_floating, leaves)), None
     if given is not None:
         u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(floating, of_state, strict=True)], rows)
-    with _carrying(cell):
+    with _Carrying(cell.cell):
         for step in steps:
             after: list[Any] = []
 
@@ -114,7 +113,7 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
         return jvp(update, (leaves, moved), (u, v), has_aux=True)
 
     try:
-        with forward_levels():
+        with TURN, ForwardLevels():
             if len(u[0]) == 1:
                 after, pushed, carried = along([t[0] for t in u], [t[0] for t in v])
                 return after, [t.unsqueeze(0) for t in pushed], carried
@@ -130,19 +129,26 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
         ) from error
 
 
-@contextmanager
-def _carrying(cell: FunctionalCell) -> Iterator[None]:
-    """Run updates on operators with forward AD, and keep no cast of a tangent in autocast's cache.
+class _Carrying:
+    """Runs updates on operators with forward AD, and keeps no cast of a tangent in autocast's cache.
 
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
     """
-    cached = torch.is_autocast_cache_enabled()
-    with graph_free(cell.cell), torch.enable_grad(), PlainAttention():
+
+    def __init__(self, cell: nn.Module):
+        self._graph_free, self._attention = GraphFree(cell), PlainAttention()
+        self._cached = torch.is_autocast_cache_enabled()
+
+    def __enter__(self) -> None:
+        self._graph_free.__enter__()
+        torch.set_grad_enabled(True)
         torch.set_autocast_cache_enabled(False)
-        try:
-            yield
-        finally:
-            torch.set_autocast_cache_enabled(cached)
+        self._attention.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        self._attention.__exit__(*exception)
+        torch.set_autocast_cache_enabled(self._cached)
+        self._graph_free.__exit__(*exception)
 
 
 def _join(tangents: Sequence[Tensor], rows: RowLayout) -> Tensor:

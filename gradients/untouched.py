@@ -1,7 +1,7 @@
 """Leaving the state of torch, and the flags and buffers of a module, as they were, whatever interrupts the work."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._C._autograd import _pop_saved_tensors_default_hooks, _top_saved_tensors_default_hooks
 from torch.nn.utils import parametrize
-from torch.overrides import _len_torch_function_stack, _pop_mode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,19 @@ class Autocast:
         return self.cached and any(enabled for _, enabled, _ in self.devices)
 
 
+class Mode(TorchFunctionMode):
+    """A mode that ends with the stack of modes as it began, although an interruption may have lost or left some."""
+
+    def __enter__(self) -> Any:
+        """Enter the mode."""
+        self._below = _get_current_function_mode_stack()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """Leave the mode."""
+        _set_modes(self._below)
+
+
 class Untouched:
     """What torch's state in this thread was, to be put back; and a module's, if one is given.
 
@@ -53,7 +66,7 @@ class Untouched:
     def __init__(self, module: nn.Module | None = None, conditions: Any = None):
         self._grad = torch.is_grad_enabled()
         self._autocast = Autocast.now()
-        self._modes = _len_torch_function_stack()
+        self._modes = _get_current_function_mode_stack()
         self._hooks = _top_saved_tensors_default_hooks(True)
         self._conditions = conditions
         self._generators = conditions.generator_states() if conditions is not None and conditions.generators else None
@@ -64,8 +77,7 @@ class Untouched:
 
     def put_back(self) -> None:
         """Put back what is not as it was."""
-        while _len_torch_function_stack() > self._modes:
-            _pop_mode()
+        _set_modes(self._modes)
         while (top := _top_saved_tensors_default_hooks(True)) is not None and top != self._hooks:
             _pop_saved_tensors_default_hooks()
         torch.set_grad_enabled(self._grad)
@@ -82,12 +94,34 @@ class Untouched:
             if any(live.get(name) is not buffer for name, buffer in noted.items()):
                 live.update(noted)
 
+    # used as a context manager. A class, and no generator: one that is not gone on with, because an interruption fell
+    # just before that, would put things back later, when it is freed
+    def __enter__(self) -> "Untouched":
+        """Begin the block."""
+        return self
 
-@contextmanager
-def untouched(module: nn.Module | None = None, conditions: Any = None) -> Iterator[None]:
-    """Put back what `Untouched` notes at the end of the block, however it ends."""
-    noted = Untouched(module, conditions)
-    try:
-        yield
-    finally:
-        noted.put_back()
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Put back, however the block has ended."""
+        finish_generators(error)
+        self.put_back()
+
+
+def finish_generators(error: BaseException | None) -> None:
+    """Have generators that an interruption has left behind put back now what they would put back later.
+
+    The frames of the interruption's traceback hold them; other errors keep their frames, for debuggers.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        if not isinstance(link, Exception):
+            traceback.clear_frames(link.__traceback__)
+        link = link.__context__
+
+
+def _set_modes(modes: list[Any]) -> None:
+    now = _get_current_function_mode_stack()
+    if len(now) != len(modes) or any(a is not b for a, b in zip(now, modes, strict=True)):
+        for _ in now:
+            _pop_mode()
+        for mode in modes:
+            _push_mode(mode)
