@@ -2,10 +2,12 @@
 
 import importlib
 import warnings
+from contextlib import suppress
 from functools import cache
 from threading import RLock
 from typing import Any
 
+import torch
 from torch._C._functorch import get_dynamic_layer_stack_depth, pop_dynamic_layer_stack_and_undo_to_depth
 from torch.autograd import forward_ad
 
@@ -25,12 +27,16 @@ class ForwardLevels:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close what is open."""
-        if get_dynamic_layer_stack_depth() > self._depth or forward_ad._current_level > self._level:
-            finish_generators(error)
-            if get_dynamic_layer_stack_depth() > self._depth:
-                pop_dynamic_layer_stack_and_undo_to_depth(self._depth)
-            while forward_ad._current_level > self._level:
-                forward_ad.exit_dual_level()
+        if error is None:
+            return
+        finish_generators(error)
+        if get_dynamic_layer_stack_depth() > self._depth:
+            pop_dynamic_layer_stack_and_undo_to_depth(self._depth)
+        if self._level < 0:  # torch opens one dual level at most, and notes it twice: here and in C++
+            with suppress(RuntimeError):  # it is open already
+                torch._C._enter_dual_level()
+            torch._C._exit_dual_level(level=0)
+            forward_ad._current_level = -1
 
 
 @cache

@@ -59,11 +59,12 @@ class FunctionalCell:
     def stand_ins(self, wanted: Sequence[bool]) -> list[Tensor]:
         """Return leaves for autograd.grad in place of `others`: each parameter itself, an alias of any other tensor.
 
-        A parameter with hooks of its own is another such tensor, or its hooks would fire once per product.
+        A parameter with hooks of its own is another such tensor, or its hooks would fire once per product; and so is
+        one that another recursion around this one replaces.
         """
-        found = []
+        found, replaced = [], _len_torch_function_stack() > 0
         for i, (tensor, needed) in enumerate(zip(self.others, wanted, strict=True)):
-            itself = i >= self.num_inputs and needed and tensor.is_leaf and not tensor._backward_hooks
+            itself = i >= self.num_inputs and needed and tensor.is_leaf and not (replaced or tensor._backward_hooks)
             found.append(tensor if itself else alias(tensor, needed))
         return found
 
