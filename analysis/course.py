@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, equal_rows, version
+from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, counted, equal_rows, version
 from loopgrad.analysis.summaries import Array
 from loopgrad.gradients.checks import is_int
 
@@ -159,14 +159,14 @@ class _Start(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Leaves without their graph, and how often each had been written in place."""
+    """Leaves without their graph, and how often each had been written in place; copies under inference mode."""
 
     leaves: list[torch.Tensor]
     versions: list[int]
 
     @classmethod
     def of(cls, leaves: Sequence[torch.Tensor]) -> "_Held":
-        leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
+        leaves = [counted(leaf.detach() if leaf.requires_grad else leaf) for leaf in leaves]
         return cls(leaves, [version(leaf) for leaf in leaves])
 
     def written(self) -> bool:

@@ -27,6 +27,8 @@ class Recorder:
     Cost:
         Per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
         synchronisation. Holds period + 1 states and `lags` more; each end of a cycle is compared with `lags` states.
+        Under inference mode, where torch does not count writes, also a copy of each state, and a synchronisation for
+        each stream that is handed on.
     Not recommended when:
         F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
         runs the cycles for that. A model compiled as a whole may skip its hooks: analyse the eager one.
@@ -138,8 +140,8 @@ class Recorder:
         """Give the state after an update; the first push is the initial state.
 
         Args:
-            streams: Each a floating tensor (batch, ...). One that is left out, or is the very tensor of before, was
-                not touched by the update.
+            streams: Each a floating tensor (batch, ...). One that is left out, or is the very tensor of before with
+                nothing written into it, was not touched by the update.
 
         Raises:
             TypeError: A stream is not a floating tensor.
@@ -148,7 +150,7 @@ class Recorder:
         if self._course is None:
             return self.start(**streams)
         self._check(self._course, streams)
-        touched = {name: z for name, z in streams.items() if self._given[name]() is not z}
+        touched = {name: z for name, z in streams.items() if self._given[name]() is not z or self._written(name, z)}
         self._course.update([touched.get(name) for name in self._course.names])
         self._given |= {name: weakref.ref(tensor) for name, tensor in touched.items()}
 
@@ -186,6 +188,12 @@ class Recorder:
             lengths = ", ".join(f"{trace.row.size} of {trace.num_steps} updates" for trace in found)
             raise ValueError(f"rows took new samples, and the episodes differ in length ({lengths}): use traces()")
         return found[0]
+
+    def _written(self, name: str, tensor: torch.Tensor) -> bool:
+        """Return whether a tensor has been written since it was given, as far as torch does not count that itself."""
+        course = self._course
+        assert course is not None
+        return tensor.is_inference() and not torch.equal(tensor, course.leaves[course.names.index(name)])
 
     def _check(self, course: Course, streams: dict[str, Any]) -> None:
         unknown = [name for name in streams if name not in course.names]

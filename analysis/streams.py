@@ -104,6 +104,14 @@ def version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def counted(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose writes torch counts: the very one, or a copy of one made under inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
 class Scalars:
     """Collects one (batch,) tensor per kind, stream and time, and transfers all of them at once.
 

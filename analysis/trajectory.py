@@ -9,7 +9,7 @@ from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
+from loopgrad.analysis.streams import Distance, counted, short, state_leaves, stream_names, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
 from loopgrad.gradients.cell_call import check_cell
@@ -79,6 +79,8 @@ def record(
     check_options(lags, upcast)
     period = period_of(cell)
     places = [num_steps, num_steps - period] if at is None else [at]
+    with torch.inference_mode(False):  # there torch does not count what a cell writes
+        state = tree.map_tensors(torch.clone, state)  # the caller's is left as it is
     state = cell.couple(state) if is_invertible(cell) else state
     names = stream_names(_visible(cell, state))
     leaves = state_leaves(_visible(cell, state), names)
@@ -113,6 +115,7 @@ def record(
 
 def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequence[str]) -> tuple[Any, list[bool]]:
     """Run one update; return the new state without its graph, and which streams it touched."""
+    state = tree.map_tensors(counted, state)
     all_before, before = tree.tensors(state), tree.tensors(_visible(cell, state))
     versions = [version(leaf) for leaf in all_before]
     after = cell(same_leaves(state), inputs, step)
