@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
 from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.latent import state_leaves, stream_names
 from loopgrad.analysis.precision import preserved_buffers
-from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.checks import is_int

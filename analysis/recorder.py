@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
+from loopgrad.analysis.latent import check_leaves, check_names, check_shapes
 from loopgrad.analysis.official_site import OfficialSite, official_inner
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
-from loopgrad.analysis.streams import check_leaves, check_names, short
+from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients.checks import is_int
@@ -201,8 +202,9 @@ class Recorder:
             raise ValueError(f"stream {unknown[0]!r} is not one of {course.names}, those of the first state")
         check_leaves(list(streams.values()), tuple(streams))
         for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
-            if name in streams and streams[name].shape != leaf.shape:
+            if name in streams and len(streams[name]) != len(leaf) > 1:
                 raise ValueError(
                     f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
                     "use one Recorder for each batch size"
                 )
+            check_shapes([streams.get(name, leaf)], [leaf], [name])

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from loopgrad.analysis.latent import latent
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -25,7 +25,7 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
 
     Args:
         cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.
-        state: z, each leaf (batch, ...).
+        state: z, each floating leaf (batch, ...); others are carried along.
         inputs: What the cell reads.
 
     Returns:
@@ -44,11 +44,11 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
     """
     steps = range(period_of(cell))
     with preserved_rng():
-        native = tree.tensors(run_without_graph(cell, state, inputs, steps))
+        native = latent(run_without_graph(cell, state, inputs, steps))
     device = native[0].device.type
     with preserved_rng(), evaluated_in(cell, torch.float64), torch.autocast(device, enabled=False):
         wide, x = cast(state, torch.float64), cast(inputs, torch.float64)
-        exact = tree.tensors(run_without_graph(cell, wide, x, steps))
+        exact = latent(run_without_graph(cell, wide, x, steps))
     if any(leaf.dtype not in (torch.float64, torch.complex128) for leaf in exact):
         raise TypeError(f"the cell returned {exact[0].dtype} for a float64 state: let it follow the dtype of its state")
     apart = torch.stack([_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True)]).sum(dim=0)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.hooks import Arguments, is_forward, never_called, removed
-from loopgrad.analysis.streams import state_leaves, stream_names, version
+from loopgrad.analysis.latent import state_leaves, stream_names
+from loopgrad.analysis.streams import version
 from loopgrad.gradients.cell_call import check_cell, takes
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of

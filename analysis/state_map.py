@@ -11,6 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loopgrad.analysis.latent import check_shapes, is_latent, latent, latent_names, state_leaves
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
@@ -21,6 +22,9 @@ from loopgrad.gradients.row_layout import RowLayout
 
 class StateMap:
     """f: (batch, n) -> (batch, n), the updates `steps` of a cell with its inputs bound; samples do not see each other.
+
+    The vectors are made of the floating leaves of the state. Other leaves (flags, counters, token ids, None) have the
+    values of `state` at the first of the updates, and go on from there as the cell gives them.
 
     The cell runs in evaluation mode, without gradients of its parameters, in `dtype`; attention takes its plain kernel,
     the one that can be differentiated forward. The module is left as it was. Inputs may have the batch anywhere.
@@ -36,7 +40,8 @@ class StateMap:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The leaves of state have no common first dimension.
+        ValueError: The floating leaves of state have no common first dimension; when it is called, that the cell gives
+            one of them another shape.
 
     Example:
         >>> import torch
@@ -59,9 +64,10 @@ class StateMap:
         self._steps = range(period_of(cell)) if steps is None else steps
         state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
         self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
-        leaves, self._unflatten = tree.flatten(state)
-        self._rows = RowLayout(leaves, per_sample=True)
-        self.point = self._rows.join(leaves)
+        self._given = state
+        self._names, self._latent = latent_names(state), latent(state)
+        self._rows = RowLayout(self._latent, per_sample=True)
+        self.point = self._rows.join(self._latent).clone()
 
     def __repr__(self) -> str:
         """Say of what and on what it is a map."""
@@ -86,7 +92,7 @@ class StateMap:
         except Exception:  # whatever a cell raises on inputs that were cut wrongly
             return _WithinBatch(self, index, state)
         image = images[index]
-        eps = max(torch.finfo(leaf.dtype).eps for leaf in tree.tensors(state))  # a batch of one may round otherwise
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in latent(state))  # a batch of one may round otherwise
         same = own.shape == image.shape and bool((own - image).norm() <= eps**0.5 * image.norm())  # not so where nan
         return alone if same else _WithinBatch(self, index, state)
 
@@ -99,8 +105,9 @@ class StateMap:
         return probes, self(probes)
 
     def state(self, z: Tensor) -> Any:
-        """Return vectors as a state."""
-        return self._unflatten(self._rows.split(z))
+        """Return vectors as a state, its other leaves as they were given."""
+        parts = iter(self._rows.split(z))
+        return tree.map_tensors(lambda leaf: next(parts) if is_latent(leaf) else leaf.clone(), self._given)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -144,10 +151,12 @@ class StateMap:
         return torch.stack(rows, dim=1)
 
     def _evaluate(self, z: Tensor) -> Tensor:
-        state = self.state(z)
+        state = self.state(z.clone())  # a cell may write into its state
         for step in self._steps:
             state = self._cell(state, self._inputs, step)
-        return self._rows.join(tree.flatten(state)[0])
+        leaves = state_leaves(state, self._names)
+        check_shapes(leaves, self._latent, self._names)
+        return self._rows.join(leaves)
 
     @contextmanager
     def _conditions(self) -> Iterator[None]:

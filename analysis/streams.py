@@ -1,57 +1,14 @@
-"""The streams of a state, by name, and the scalars recorded of them, which stay on the device until the end."""
+"""The scalars recorded of the streams of a state, which stay on the device until the end."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from loopgrad.gradients import tree
-
 ROWS = 64  # of a block
 Place = tuple[torch.dtype, torch.device]
 Slot = tuple[Place, int]
-_PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
-
-
-def stream_names(state: Any) -> tuple[str, ...]:
-    """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
-    paths = [path for path, _ in tree.leaves_with_names(state, "")]
-    names = tuple(".".join("".join(part) for part in _PART.findall(path)) or "state" for path in paths)
-    check_names(names)
-    return names
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError where there is no stream, two have one name, or one is "joint", the name of all together."""
-    if not names:
-        raise ValueError("state has no tensors: there is nothing to record")
-    if len(set(names)) < len(names) or "joint" in names:
-        raise ValueError(f"the streams of state must have names of their own, other than 'joint', got {tuple(names)}")
-
-
-def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
-    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names."""
-    leaves = tree.flatten(state)[0]
-    if len(leaves) != len(names):
-        raise ValueError(
-            f"the cell must return a state of the structure it was given, {names}: got {len(leaves)} leaves"
-        )
-    check_leaves(leaves, names)
-    return leaves
-
-
-def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
-    """Raise TypeError where a leaf is not a floating tensor, ValueError where it has another batch size."""
-    for name, leaf in zip(names, leaves, strict=True):
-        if not isinstance(leaf, torch.Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
-            what = leaf.dtype if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-            raise TypeError(f"stream {name} of state must be a floating tensor, got {what}: move it to inputs")
-        if leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0]:
-            raise ValueError(
-                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape {tuple(leaf.shape)}"
-            )
 
 
 class Distance:
