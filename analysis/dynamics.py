@@ -10,6 +10,10 @@ from loopgrad.analysis.trace import Trace, floor_of, streams_of
 from loopgrad.analysis.trends import Trend, met_again, outward, straight
 from loopgrad.analysis.verdicts import Thresholds, Verdicts
 
+_UNKNOWN = {"period": 0, "at_floor": False} | dict.fromkeys(
+    ("rate", "exponent", "distance", "straightness", "residual"), np.nan
+)
+
 
 def classify(
     trace: Trace,
@@ -73,7 +77,7 @@ def classify(
         least = floor_of(trace, name) if floor is None else floor
         columns = zip(norm.T, lagged.transpose(2, 0, 1), turning.T, scale, mapped, exponents, radii, strict=True)
         rows = [_judge(_Sample(*values), thresholds, least) for values in columns]
-        columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
+        columns = {field: np.array([row[field] for row in rows]) for field in ("label", *_UNKNOWN)}
         settings = {"lyapunov": exponents, "radius": radii, "floor": least, "cycles": cycles, "thresholds": thresholds}
         result[name] = Verdicts(stream=name, **columns, **settings)
     return result
@@ -118,8 +122,7 @@ def _judge(sample: _Sample, limits: Thresholds, floor: float) -> dict[str, Any]:
     cycles = step.size
     half = cycles // 2
     tail, times = step[half:], np.arange(half + 1, cycles + 1)
-    unknown = ("rate", "exponent", "distance", "straightness", "residual")
-    found: dict[str, Any] = {"period": 0, "at_floor": False, **dict.fromkeys(unknown, np.nan)}
+    found: dict[str, Any] = dict(_UNKNOWN)
     if not (np.isfinite(step).all() and np.isfinite(norm).all()):
         return {**found, "label": "diverging", "residual": np.inf}
     if tail.size < limits.min_cycles:

@@ -8,6 +8,7 @@ from torch import nn
 
 from loopgrad.analysis.latent import latent
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
+from loopgrad.analysis.streams import by_rows
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -57,4 +58,4 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
 
 
 def _squares(leaf: torch.Tensor) -> torch.Tensor:
-    return leaf.abs().flatten(1).square().sum(dim=1)
+    return by_rows(leaf.abs()).square().sum(dim=1)

@@ -1,23 +1,28 @@
 """A recursion's cycle as a map of vectors, one per sample, with its products by the Jacobian and its transpose."""
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from loopgrad.analysis.evaluation import differentiating_forward, in_evaluation
 from loopgrad.analysis.latent import check_shapes, is_latent, latent, latent_names, state_leaves
-from loopgrad.analysis.precision import cast, evaluated_in
-from loopgrad.analysis.streams import short
+from loopgrad.analysis.precision import cast, tensors_of
+from loopgrad.analysis.streams import counted, equal_rows, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.row_layout import RowLayout
+from loopgrad.gradients.substituted import Substituted
+
+_NO_JACOBIAN = (
+    "the cell computes outside torch (numpy, .data or detach), so it has no Jacobian: write it with torch operators, "
+    "or ask for what needs none, such as record and multistart"
+)
 
 
 class StateMap:
@@ -26,8 +31,9 @@ class StateMap:
     The vectors are made of the floating leaves of the state. Other leaves (flags, counters, token ids, None) have the
     values of `state` at the first of the updates, and go on from there as the cell gives them.
 
-    The cell runs in evaluation mode, without gradients of its parameters, in `dtype`; attention takes its plain kernel,
-    the one that can be differentiated forward. The module is left as it was. Inputs may have the batch anywhere.
+    The cell runs in evaluation mode, without gradients of its parameters, in `dtype`, on copies of its tensors. The
+    module is left as it was; while it is evaluated in training mode, other threads see its flags. Inputs may have the
+    batch anywhere.
 
     Args:
         cell: Called as cell(state, inputs, step).
@@ -40,8 +46,8 @@ class StateMap:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The floating leaves of state have no common first dimension; when it is called, that the cell gives
-            one of them another shape.
+        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; when it is called, that
+            the cell gives one of them another shape.
 
     Example:
         >>> import torch
@@ -62,12 +68,18 @@ class StateMap:
     ):
         self._cell, self._dtype = cell, dtype
         self._steps = range(period_of(cell)) if steps is None else steps
-        state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
-        self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
-        self._given = state
-        self._names, self._latent = latent_names(state), latent(state)
-        self._rows = RowLayout(self._latent, per_sample=True)
-        self.point = self._rows.join(self._latent).clone()
+        with torch.inference_mode(False):
+            self._given, self._inputs = self._own(state), self._own(inputs)
+            self._names, self._latent = latent_names(state), latent(self._given)
+            self._rows = RowLayout(self._latent, per_sample=True)
+            if not len(self._latent[0]):
+                raise ValueError("state has batch 0, and a map of no samples says nothing: leave empty batches out")
+            self.point = self._rows.join(self._latent).clone()
+
+    def _own(self, values: Any) -> Any:
+        """Return values in the dtype of the map, without graph, as tensors that autograd takes."""
+        values = tree.map_tensors(lambda leaf: counted(leaf.detach()), values)
+        return values if self._dtype is None else cast(values, self._dtype)
 
     def __repr__(self) -> str:
         """Say of what and on what it is a map."""
@@ -111,36 +123,53 @@ class StateMap:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
-        with torch.no_grad(), self._conditions():
-            return self._evaluate(z)
+        with self._evaluation(with_graph=False):
+            return self._evaluate(counted(z))
 
     def push(self, z: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return f(z) and J v for each v, by forward differentiation: one evaluation per v."""
+        """Return f(z) and J v for each v, by forward differentiation: one evaluation per v.
+
+        Raises:
+            TypeError: The cell leaves torch, as one that computes by numpy does.
+        """
+        if not vectors:
+            return self(z), []
         images, products = z, []
-        with torch.no_grad(), self._conditions(), warnings.catch_warnings():
-            # torch 2.13's own, at first use
-            warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
-            if not vectors:
-                return self._evaluate(z), []
-            for v in vectors:
-                with forward_ad.dual_level():
-                    dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(z, v.to(z.dtype))))
-                    images = dual.primal
-                    products.append(torch.zeros_like(z) if dual.tangent is None else dual.tangent)
-        return images.clone(), [product.clone() for product in products]
+        for v in vectors:
+            with self._evaluation(with_graph=False), differentiating_forward():
+                own, tangent = counted(z).contiguous(), counted(v).to(z.dtype).contiguous()
+                dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(own, tangent)))
+                images, product = dual.primal.clone(), dual.tangent
+                products.append(None if product is None else product.clone())
+        if any(product is None for product in products):
+            self._check_constant(z)
+        return images, [torch.zeros_like(images) if product is None else product for product in products]
 
     @contextmanager
     def linearised(self, z: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Yield v -> J^T v at z: one evaluation in all, one backward pass per v."""
-        z = z.detach().requires_grad_()
-        with torch.enable_grad(), self._conditions():
-            image = self._evaluate(z)
+        """Yield v -> J^T v at z: one evaluation in all, one backward pass per v.
+
+        Raises:
+            TypeError: The cell leaves torch, as one that computes by numpy does.
+        """
+        with self._evaluation(with_graph=True) as tensors:
+            z = counted(z.detach()).requires_grad_()
+            try:
+                image = self._evaluate(z)
+            except RuntimeError as error:
+                if "numpy()" in str(error):
+                    raise TypeError(_NO_JACOBIAN) from error
+                raise
+        if not image.requires_grad:
+            self._check_constant(z.detach())
 
         def pull(v: Tensor) -> Tensor:
             if not image.requires_grad:
                 return torch.zeros_like(z)
-            (found,) = torch.autograd.grad(image, z, v.to(image.dtype), retain_graph=True, allow_unused=True)
-            return torch.zeros_like(z) if found is None else found
+            with torch.inference_mode(False), Substituted(*tensors):
+                cotangent = counted(v).to(image.dtype)
+                (found,) = torch.autograd.grad(image, z, cotangent, retain_graph=True, allow_unused=True)
+                return torch.zeros_like(z) if found is None else found
 
         yield pull
 
@@ -158,25 +187,25 @@ class StateMap:
         check_shapes(leaves, self._latent, self._names)
         return self._rows.join(leaves)
 
+    def _check_constant(self, z: Tensor) -> None:
+        """Raise where a map without a graph is not constant, so that its Jacobian is not the zero it seems to be."""
+        size = torch.finfo(z.dtype).eps ** 0.5
+        first, second = self(z), self(z + size * (1 + z.abs()))
+        moved = ~equal_rows(first, second) & torch.isfinite(first).flatten(1).all(dim=1)
+        if bool(moved.any()):
+            raise TypeError(_NO_JACOBIAN)
+
     @contextmanager
-    def _conditions(self) -> Iterator[None]:
-        flags = [(module, module.training) for module in self._cell.modules()]
-        wanted = [(parameter, parameter.requires_grad) for parameter in self._cell.parameters()]
-        try:
-            self._cell.eval()
-            for parameter, _ in wanted:
-                parameter.requires_grad_(False)
-            with (
-                sdpa_kernel(SDPBackend.MATH),
-                torch.autocast(self.point.device.type, enabled=False),
-                evaluated_in(self._cell, self._dtype) if self._dtype is not None else nullcontext(),
-            ):
-                yield
-        finally:
-            for module, flag in flags:
-                module.training = flag
-            for parameter, flag in wanted:
-                parameter.requires_grad_(flag)
+    def _evaluation(self, with_graph: bool) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+        """Evaluate the cell in the block; yields its tensors, and the copies that stand in for them."""
+        with torch.inference_mode(False):
+            old = tensors_of(self._cell)
+            buffers = {id(buffer) for buffer in self._cell.buffers()}
+            new = [tensor.detach() if self._dtype is None else cast(tensor.detach(), self._dtype) for tensor in old]
+            new = [copy.clone() if id(tensor) in buffers else copy for tensor, copy in zip(old, new, strict=True)]
+            new = [counted(copy) for copy in new]
+        with in_evaluation(self._cell, self.point.device.type, old, new, with_graph):
+            yield old, new
 
 
 class _WithinBatch(StateMap):

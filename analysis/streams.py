@@ -34,7 +34,7 @@ class Distance:
             torch.sub(leaf if leaf.dtype == dtype else wide.copy_(leaf), other, out=wide)
         elif leaf.dtype != dtype:
             wide = self._kept(leaf, dtype).copy_(leaf)
-        return torch.linalg.vector_norm(wide.reshape(wide.shape[0], -1), dim=1)
+        return torch.linalg.vector_norm(by_rows(wide), dim=1)
 
     def _kept(self, leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         key = leaf.shape, dtype, leaf.device
@@ -44,11 +44,16 @@ class Distance:
         return self._memory[key]
 
 
+def by_rows(leaf: torch.Tensor) -> torch.Tensor:
+    """Return a leaf (batch, ...) as (batch, n); the batch may be empty, or have no further dimension."""
+    return leaf.reshape(len(leaf), leaf.shape[1:].numel())
+
+
 def equal_rows(leaf: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return which samples have the same values in both, (batch,) bool on the device; nan is the same as nan."""
     leaf, other = leaf.detach(), other.detach()
     same = (leaf == other) | ((leaf != leaf) & (other != other))
-    return same.reshape(same.shape[0], -1).all(dim=1)
+    return by_rows(same).all(dim=1)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -146,4 +151,4 @@ class Ends:
 
 
 def _flat(leaf: torch.Tensor, upcast: torch.dtype) -> torch.Tensor:
-    return leaf.detach().to(torch.promote_types(leaf.dtype, upcast)).reshape(leaf.shape[0], -1)
+    return by_rows(leaf.detach().to(torch.promote_types(leaf.dtype, upcast)))
