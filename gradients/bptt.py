@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, run
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, run
+from loopgrad.gradients.graphs import requires_grad
 
 
 @dataclass(frozen=True)
@@ -40,5 +42,6 @@ class BPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion under autograd."""
-        vjps = num_steps if needs_gradient(cell, state, inputs) else 0
-        return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=vjps))
+        last = run(cell, state, inputs, range(num_steps))
+        vjps = num_steps if any(map(requires_grad, tree.flatten(last)[0])) else 0
+        return Rollout(last, Stats(cell_evaluations=num_steps, vjps=vjps))

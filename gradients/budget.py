@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from loopgrad.gradients import host_memory
+from loopgrad.gradients import host_memory, tree
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, leaf_view
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import alias, leaf_view, requires_grad
 from loopgrad.gradients.live_bytes import PeakBytes, storages
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
@@ -114,7 +115,13 @@ def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
         with conditions.restored(cell.cell) as buffers:
             versions = [buffer._version for buffer in buffers.values()]
             for step in range(traced):
-                state, sizes = _one_update(cell, state, buffers, step)
+                before, (state, sizes) = _size(state), _one_update(cell, state, buffers, step)
+                if _size(state) > before:
+                    raise ValueError(
+                        f"CheckpointedBPTT(memory_budget=...) cannot foresee a state that grows: update {step} took it "
+                        f"from {before} to {_size(state)} bytes. Choose the segments yourself, schedule=k or "
+                        "'binomial', or give the state its full size from the start"
+                    )
                 measured.append(sizes)
             moved = not all(map(torch.equal, conditions.generators, conditions.generator_states()))
             written = versions != [buffer._version for buffer in buffers.values()]
@@ -123,7 +130,7 @@ def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
         torch.clear_autocast_cache()
     graph, taped = (max(column) for column in zip(*measured, strict=True))
     generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
-    kept = [leaf for leaf in state if not offload or host_memory.stays(leaf)]
+    kept = [leaf for leaf in tree.apart(state)[0] if not offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
         snapshot=_bytes(kept) + generators * moved + copies * written,
@@ -135,24 +142,29 @@ def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
     )
 
 
-def _one_update(cell: FunctionalCell, state: list[torch.Tensor], buffers: dict[str, torch.Tensor], step: int) -> Any:
+def _one_update(cell: FunctionalCell, state: list[Any], buffers: dict[str, torch.Tensor], step: int) -> Any:
     sources = [alias(leaf, True) for leaf in state]
-    others = [alias(t, t.requires_grad) for t in cell.others]
+    others = cell.stand_ins([t.requires_grad for t in cell.others])
     with PeakBytes() as live:
         entries = cell.leaf_views(others)
         last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1)
         resumed = [leaf_view(t) for t in entries if t.requires_grad]
         graph = live.live
-        pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if out.requires_grad]
-        sources += [t for t in others if t.requires_grad]
-        new = [leaf.detach() for leaf in last]
+        pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if requires_grad(out)]
+        asked = [t for t in (*sources, *others) if requires_grad(t)]
+        new = [alias(leaf, False) for leaf in last]
         del last, resumed, entries
         outputs, seeds = zip(*pairs, strict=True) if pairs else ((), ())
         if pairs:
-            torch.autograd.grad(outputs, sources, seeds, allow_unused=True)
+            torch.autograd.grad(outputs, asked, seeds, allow_unused=True)
     return new, (graph, live.peak)
 
 
-def _bytes(tensors: list[torch.Tensor]) -> int:
+def _size(leaves: list[Any]) -> int:
+    return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+def _bytes(leaves: list[Any]) -> int:
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
     found = {storage._cdata: storage.nbytes() for tensor in tensors for storage in storages(tensor)}
     return sum(found.values())

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.functional_cell import FunctionalCell, check_nothing_hidden
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import graph_free
 from loopgrad.gradients.row_layout import RowLayout
@@ -18,26 +19,27 @@ class TooCoarse(ValueError):
     """Central differences were asked for in 16-bit arithmetic."""
 
 
-def differences(ctx: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[list[Tensor], Tensor]:
+def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[list[Any], Tensor]:
     """Return the last state's leaves, and (z(+eps) - z(-eps)) / (2 eps) for each tangent, (K, rows, features).
 
     Args:
-        ctx: Context of the recursion's node; every pass meets its conditions again.
-        tensors: Leaves of the first state, then the cell's other tensors.
+        run: The pass, whose conditions every recursion meets again.
+        tensors: Floating leaves of the first state, then the cell's other tensors.
         chosen: Which of them are perturbed, once; none of them to perturb the state after each update.
     """
-    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
-    last, found = _run(cell, ctx.num_steps, tensors[:width], tensors[width:], {}, rows, None, 0.0), []
+    cell, how, rows, width = run.cell, run.how, run.rows, len(tensors) - len(run.cell.others)
+    last, found = _run(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0), []
     for k in range(how.num_tangents):
         ends = []
         for epsilon in (how.epsilon, -how.epsilon):
-            noise, moved = Noise(ctx.seed, range(k, k + 1), how.distribution, tensors[0].device), list(tensors)
+            noise, moved = Noise(run.seed, range(k, k + 1), how.distribution, tensors[0].device), list(tensors)
             for i, moves in enumerate(chosen):
                 if moves:
                     moved[i] = tensors[i] + epsilon * noise.draw(tensors[i].shape, tensors[i].dtype)[0]
             within = None if any(chosen) else noise
-            with ctx.conditions.restored(cell.cell) as buffers:
-                end = _run(cell, ctx.num_steps, moved[:width], moved[width:], buffers, rows, within, epsilon)
+            with run.conditions.restored(cell.cell) as buffers:
+                start = merged(moved[:width], cell.state)
+                end = _run(cell, run.num_steps, start, moved[width:], buffers, rows, within, epsilon)
             ends.append(rows.join(end))
         found.append((ends[0] - ends[1]) / (2 * how.epsilon))
     return last, torch.stack(found)
@@ -46,16 +48,16 @@ def differences(ctx: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
 def _run(
     cell: FunctionalCell,
     num_steps: int,
-    leaves: Sequence[Tensor],
+    leaves: Sequence[Any],
     others: Sequence[Tensor],
     buffers: dict[str, Tensor],
     rows: RowLayout,
     noise: Noise | None,
     epsilon: float,
-) -> list[Tensor]:
+) -> list[Any]:
     state, shifted = list(leaves), epsilon != 0
     if shifted:  # else they stay as they are, for attention picks its kernel by whether its arguments require grad
-        state, others = [leaf.detach() for leaf in state], [tensor.detach() for tensor in others]
+        state, others = [alias(leaf, False) for leaf in state], [tensor.detach() for tensor in others]
     with graph_free(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
         for step in range(num_steps):
             after = cell.run_on(state, others, buffers, step, step + 1)
@@ -67,8 +69,8 @@ def _run(
             if noise is not None and step < num_steps - 1:
                 joined = rows.join(state)
                 moved = joined + epsilon * noise.draw(joined.shape, joined.dtype)[0]
-                state = rows.split(moved)
-    return [leaf.detach() for leaf in state]
+                state = rows.split(moved, state)
+    return [alias(leaf, False) for leaf in state]
 
 
 def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> None:

@@ -7,10 +7,11 @@ from typing import Any, Literal
 from torch import nn
 
 from loopgrad.gradients import budget
-from loopgrad.gradients.checkpointed_backward import CheckpointedRecursion
-from loopgrad.gradients.checks import is_int
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, run
+from loopgrad.gradients.checkpointed_backward import CheckpointedPass, CheckpointedRecursion
+from loopgrad.gradients.checks import check_choice, is_int
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import merged
 from loopgrad.gradients.schedule import binomial, segments
 
 
@@ -31,6 +32,9 @@ class CheckpointedBPTT(Estimator):
             fewest evaluations whose foreseen peak fits. Counts what forward and backward allocate, not the loss's own
             tensors, an operator's internal scratch or an allocator's rounding.
         offload: "cpu" to keep stored states of an accelerator in host memory. Has not been run on a GPU.
+        verify: What to do if a segment that is run again does not end in the state it ended in before, which is when
+            something outside the state differed between the two runs and the gradient is wrong: "raise", "warn" or
+            "off". Costs a product with a vector per stored state, and one wait for the device in backward.
 
     Cost:
         2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
@@ -40,7 +44,8 @@ class CheckpointedBPTT(Estimator):
         retain_graph=True the states that forward stored stay, up to c more.
     Not recommended when:
         T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
-        on Python state that changes from call to call (the second run would differ); second derivatives are needed.
+        on Python state that changes from call to call (the second run would differ, and is refused); second derivatives
+        are needed.
         Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
         weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts.
     Reference:
@@ -67,6 +72,7 @@ class CheckpointedBPTT(Estimator):
     num_snapshots: int | None = None
     memory_budget: int | str | None = None
     offload: Literal["cpu"] | None = None
+    verify: Literal["raise", "warn", "off"] = "raise"
 
     kind = "exact"
     memory = "O(sqrt T)"
@@ -95,15 +101,15 @@ class CheckpointedBPTT(Estimator):
                     f"CheckpointedBPTT(memory_budget={self.memory_budget!r}) chooses the schedule itself: leave out "
                     f"schedule={self.schedule!r} and num_snapshots={self.num_snapshots!r}, or the budget"
                 )
+        check_choice("CheckpointedBPTT", "verify", self.verify, ("raise", "warn", "off"))
         if self.offload not in (None, "cpu"):
             raise ValueError(f'CheckpointedBPTT(offload={self.offload!r}) must be "cpu" or None')
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping the states that the schedule stores."""
-        if num_steps == 0 or not needs_gradient(cell, state, inputs):
+        if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
-        functional, offload = FunctionalCell(cell, state, inputs), self.offload == "cpu"
-        traced = 0
+        functional, offload, traced = FunctionalCell(cell, state, inputs), self.offload == "cpu", 0
         if self.memory_budget is not None:
             footprint = budget.trace(functional, num_steps, offload)
             traced = footprint.traced
@@ -117,8 +123,10 @@ class CheckpointedBPTT(Estimator):
         if schedule is None:
             state = run(cell, state, inputs, range(num_steps))
             return Rollout(state, Stats(traced + num_steps, traced + num_steps))
-        leaves = CheckpointedRecursion.apply(
-            functional, inputs, schedule, offload, *functional.state, *functional.others
-        )
+        forward = CheckpointedPass(functional, schedule, offload, self.verify)
+        last, stored = forward.run(inputs)
+        if not any(source.requires_grad for source in forward.sources):
+            return Rollout(functional.unflatten_state(last), Stats(traced + num_steps, traced))
+        found = CheckpointedRecursion.apply(forward, last, stored, *forward.sources)
         stats = Stats(traced + schedule.evaluations, vjps=traced + num_steps)
-        return Rollout(functional.unflatten_state(leaves), stats)
+        return Rollout(functional.unflatten_state(merged(found, last)), stats)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,51 +11,96 @@ from torch import nn
 from loopgrad.gradients import host_memory, tree
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, free_nodes, leaf_view
+from loopgrad.gradients.fingerprint import Fingerprints
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import (
+    alias,
+    check_nothing_hidden,
+    free_nodes,
+    is_floating,
+    leaf_view,
+    next_number,
+    requires_grad,
+)
+from loopgrad.gradients.observed import Frozen, Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.schedule import Schedule
+from loopgrad.gradients.untouched import untouched
+
+
+@dataclass
+class CheckpointedPass:
+    """A forward pass that stores the states its schedule names, and what going back through it needs.
+
+    Attributes:
+        places: Blocks before which a state is stored.
+        rest: For each of these states, its leaves with marks in the place of tensors.
+        conditions: For each of these states, those of the next update.
+    """
+
+    cell: FunctionalCell
+    schedule: Schedule
+    offload: bool
+    verify: str
+    places: list[int] = field(default_factory=list)
+    rest: list[list[Any]] = field(default_factory=list)
+    conditions: list[Conditions] = field(default_factory=list)
+
+    def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
+        """Run the recursion without a graph; return the leaves of its last state, and the tensors it stores."""
+        cell, bounds, blocks = self.cell, self.schedule.bounds, len(self.schedule.bounds) - 1
+        self.places = [0, *self.schedule.places(0, blocks, self.schedule.snapshots)]
+        self.prints, watched, snapshots = Fingerprints(), Watched(cell), []
+        tensors = [*(leaf for leaf in cell.state if isinstance(leaf, torch.Tensor)), *cell.others]
+        versions, state = versions_of(tensors), cell.state
+        for start, stop in itertools.pairwise([*self.places, blocks]):
+            kept, rest = tree.apart([_stored(leaf) for leaf in state] if self.offload and start else state)
+            snapshots.append((kept, versions_of(kept)))
+            self.rest.append(rest)
+            self.conditions.append(Conditions(cell.cell, tensors, self.conditions[-1] if self.conditions else None))
+            after = watched.run(cell.unflatten_state(state), inputs, range(bounds[start], bounds[stop]))
+            check_structure(cell.unflatten_state(state), after)
+            state = tree.flatten(after)[0]
+            if self.verify != "off":
+                self.prints.note(bounds[stop], state)
+        for written, before in ((tensors, versions), *snapshots):
+            check_unchanged(written, before, "its updates cannot be run again")
+        drop_untouched(self.conditions, end=Conditions(cell.cell, tensors, self.conditions[-1]))
+        self.frozen: Frozen = watched.frozen()
+        return state, [leaf for kept, _ in snapshots[1:] for leaf in kept]
+
+    @property
+    def sources(self) -> list[torch.Tensor]:
+        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
+        return [*filter(is_floating, self.cell.state), *self.cell.others]
 
 
 class CheckpointedRecursion(torch.autograd.Function):
-    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves.
+    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state.
 
-    Applied to a `FunctionalCell`, its inputs, a `Schedule`, whether to offload, and the tensors.
+    Applied to the pass, what it has returned, and its `sources`.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, cell: FunctionalCell, inputs: Any, schedule: Schedule, offload: bool, *tensors: torch.Tensor
-    ) -> Any:
-        """Run the recursion without a graph, storing the states that the schedule names."""
+    def forward(ctx: Any, run: CheckpointedPass, last: list[Any], stored: list[torch.Tensor], *sources: Any) -> Any:
+        """Hand on the last state, and keep the stored ones for backward."""
         ctx.set_materialize_grads(False)
-        bounds, blocks = schedule.bounds, len(schedule.bounds) - 1
-        ctx.cell, ctx.schedule, ctx.places = cell, schedule, [0, *schedule.places(0, blocks, schedule.snapshots)]
-        ctx.devices = [leaf.device for leaf in cell.state]
-        versions = versions_of(tensors)
-        snapshots, conditions, state = [], [], cell.state
-        for start, stop in itertools.pairwise([*ctx.places, blocks]):
-            kept = [host_memory.store(leaf) if offload and start else leaf for leaf in state]
-            snapshots.append((kept, versions_of(kept)))
-            conditions.append(Conditions(cell.cell, tensors, conditions[-1] if conditions else None))
-            steps = range(bounds[start], bounds[stop])
-            last = run_without_graph(cell.cell, cell.unflatten_state(state), inputs, steps)
-            check_structure(cell.unflatten_state(state), last)
-            state = tree.flatten(last)[0]
-        for written, before in ((tensors, versions), *snapshots):
-            check_unchanged(written, before, "its updates cannot be run again")
-        drop_untouched(conditions, end=Conditions(cell.cell, tensors, conditions[-1]))
-        ctx.conditions, ctx.offload = conditions, offload
-        ctx.save_for_backward(*tensors, *(leaf for kept, _ in snapshots[1:] for leaf in kept))
-        return tuple(state)
+        ctx.run = run
+        ctx.save_for_backward(*sources, *stored)
+        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         """Go back through the recursion, block by block."""
         refuse_second_derivative("CheckpointedBPTT")
-        reversal, tensors = _Reversal(ctx), ctx.saved_tensors[: len(ctx.cell.state) + len(ctx.cell.others)]
+        reversal, cell = _Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
-        return None, None, None, None, *reversal.run(tensors, ctx.needs_input_grad[4:], list(cotangents))
+        ctx.run.frozen.check(cell)
+        with untouched(cell, ctx.run.conditions[0]):
+            gradients = reversal.run(ctx.needs_input_grad[3:], cotangents)
+            ctx.run.prints.judge("CheckpointedBPTT", ctx.run.verify)
+        return None, None, None, *gradients
 
 
 @dataclass
@@ -63,61 +108,65 @@ class _Snapshot:
     """The state before a block, and what the block must find as it was."""
 
     block: int
-    leaves: list[torch.Tensor]
+    leaves: list[Any]
     conditions: Conditions
 
 
 class _Reversal:
     """One backward pass: holds the snapshots on a stack and goes through the blocks from the last to the first."""
 
-    def __init__(self, ctx: Any):
-        self.cell, self.schedule, self.offload, self.devices = ctx.cell, ctx.schedule, ctx.offload, ctx.devices
-        width = len(self.cell.state)
-        saved = ctx.saved_tensors
-        stored = [saved[:width]]
-        stored += [saved[i : i + width] for i in range(width + len(self.cell.others), len(saved), width)]
-        self.held = [
-            _Snapshot(block, list(leaves), conditions)
-            for block, leaves, conditions in zip(ctx.places, stored, ctx.conditions, strict=True)
-        ]
+    def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
+        self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
+        self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
+        queue = iter(saved[len(run.sources) :])
+        stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
+        snapshots = zip(run.places, stored, run.conditions, strict=True)
+        self.held = [_Snapshot(block, list(leaves), conditions) for block, leaves, conditions in snapshots]
 
-    def run(self, tensors: Sequence[torch.Tensor], wanted: Sequence[bool], grads: list) -> list:
-        """Return the gradients of `tensors`, those of the leaves of the state first."""
+    def run(self, wanted: Sequence[bool], cotangents: Sequence[torch.Tensor | None]) -> list:
+        """Return the gradients of the sources."""
         # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
-        width, blocks = len(self.cell.state), len(self.schedule.bounds) - 1
-        others = [alias(t, needed) for t, needed in zip(tensors[width:], wanted[width:], strict=True)]
+        queue, needs = iter(cotangents), iter(wanted)
+        grads = [next(queue) if is_floating(leaf) else None for leaf in self.cell.state]
+        first = [next(needs) if is_floating(leaf) else False for leaf in self.cell.state]
+        others = self.cell.stand_ins(list(needs))
         totals: list[torch.Tensor | None] = [None] * len(others)
+        blocks = len(self.schedule.bounds) - 1
         for block in reversed(range(blocks)):
             if self.held[-1].block < block:
-                self.advance(block, tensors, others)
-            needed = wanted[:width] if block == 0 else [True] * width
+                self.advance(block, others)
+            needed = first if block == 0 else [True] * len(first)
             # popped in place: a name here would keep the state alive during the next advance
             if not self.through(self.held.pop(), needed, others, grads, totals, check=block == blocks - 1):
                 break
-        return [*grads, *totals]
+        return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + totals
 
-    def advance(self, block: int, tensors: Sequence[torch.Tensor], others: list[torch.Tensor]) -> None:
+    def advance(self, block: int, others: list[torch.Tensor]) -> None:
         """Run from the top snapshot to `block` without a graph, storing states on the way and the one at its end."""
         here, bounds = self.held[-1], self.schedule.bounds
         free = self.schedule.snapshots - (len(self.held) - 1)
         places = self.schedule.places(here.block, block + 1, free)
 
         def run(cell: nn.Module, inputs: Any) -> None:
+            own = dict(cell.named_buffers()) if buffers else {}
             start, state = here.block, self.cell.unflatten_state(self.fetched(here))
             for stop in places:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
                 if self.offload and stop != block:
-                    leaves = [host_memory.store(leaf) for leaf in leaves]
-                self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, tensors)))
+                    leaves = [_stored(leaf) for leaf in leaves]
+                # what the updates have come to: in the copies they were given, or in the module where they set it anew
+                now = {n: buffers[n] if b is own[n] else b for n, b in cell.named_buffers()} if buffers else {}
+                self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, others, now)))
                 start = stop
 
         with here.conditions.restored(self.cell.cell) as buffers:
             self.cell.call(run, others, buffers)
 
-    def fetched(self, snapshot: _Snapshot) -> list[torch.Tensor]:
+    def fetched(self, snapshot: _Snapshot) -> list[Any]:
         """Return the leaves of a snapshot on the devices of the state."""
-        return [host_memory.fetch(leaf, device) for leaf, device in zip(snapshot.leaves, self.devices, strict=True)]
+        pairs = zip(snapshot.leaves, self.devices, strict=True)
+        return [leaf if device is None else host_memory.fetch(leaf, device) for leaf, device in pairs]
 
     def through(
         self,
@@ -129,7 +178,7 @@ class _Reversal:
         check: bool,
     ) -> bool:
         """Take grads and totals, in place, through one block; return False if there is nothing to take through."""
-        cell, bounds = self.cell, self.schedule.bounds
+        cell, bounds, since = self.cell, self.schedule.bounds, next_number()
         state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
         with snapshot.conditions.restored(cell.cell) as buffers:
             entries = cell.leaf_views(others)
@@ -138,10 +187,11 @@ class _Reversal:
             # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
             # was made last first: handed the totals, these views start each sum with them, and the order is the same
             resumed = [leaf_view(t) for t in entries]
+        self.prints.compare(stop, last)
         pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
-        pairs = [(out, grad) for out, grad in pairs if grad is not None and out.requires_grad]
-        sources = [t for t in (*state, *others) if t.requires_grad]
-        nodes = check_nothing_hidden(last, sources) if check else []
+        pairs = [(out, grad) for out, grad in pairs if grad is not None and requires_grad(out)]
+        sources = [t for t in (*state, *others) if requires_grad(t)]
+        nodes = check_nothing_hidden(last, [*sources, *cell.cell.parameters()], since) if check else []
         if not pairs:
             return False
         outputs, seeds = zip(*pairs, strict=True)
@@ -149,19 +199,21 @@ class _Reversal:
         found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
         del outputs
         free_nodes(nodes)
-        grads[:] = [next(found) if t.requires_grad else None for t in state]
-        totals[:] = [next(found) if t.requires_grad else None for t in others]
+        grads[:] = [next(found) if requires_grad(t) else None for t in state]
+        totals[:] = [next(found) if requires_grad(t) else None for t in others]
         return True
 
 
-def _noted(before: Conditions, cell: nn.Module, tensors: Sequence[torch.Tensor]) -> Conditions:
+def _stored(leaf: Any) -> Any:
+    return host_memory.store(leaf) if isinstance(leaf, torch.Tensor) else leaf
+
+
+def _noted(before: Conditions, cell: nn.Module, tensors: list[torch.Tensor], buffers: Any) -> Conditions:
     """Return the conditions of now, without what no update changes."""
     if not before.buffers and not before.generators:
         return before
-    # no sharing with conditions noted earlier: these buffers are copies of a moment, whose ids come again
     conditions = Conditions(cell, tensors)
-    if not before.buffers:
-        conditions.buffers = {}
+    conditions.buffers = {name: buffer.detach().clone() for name, buffer in buffers.items()}
     if not before.generators:
         conditions.generators = []
     return conditions

@@ -11,11 +11,15 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from torch._C._functorch import maybe_current_level as in_transform
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.recompute import keep_derived_weights
+from loopgrad.gradients.untouched import untouched
 
 
 @dataclass
@@ -68,8 +72,9 @@ class Estimator(ABC):
         Args:
             cell: Module called as cell(state, inputs, step) -> state: one latent update. Its attribute `period`
                 (default 1) is the number of updates in a cycle.
-            state: z_0, any tree of floating tensors, each (batch, ...). An `Invertible` cell takes
-                its own coupled state, or a plain one, and then the last state is a plain one as well.
+            state: z_0, any tree of tensors, each (batch, ...); floating ones are differentiated, others (flags,
+                counters, None) carried along as the cell gives them. An `Invertible` cell takes its own coupled state,
+                or a plain one, and then the last state is a plain one as well.
             inputs: Any tree, or None; what each update reads beside the state.
             num_steps: Number of updates T, at least 0.
 
@@ -77,15 +82,20 @@ class Estimator(ABC):
             The last state and the cost of obtaining it and its gradient.
 
         Raises:
-            TypeError: The cell is not a module or cannot be called so, a state leaf is not a floating tensor, num_steps
-                is not an int.
+            TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
+                not an int.
             ValueError: num_steps is negative, or the cell returned a state of another structure.
         """
         check_cell(cell)
         _check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
         start = cell.couple(plain) if num_steps and is_invertible(cell) else plain
-        rollout = self.rollout(cell, start, inputs, num_steps)
+        if torch.compiler.is_compiling():
+            rollout = self.rollout(cell, start, inputs, num_steps)
+        else:
+            with untouched():
+                keep_derived_weights(cell)
+                rollout = self.rollout(cell, start, normal(inputs), num_steps)
         check_structure(start, rollout.state)
         if start is not plain and is_invertible(cell):
             return Rollout(cell.read(rollout.state), rollout.stats)
@@ -149,7 +159,14 @@ class Stationary(nn.Module):
 
 def same_leaves(state: Any) -> Any:
     """Return the leaves of a state in containers of their own."""
-    return tree.map_tensors(lambda leaf: leaf, state)
+    return normal(tree.map_tensors(lambda leaf: leaf, state))
+
+
+def normal(values: Any) -> Any:
+    """Return a tree with a copy of each tensor made in inference mode, of which autograd would record nothing."""
+    if torch.is_inference_mode_enabled() or not any(leaf.is_inference() for leaf in tree.tensors(values)):
+        return values
+    return tree.map_tensors(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, values)
 
 
 def period_of(cell: nn.Module) -> int:
@@ -192,11 +209,21 @@ def _check_call(state: Any, num_steps: Any) -> None:
         raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
     if num_steps < 0:
         raise ValueError(f"num_steps must be at least 0, got {num_steps}")
-    for name, leaf in tree.leaves_with_names(state, "state"):
-        is_tensor = isinstance(leaf, torch.Tensor)
-        if not is_tensor or not (leaf.is_floating_point() or leaf.is_complex()):
-            found = leaf.dtype if is_tensor else f"a {type(leaf).__name__}"
-            raise TypeError(f"{name} is {found}: every leaf of state must be a floating tensor; move it to inputs")
+    if not any(map(is_floating, tree.flatten(state)[0])):
+        found = [f"{name}: {_said(leaf)}" for name, leaf in tree.leaves_with_names(state, "state")]
+        raise TypeError(f"state holds no floating tensor, so there is nothing to differentiate: {', '.join(found)}")
+
+
+def _said(leaf: Any) -> str:
+    return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+
+
+def may_differentiate(cell: nn.Module, state: Any, inputs: Any) -> bool:
+    """Return whether autograd is on, and within a transform of torch.func also whether anything known requires grad.
+
+    What a cell reads beside its parameters is found by watching it, which transforms do not allow.
+    """
+    return torch.is_grad_enabled() and (in_transform() is None or bool(sources(cell, state, inputs)))
 
 
 def check_structure(before: Any, after: Any) -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
+from loopgrad.gradients.graphs import is_floating, merged
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,23 @@ class TorchDEQ(Estimator):
             hook_ift=self.gradient == "hook_ift",
             grad=self.num_steps if self.gradient == "phantom" else 1,
             tau=self.damping,
-        ).train(needs_gradient(cell, state, inputs))
+        ).train(may_differentiate(cell, state, inputs))
         leaves, unflatten = tree.flatten(state)
+        carried = leaves
 
         def cycle(*given: Tensor) -> Any:
-            after = run(cell, unflatten(list(given)), inputs, range(num_steps - period, num_steps))
-            found = tree.flatten(after)[0]
+            nonlocal carried
+            after = run(cell, unflatten(merged(given, leaves)), inputs, range(num_steps - period, num_steps))
+            carried = tree.flatten(after)[0]
+            found = list(filter(is_floating, carried))
             _count(stats, period, found)
             return found[0] if len(found) == 1 else tuple(found)
 
-        starts = [leaf.detach() for leaf in leaves]
+        starts = [leaf.detach() for leaf in leaves if is_floating(leaf)]
         outputs, _ = deq(cycle, starts[0] if len(starts) == 1 else tuple(starts))
         last = outputs[-1] if isinstance(outputs[-1], tuple | list) else [outputs[-1]]
-        pairs = zip(last, leaves, strict=True)
-        return Rollout(unflatten([new.to(old.dtype).view_as(old) for new, old in pairs]), stats)
+        pairs = zip(last, filter(is_floating, leaves), strict=True)
+        return Rollout(unflatten(merged([new.to(old.dtype).view_as(old) for new, old in pairs], carried)), stats)
 
 
 def _count(stats: Stats, period: int, outputs: list[Tensor]) -> None:

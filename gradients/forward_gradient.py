@@ -8,8 +8,9 @@ from torch import nn
 
 from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
-from loopgrad.gradients.forward_recursion import ForwardRecursion, ForwardStats
+from loopgrad.gradients.forward_recursion import ForwardPass, ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import merged
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
 from loopgrad.gradients.row_layout import RowLayout
 
@@ -120,6 +121,8 @@ class ForwardGradient(Estimator):
         if first:
             functional = FunctionalCell(cell, state, inputs)
             rows = RowLayout(functional.state, self.scope == "sample")
-            tensors = (*functional.state, *functional.others)
-            state = functional.unflatten_state(ForwardRecursion.apply(functional, first, self, stats, rows, *tensors))
+            forward = ForwardPass(functional, first, self, stats, rows)
+            last, u = forward.run()
+            found = ForwardRecursion.apply(forward, last, u, *forward.sources)
+            state = functional.unflatten_state(merged(found, last))
         return Rollout(run(cell, state, inputs, range(first, num_steps)), stats)

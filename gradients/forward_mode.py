@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import check_int, refuse_second_derivative
-from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
-from loopgrad.gradients.forward_recursion import ForwardStats
+from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
+from loopgrad.gradients.forward_recursion import ForwardStats, seeing_all
 from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
@@ -80,8 +81,25 @@ class ForwardMode(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion with a tangent for each parameter beside it."""
+        if not num_steps or not may_differentiate(cell, state, inputs):
+            with torch.no_grad():
+                return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
         functional = FunctionalCell(cell, state, inputs)
-        chosen = self._chosen(cell, functional)
+        conditions, stats = Conditions(cell, [*functional.state, *functional.others]), ForwardStats(0, 0)
+        last, u, chosen = seeing_all(
+            functional, conditions, lambda: self._run(functional, conditions, num_steps, stats), stats
+        )
+        if u is None:
+            return Rollout(functional.unflatten_state(last), stats)
+        rows = RowLayout(functional.state, per_sample=False)
+        found = _Recursion.apply(rows, last, u, *chosen)
+        return Rollout(functional.unflatten_state(merged(found, last)), stats)
+
+    def _run(
+        self, cell: FunctionalCell, conditions: Conditions, num_steps: int, stats: ForwardStats
+    ) -> tuple[list[Any], Tensor | None, list[Tensor]]:
+        """Return the leaves of the last state, their tangents, and the tensors that these are the derivatives by."""
+        chosen = self._chosen(cell.cell, cell)
         count = sum(p.numel() for p in chosen)
         if count > self.max_parameters:
             raise ValueError(
@@ -89,16 +107,26 @@ class ForwardMode(Estimator):
                 f"most max_parameters={self.max_parameters}: name fewer with parameters=[...], raise max_parameters, "
                 "or use CheckpointedBPTT(), whose cost does not depend on how many there are"
             )
-        if not num_steps or not count or not needs_gradient(cell, state, inputs):
-            with torch.no_grad():
-                return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
-        stats = ForwardStats(0, 0)
-        leaves = _Recursion.apply(functional, num_steps, self, stats, *chosen)
-        return Rollout(functional.unflatten_state(leaves), stats)
+        rows, width = RowLayout(cell.state, per_sample=False), sum(map(is_floating, cell.state))
+        parts, last = [], []
+        for i, chunk in enumerate(chunks(count, self.chunk_size) if count else [range(0)]):
+            directions: list[Tensor | None] = [None] * (width + len(cell.others))
+            start = 0
+            for p in chosen if len(chunk) else ():
+                place = next(i for i, tensor in enumerate(cell.others) if tensor is p)
+                numbers = torch.arange(start, start + p.numel(), device=p.device)
+                of_chunk = torch.arange(chunk.start, chunk.stop, device=p.device).unsqueeze(1)
+                directions[width + place] = (of_chunk == numbers).to(p.dtype).view(len(chunk), *p.shape)
+                start += p.numel()
+            with conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
+                found, u = carry(cell, range(num_steps), cell.state, cell.others, buffers, rows, directions)
+            last = last if i else found
+            parts += [] if u is None else [u]
+            stats.cell_evaluations += num_steps
+            stats.tangents += num_steps * len(chunk)
+        return last, torch.cat(parts) if parts else None, chosen
 
     def _chosen(self, cell: nn.Module, functional: FunctionalCell) -> list[Tensor]:
-        if not torch.is_grad_enabled():
-            return []
         if self.parameters is None:
             return [tensor for tensor in functional.others[functional.num_inputs :] if tensor.requires_grad]
         every = dict(cell.named_parameters())
@@ -112,40 +140,21 @@ class ForwardMode(Estimator):
 
 
 class _Recursion(torch.autograd.Function):
-    """The whole recursion as one node: chosen parameters -> last state leaves."""
+    """The whole recursion, already run, as one node: chosen parameters -> floating leaves of the last state."""
 
     @staticmethod
-    def forward(
-        ctx: Any, cell: FunctionalCell, num_steps: int, how: ForwardMode, stats: ForwardStats, *chosen: Any
-    ) -> Any:
+    def forward(ctx: Any, rows: RowLayout, last: list[Any], u: Tensor, *chosen: Any) -> Any:
         ctx.set_materialize_grads(False)
-        ctx.rows, ctx.shapes = RowLayout(cell.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
-        places = [next(i for i, tensor in enumerate(cell.others) if tensor is p) for p in chosen]
-        tensors, conditions = [*cell.state, *cell.others], Conditions(cell.cell, [*cell.state, *cell.others])
-        count, parts, last = sum(p.numel() for p in chosen), [], []
-        for i, chunk in enumerate(chunks(count, how.chunk_size)):
-            directions: list[Tensor | None] = [None] * len(tensors)
-            start = 0
-            for place, p in zip(places, chosen, strict=True):
-                rows = torch.arange(chunk.start, chunk.stop, device=p.device).unsqueeze(1)
-                numbers = torch.arange(start, start + p.numel(), device=p.device)
-                directions[len(cell.state) + place] = (rows == numbers).to(p.dtype).view(len(chunk), *p.shape)
-                start += p.numel()
-            with conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
-                found, u = carry(cell, range(num_steps), cell.state, cell.others, buffers, ctx.rows, directions)
-            last = last if i else found
-            parts.append(u)
-            stats.cell_evaluations += num_steps
-            stats.tangents += num_steps * len(chunk)
-        ctx.save_for_backward(torch.cat(parts) if len(parts) > 1 else parts[0])
-        return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
+        ctx.rows, ctx.shapes = rows, [(p.shape, p.dtype) for p in chosen]
+        ctx.floating = [is_floating(leaf) for leaf in last]
+        ctx.save_for_backward(u)
+        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         refuse_second_derivative("ForwardMode")
-        (u,) = ctx.saved_tensors
-        found = torch.einsum("krf,rf->k", u, ctx.rows.join(cotangents))
-        parts = found.split([shape.numel() for shape, _ in ctx.shapes])
-        return (None,) * 4 + tuple(
-            part.reshape(shape).to(dtype) for part, (shape, dtype) in zip(parts, ctx.shapes, strict=True)
-        )
+        (u,), given = ctx.saved_tensors, iter(cotangents)
+        g = ctx.rows.join([next(given) if moves else None for moves in ctx.floating])
+        parts = torch.einsum("krf,rf->k", u, g).split([shape.numel() for shape, _ in ctx.shapes])
+        pairs = zip(parts, ctx.shapes, strict=True)
+        return None, None, None, *(part.reshape(shape).to(dtype) for part, (shape, dtype) in pairs)

@@ -5,16 +5,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
-from loopgrad.gradients.contract import Stats
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view, pull_back
+from loopgrad.gradients.contract import Stats, period_of
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import (
+    HiddenTensor,
+    alias,
+    check_nothing_hidden,
+    is_floating,
+    leaf_view,
+    next_number,
+    pull_back,
+)
 from loopgrad.gradients.noise import Noise, fresh_seed
+from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
+from loopgrad.gradients.untouched import untouched
 
 
 @dataclass
@@ -24,99 +35,146 @@ class ForwardStats(Stats):
     tangents: int = 0
 
 
-class ForwardRecursion(torch.autograd.Function):
-    """The updates before the window as one node: (state leaves, other tensors) -> leaves of their last state."""
+class ForwardPass:
+    """The updates before the window, run with tangents beside them, and what the way back needs.
 
-    @staticmethod
-    def forward(
-        ctx: Any, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout, *tensors: Any
-    ) -> Any:
-        """Run the updates with tangents beside them, as the estimator `how` says."""
-        ctx.set_materialize_grads(False)
-        width, wanted = len(cell.state), ctx.needs_input_grad[5:]
-        ctx.cell, ctx.num_steps, ctx.how, ctx.stats, ctx.rows = cell, num_steps, how, stats, rows
-        ctx.seed, ctx.conditions = fresh_seed(how.generator), Conditions(cell.cell, tensors)
-        ctx.shapes = [(t.shape, t.dtype, t.device) for t in tensors]
-        versions = versions_of(tensors)
-        leaves, others = tensors[:width], tensors[width:]
-        chosen = [moves and how.perturb == "weights" for moves in wanted]
+    Args:
+        cell: The cell.
+        num_steps: Number of these updates.
+        how: The estimator.
+        stats: Take the cost.
+        rows: How states are laid out.
+    """
+
+    def __init__(self, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout):
+        self.cell, self.num_steps, self.how, self.stats, self.rows = cell, num_steps, how, stats, rows
+        self.seed, self.conditions = fresh_seed(how.generator), Conditions(cell.cell, [*cell.state, *cell.others])
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
+        return [*filter(is_floating, self.cell.state), *self.cell.others]
+
+    def run(self) -> tuple[list[Any], Tensor | None]:
+        """Return the leaves of the last state, and its tangents (K, rows, features) if it has any."""
+        return seeing_all(self.cell, self.conditions, self._run, self.stats)
+
+    def _run(self) -> tuple[list[Any], Tensor | None]:
+        cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.sources, self.stats
+        width, num_steps, versions = len(sources) - len(cell.others), self.num_steps, versions_of(sources)
+        chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
         if how.mode == "central":
-            check_precision(tensors, chosen if any(chosen) else [i < width for i in range(len(tensors))])
-            last, u = differences(ctx, tensors, chosen)
+            check_precision(sources, chosen if any(chosen) else [i < width for i in range(len(sources))])
+            last, u = differences(self, sources, chosen)
             stats.cell_evaluations += num_steps * (1 + 2 * how.num_tangents)
         else:
             last, parts = [], []
             for i, chunk in enumerate(chunks(how.num_tangents, how.chunk_size)):
-                noise = Noise(ctx.seed, chunk, how.distribution, leaves[0].device)
-                directions = _drawn(noise, tensors, chosen)
+                noise = Noise(self.seed, chunk, how.distribution, sources[0].device)
+                directions = _drawn(noise, sources, chosen)
                 streams = noise if how.perturb == "state" else None
-                with ctx.conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
-                    found, u = carry(cell, range(num_steps), leaves, others, buffers, rows, directions, streams)
+                with self.conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
+                    found, u = carry(
+                        cell, range(num_steps), cell.state, cell.others, buffers, rows, directions, streams
+                    )
                 last = last if i else found
                 stats.cell_evaluations += num_steps
                 stats.tangents += num_steps * len(chunk)
                 parts += [] if u is None else [u]
             u = (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
-        check_unchanged(tensors, versions, "its updates cannot be run again")
-        ctx.save_for_backward(*(tensors if how.perturb == "state" else ()), *([] if u is None else [u]))
-        return tuple(leaf.view_as(leaf) if any(leaf is t for t in tensors) else leaf for leaf in last)
+        check_unchanged(sources, versions, "its updates cannot be run again")
+        return last, u
+
+
+class ForwardRecursion(torch.autograd.Function):
+    """The updates before the window, already run, as one node: the sources of their pass -> floating leaves."""
+
+    @staticmethod
+    def forward(ctx: Any, run: ForwardPass, last: list[Any], u: Tensor | None, *sources: Tensor) -> Any:
+        """Hand on the last state, and keep what the way back needs."""
+        ctx.set_materialize_grads(False)
+        ctx.run, ctx.shapes = run, [(t.shape, t.dtype, t.device) for t in sources]
+        ctx.save_for_backward(*(sources if run.how.perturb == "state" else ()), *([] if u is None else [u]))
+        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         """Estimate the gradients of all tensors."""
         refuse_second_derivative("ForwardGradient")
-        estimate = _by_adjoints if ctx.how.perturb == "state" else _by_directions
-        return (None,) * 5 + tuple(estimate(ctx, ctx.rows.join(cotangents), ctx.needs_input_grad[5:]))
+        run, given = ctx.run, iter(cotangents)
+        estimate = _by_adjoints if run.how.perturb == "state" else _by_directions
+        g = run.rows.join([next(given) if is_floating(leaf) else None for leaf in run.cell.state])
+        with untouched(run.cell.cell, run.conditions):
+            found = estimate(run, ctx.saved_tensors, ctx.shapes, g, ctx.needs_input_grad[3:])
+        return None, None, None, *found
 
 
-def _by_directions(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Any, stats: Stats) -> Any:
+    """Return run(); if it meets a tensor that nobody has passed, watch the first updates for such and run once more."""
+    try:
+        return run()
+    except HiddenTensor:
+        count = max(period_of(cell.cell), 2)
+        live = dict(cell.cell.named_buffers())
+        with torch.no_grad():
+            for name, buffer in conditions.buffers.items():  # as far as the attempt has changed them
+                if not torch.equal(live[name], buffer):
+                    live[name].copy_(buffer)
+        conditions.set_generators(conditions.generators)
+
+        def watch(module: nn.Module, inputs: Any) -> None:
+            Watched(cell).run(cell.unflatten_state(cell.state), inputs, range(count))
+
+        with conditions.restored(cell.cell) as buffers:
+            cell.call(watch, cell.others, buffers)
+        stats.cell_evaluations += count
+        return run()
+
+
+def _by_directions(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the mean over tangents of (g . u) v, v drawn again."""
-    how, rows, (u,) = ctx.how, ctx.rows, ctx.saved_tensors
+    how, rows, (u,) = run.how, run.rows, saved
     c = torch.einsum("krf,rf->kr", u, g) / how.num_tangents
     found: list[Tensor | None] = [None] * len(wanted)
     for k in range(how.num_tangents):
-        noise = Noise(ctx.seed, range(k, k + 1), how.distribution, u.device)
-        for i, (shape, dtype, _) in enumerate(ctx.shapes):
+        noise = Noise(run.seed, range(k, k + 1), how.distribution, u.device)
+        for i, (shape, dtype, _) in enumerate(shapes):
             if not wanted[i]:
                 continue
             v = noise.draw(shape, torch.promote_types(dtype, torch.float32))[0]
-            own = (
-                i < len(ctx.cell.state) + ctx.cell.num_inputs and rows.batch is not None and shape[:1] == (rows.batch,)
-            )
+            given = len(shapes) - len(run.cell.others) + run.cell.num_inputs
+            own = i < given and rows.batch is not None and shape[:1] == (rows.batch,)
             factor = c[k].view(-1, *[1] * (len(shape) - 1)) if own else c[k].sum()
             found[i] = v.mul_(factor) if found[i] is None else found[i].addcmul_(v, factor)  # pyright: ignore
-    return [None if g is None else g.to(dtype) for g, (_, dtype, _) in zip(found, ctx.shapes, strict=True)]
+    return [None if g is None else g.to(dtype) for g, (_, dtype, _) in zip(found, shapes, strict=True)]
 
 
-def _by_adjoints(ctx: Any, g: Tensor, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the sum over updates of the vjps with the estimated adjoints, in a second recursion."""
-    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
-    tensors = ctx.saved_tensors[: len(wanted)]
-    leaves, others = list(tensors[:width]), [alias(t, w) for t, w in zip(tensors[width:], wanted[width:], strict=True)]
+    cell, how, rows, needs = run.cell, run.how, run.rows, iter(wanted)
+    leaves, first = cell.state, [next(needs) if is_floating(leaf) else False for leaf in cell.state]
+    others = cell.stand_ins(list(needs))
     known, found = [t for t in others if t.requires_grad], [None] * len(wanted)
-    noise = Noise(ctx.seed, range(how.num_tangents), how.distribution, g.device)
-    u = ctx.saved_tensors[len(wanted) :]
+    noise, u = Noise(run.seed, range(how.num_tangents), how.distribution, g.device), saved[len(wanted) :]
     c = torch.einsum("krf,rf->kr", u[0], g) / how.num_tangents if u else g.new_zeros(how.num_tangents, len(g))
-    with ctx.conditions.restored(cell.cell) as buffers:
-        for step in range(ctx.num_steps):
-            state = [alias(leaf, step == 0 and wanted[i]) for i, leaf in enumerate(leaves)]
+    with run.conditions.restored(cell.cell) as buffers:
+        for step in range(run.num_steps):
+            since = next_number()
+            state = [alias(leaf, step == 0 and first[i]) for i, leaf in enumerate(leaves)]
             outputs = cell.run_on([leaf_view(leaf) for leaf in state], cell.leaf_views(others), buffers, step, step + 1)
-            check_nothing_hidden(outputs, [*state, *known])
-            last = step == ctx.num_steps - 1
+            check_nothing_hidden(outputs, [*state, *known, *cell.cell.parameters()], since)
+            last = step == run.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
-            _accumulate(found, [*state, *others], outputs, adjoint, rows)
-            leaves = [leaf.detach() for leaf in outputs]
+            _accumulate(found, [*filter(is_floating, state), *others], outputs, adjoint, rows)
+            leaves = [alias(leaf, False) for leaf in outputs]
             del outputs, state
-    ctx.stats.cell_evaluations += ctx.num_steps
-    ctx.stats.vjps += ctx.num_steps
-    return [None if total is None else total.to(t.dtype) for total, t in zip(found, tensors, strict=True)]
+    run.stats.cell_evaluations += run.num_steps
+    run.stats.vjps += run.num_steps
+    return [None if total is None else total.to(dtype) for total, (_, dtype, _) in zip(found, shapes, strict=True)]
 
 
-def _accumulate(found: list, sources: list[Tensor], outputs: list[Tensor], adjoint: Tensor, rows: RowLayout) -> None:
-    sizes = [leaf.numel() // len(adjoint) for leaf in outputs]
-    pairs = zip(outputs, adjoint.split(sizes, dim=1), strict=True)
-    cotangents = [part.reshape(leaf.shape).to(leaf.dtype) for leaf, part in pairs]
-    for i, gradient in enumerate(pull_back(outputs, cotangents, sources)):
+def _accumulate(found: list, sources: list[Tensor], outputs: list[Any], adjoint: Tensor, rows: RowLayout) -> None:
+    for i, gradient in enumerate(pull_back(outputs, rows.split(adjoint), sources)):
         if gradient is not None:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             found[i] = wide if found[i] is None else found[i] + wide

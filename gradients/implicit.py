@@ -6,16 +6,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import tree
-from loopgrad.gradients.checks import check_choice, check_int, check_unchanged, refuse_second_derivative, versions_of
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_structure, needs_gradient, period_of, run
+from loopgrad.gradients.checks import check_choice, check_int, refuse_second_derivative
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.implicit_backward import implicit_gradients
+from loopgrad.gradients.implicit_forward import ImplicitPass
 from loopgrad.gradients.implicit_verdict import ImplicitStats
-from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
-from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
+from loopgrad.gradients.untouched import untouched
 
 UNCONVERGED = ("fallback", "warn", "raise", "ignore")
 
@@ -126,15 +126,17 @@ class ImplicitGradient(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping its last state and the one that the fallback starts from."""
-        wanted, period = needs_gradient(cell, state, inputs), period_of(cell)
-        if num_steps < period or (self.forward == "unroll" and not wanted):  # less than a cycle has no fixed point
-            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=num_steps * wanted))
+        period, graph = period_of(cell), may_differentiate(cell, state, inputs)
+        if num_steps < period or (self.forward == "unroll" and not graph):  # less than a cycle has no fixed point
+            vjps = num_steps * needs_gradient(cell, state, inputs)
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0, 0)
-        rows = RowLayout(functional.state, self.scope == "sample")
-        leaves = _Recursion.apply(
-            functional, inputs, num_steps, self, stats, rows, *functional.state, *functional.others
-        )
-        return Rollout(functional.unflatten_state(leaves), stats)
+        forward = ImplicitPass(functional, self, num_steps)
+        last, kept = forward.run(inputs, stats)
+        if not graph or not any(source.requires_grad for source in forward.sources):
+            return Rollout(functional.unflatten_state(last), stats)
+        found = _Recursion.apply(forward, stats, last, kept, *forward.sources)
+        return Rollout(functional.unflatten_state(merged(found, last)), stats)
 
     def window(self, cell: nn.Module, num_steps: int) -> int:
         """Return the number of last updates that the fallback goes through."""
@@ -142,65 +144,22 @@ class ImplicitGradient(Estimator):
 
 
 class _Recursion(torch.autograd.Function):
-    """The whole recursion as one node: (state leaves, other tensors) -> last state leaves."""
+    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        cell: FunctionalCell,
-        inputs: Any,
-        num_steps: int,
-        how: ImplicitGradient,
-        stats: ImplicitStats,
-        rows: RowLayout,
-        *tensors: Tensor,
+        ctx: Any, run: ImplicitPass, stats: ImplicitStats, last: list[Any], kept: list[Tensor], *sources: Tensor
     ) -> Any:
         ctx.set_materialize_grads(False)
-        period = period_of(cell.cell)
-        ctx.cell, ctx.how, ctx.stats, ctx.rows = cell, how, stats, rows
-        ctx.cycle = range(num_steps - period, num_steps)
-        versions = versions_of(tensors)
-        noted: list[Conditions] = []
-        if how.forward == "unroll":
-            ctx.window = how.window(cell.cell, num_steps)
-            cuts = sorted({0, num_steps - ctx.window, num_steps - period, num_steps})
-            leaves, start = list(cell.state), list(cell.state)
-            for first, stop in zip(cuts, cuts[1:], strict=False):
-                noted.append(Conditions(cell.cell, tensors, noted[-1] if noted else None))
-                if first == num_steps - ctx.window:
-                    start, ctx.start_conditions = leaves, noted[-1]
-                if first == num_steps - period:
-                    ctx.cycle_conditions = noted[-1]
-                last = run_without_graph(cell.cell, cell.unflatten_state(leaves), inputs, range(first, stop))
-                check_structure(cell.unflatten_state(leaves), last)
-                leaves = tree.flatten(last)[0]
-            stats.cell_evaluations += num_steps
-        else:
-            leaves = _solved_forward(cell, inputs, ctx.cycle, how, rows, stats, num_steps // period)
-            ctx.window, start = how.window(cell.cell, num_steps), leaves
-            ctx.start_conditions = ctx.cycle_conditions = Conditions(cell.cell, tensors)
-            noted.append(ctx.cycle_conditions)
-        check_unchanged(tensors, versions, "its last cycle cannot be run again")
-        drop_untouched(noted, end=Conditions(cell.cell, tensors, noted[-1]))
-        ctx.first = num_steps - ctx.window
-        ctx.save_for_backward(*tensors[len(leaves) :], *leaves, *start)
-        return tuple(leaf.detach() for leaf in leaves)
+        ctx.run, ctx.stats, ctx.count = run, stats, len(kept)
+        ctx.save_for_backward(*kept, *run.cell.others)
+        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         refuse_second_derivative("ImplicitGradient")
-        return (None,) * 6 + tuple(implicit_gradients(ctx, cotangents, ctx.needs_input_grad[6:]))
-
-
-def _solved_forward(
-    cell: FunctionalCell, inputs: Any, cycle: range, how: Any, rows: RowLayout, stats: ImplicitStats, cycles: int
-) -> list[Tensor]:
-    def image(z: Tensor) -> Tensor:
-        state = cell.unflatten_state(rows.split(z))
-        return rows.join(tree.flatten(run_without_graph(cell.cell, state, inputs, cycle))[0])
-
-    found = how.forward(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
-    stats.cell_evaluations += found.evaluations * len(cycle)
-    # where no step was finite there is no best point: the loss must hear of it
-    known = found.residual.isfinite().unsqueeze(1)
-    return rows.split(torch.where(known, found.state, torch.nan))
+        run, kept = ctx.run, ctx.saved_tensors[: ctx.count]
+        run.frozen.check(run.cell.cell)
+        with untouched(run.cell.cell, run.cycle_conditions):
+            found = implicit_gradients(run, kept, ctx.stats, cotangents, ctx.needs_input_grad[4:])
+        return None, None, None, None, *found

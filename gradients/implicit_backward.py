@@ -9,26 +9,40 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
-from loopgrad.gradients.functional_cell import alias, check_nothing_hidden, free_nodes, leaf_view, pull_back
+from loopgrad.gradients.graphs import (
+    alias,
+    check_nothing_hidden,
+    free_nodes,
+    is_floating,
+    leaf_view,
+    next_number,
+    pull_back,
+    requires_grad,
+)
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs
 from loopgrad.gradients.solvers import LINEAR
 
 
-def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> list[Tensor | None]:
+def implicit_gradients(
+    run: Any, saved: Any, stats: Any, cotangents: Any, wanted: tuple[bool, ...]
+) -> list[Tensor | None]:
     """Return the gradients of all tensors: implicit where that can be trusted, the fallback's elsewhere.
 
     Args:
-        ctx: Context of the recursion's node, with the estimator as `how`.
-        cotangents: Cotangents of the leaves of the last state; None for zero.
-        wanted: Which leaves of the state and other tensors want a gradient.
+        run: `ImplicitPass`, with the estimator as `how`.
+        saved: Tensors of the last state and of the one that the fallback starts from.
+        stats: Take the cost and the verdict.
+        cotangents: Cotangents of the floating leaves of the last state; None for zero.
+        wanted: Which floating leaves of the state, and then which other tensors, want a gradient.
     """
-    cell, how, rows, width = ctx.cell, ctx.how, ctx.rows, len(ctx.cell.state)
-    saved = ctx.saved_tensors
-    others = [alias(tensor, needed) for tensor, needed in zip(saved, wanted[width:], strict=False)]
-    leaves, start = saved[len(others) : len(others) + width], saved[len(others) + width :]
-    b, z = rows.join(cotangents), rows.join(leaves)
-    cycle, runs = (cell, leaves, others, ctx.cycle_conditions, ctx.cycle, rows), 1
+    cell, how, rows, needs, given = run.cell, run.how, run.rows, iter(wanted), iter(cotangents)
+    first = [next(needs) if is_floating(leaf) else False for leaf in cell.state]
+    others = cell.stand_ins(list(needs))
+    queue = iter(saved)
+    leaves, start = (tree.together(queue, rest) for rest in (run.rest_last, run.rest_start))
+    b, z = rows.join([next(given) if is_floating(leaf) else None for leaf in leaves]), rows.join(leaves)
+    cycle, runs = (cell, leaves, others, run.cycle_conditions, run.cycle, rows), 1
     f = Linearised(*cycle)
     moved, size, largest = vector_norm(f.image - z, dim=1), vector_norm(f.image, dim=1), b.abs().amax(dim=1)
     finite = (moved + size + largest) < torch.inf  # nan is not
@@ -57,23 +71,23 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
     all_passed, any_back = torch.stack([passed.all(), falls_back.any()]).tolist()
     verdict = Verdict(forward, backward, amplification, estimate, solved, passed, finite, products, any_back)
     used = passed if gated else finite & (vector_norm(w, dim=1) < torch.inf)
-    of_state: list[Tensor | None] = [None] * width  # at a fixed point z_0 changes nothing
+    of_state: list[Tensor | None] = [None] * len(first)  # at a fixed point z_0 changes nothing
     found: list[Tensor | None] = [None] * len(others)
     if any_solved:
         trusted = w * scale
         found = f.gradients(trusted if all_passed else torch.where(used.unsqueeze(1), trusted, 0.0))
-    evaluations, vjps = runs * len(ctx.cycle), f.vjps * len(ctx.cycle)
+    evaluations, vjps = runs * len(run.cycle), f.vjps * len(run.cycle)
     if any_back:
         del f, w
         keep = None if all_finite else finite
-        start = [alias(leaf, ctx.first == 0 and needed) for leaf, needed in zip(start, wanted, strict=False)]
+        start = [alias(leaf, run.first == 0 and needed) for leaf, needed in zip(start, first, strict=True)]
         seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
-        cost, of_state, fallen = _fallback_gradients(ctx, start, others, seeds, keep)
+        cost, of_state, fallen = _fallback_gradients(run, start, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
-    ctx.stats.cell_evaluations += evaluations
-    ctx.stats.vjps += vjps
-    ctx.stats.verdict = verdict
+    stats.cell_evaluations += evaluations
+    stats.vjps += vjps
+    stats.verdict = verdict
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":
@@ -83,7 +97,7 @@ def implicit_gradients(ctx: Any, cotangents: Any, wanted: tuple[bool, ...]) -> l
         )
     if not all_passed and how.on_unconverged == "warn":
         warnings.warn(f"ImplicitGradient: {unconverged(verdict)}", stacklevel=2)
-    return of_state + found
+    return [g for g, leaf in zip(of_state, cell.state, strict=True) if is_floating(leaf)] + found
 
 
 def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
@@ -116,21 +130,22 @@ class _StartingAt(nn.Module):
 
 
 def _fallback_gradients(
-    ctx: Any, start: list[Tensor], others: list[Tensor], b: Tensor, keep: Tensor | None
+    run: Any, start: list[Any], others: list[Tensor], b: Tensor, keep: Tensor | None
 ) -> tuple[Stats, list[Tensor | None], list[Tensor | None]]:
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
-    cell, how, rows = ctx.cell, ctx.how, ctx.rows
+    cell, how, rows, since = run.cell, run.how, run.rows, next_number()
 
-    def run(module: nn.Module, inputs: Any) -> Rollout:
-        return how.fallback(_StartingAt(module, ctx.first), cell.unflatten_state(viewed), inputs, ctx.window)
+    def fall_back(module: nn.Module, inputs: Any) -> Rollout:
+        return how.fallback(_StartingAt(module, run.first), cell.unflatten_state(viewed), inputs, run.window)
 
-    with ctx.start_conditions.restored(cell.cell) as buffers:
+    with run.start_conditions.restored(cell.cell) as buffers:
         entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
         if keep is not None:
             entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
-        rollout = cell.call(run, entries, buffers)
+        rollout = cell.call(fall_back, entries, buffers)
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
-    nodes = check_nothing_hidden(leaves, sources) if any(tensor.requires_grad for tensor in sources) else []
+    asked = any(requires_grad(tensor) for tensor in sources)
+    nodes = check_nothing_hidden(leaves, [*sources, *cell.cell.parameters()], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)
     del rollout, leaves
     free_nodes(nodes)

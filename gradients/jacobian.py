@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of, run
+from loopgrad.gradients.graphs import alias, is_floating, merged, requires_grad
+from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.row_layout import RowLayout
+from loopgrad.gradients.untouched import untouched
 
 
 def jacobian_penalty(
@@ -59,15 +61,16 @@ def jacobian_penalty(
             f"num_probes={num_probes} must be at least 1, num_steps={num_steps} a cycle ({period}) or more"
         )
     leaves, unflatten = tree.flatten(state)
-    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+    leaves = [alias(leaf, True) for leaf in leaves]
     rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())
-    with sdpa_kernel(SDPBackend.MATH):
+    with untouched(), PlainAttention():
         after = run(cell, unflatten(list(leaves)), inputs, range(num_steps - period, num_steps))
-        outputs = [leaf for leaf in tree.flatten(after)[0] if leaf.requires_grad]
+        outputs = [leaf for leaf in tree.flatten(after)[0] if requires_grad(leaf)]
         for _ in range(num_probes):
             probes = [torch.randn(o.shape, generator=generator, dtype=o.dtype, device=o.device) for o in outputs]
             if outputs:
-                found = torch.autograd.grad(outputs, leaves, probes, create_graph=True, allow_unused=True)
-                products = rows.join(found)
+                floating = list(filter(is_floating, leaves))
+                found = torch.autograd.grad(outputs, floating, probes, create_graph=True, allow_unused=True)
+                products = rows.join(merged(found, leaves))
                 total = total.to(products) + products.square().mean() / num_probes
     return total

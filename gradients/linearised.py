@@ -1,10 +1,12 @@
 """One cycle of a cell at one state, run once with a graph and then seen as a linear map through its products."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
-from loopgrad.gradients.functional_cell import FunctionalCell, alias, check_nothing_hidden, leaf_view, pull_back
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import alias, check_nothing_hidden, leaf_view, next_number, pull_back
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 
@@ -30,14 +32,14 @@ class Linearised:
     def __init__(
         self,
         cell: FunctionalCell,
-        state: Sequence[Tensor],
+        state: Sequence[Any],
         others: Sequence[Tensor],
         conditions: Conditions,
         steps: range,
         rows: RowLayout,
         keep: Tensor | None = None,
     ):
-        self._rows, self._others, self.vjps = rows, others, 0
+        self._rows, self._others, self.vjps, since = rows, others, 0, next_number()
         state = state if keep is None else rows.masked(state, keep)
         self._state = [alias(leaf, True) for leaf in state]
         with conditions.restored(cell.cell) as buffers:
@@ -46,8 +48,8 @@ class Linearised:
                 entries = masked_inputs(cell, entries, rows, keep)
             viewed = [leaf_view(leaf) for leaf in self._state]
             self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
-        check_nothing_hidden(self._outputs, [*self._state, *others])
-        self.image = rows.join([leaf.detach() for leaf in self._outputs])
+        check_nothing_hidden(self._outputs, [*self._state, *others, *cell.cell.parameters()], since)
+        self.image = rows.join(self._outputs).detach()
 
     def pull(self, vector: Tensor) -> Tensor:
         """Return J^T vector, row by row."""

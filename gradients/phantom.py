@@ -8,7 +8,8 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_int
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, needs_gradient, period_of, run
+from loopgrad.gradients.graphs import is_floating, requires_grad
 from loopgrad.gradients.recompute import run_without_graph
 
 
@@ -62,19 +63,27 @@ class PhantomGradient(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion without a graph, and the damped cycles with one."""
-        wanted, period = needs_gradient(cell, state, inputs), period_of(cell)
-        if num_steps < period or not wanted:  # less than a cycle is differentiated exactly
-            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=num_steps * wanted))
+        period = period_of(cell)
+        if num_steps < period or not may_differentiate(
+            cell, state, inputs
+        ):  # less than a cycle is differentiated exactly
+            vjps = num_steps * needs_gradient(cell, state, inputs)
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         last = run_without_graph(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
         ahead = leaves
-        for _ in range(self.num_steps):
-            image = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
-            pairs = zip(ahead, tree.flatten(image)[0], strict=True)
-            ahead = [new if self.damping == 1 else old + self.damping * (new - old) for old, new in pairs]
+        for count in range(1, self.num_steps + 1):
+            image = tree.flatten(run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps)))[0]
+            if not any(map(requires_grad, image)):  # nothing to differentiate, and so in any further cycle
+                return Rollout(last, Stats(num_steps + count * period, vjps=0))
+            ahead = [self._damped(*pair) for pair in zip(ahead, image, strict=True)]
         extra = self.num_steps * period
-        state = unflatten([_WithGradientOf.apply(z, u) for z, u in zip(leaves, ahead, strict=True)])
+        pairs = zip(leaves, ahead, strict=True)
+        state = unflatten([_WithGradientOf.apply(z, u) if is_floating(z) else z for z, u in pairs])
         return Rollout(state, Stats(num_steps + extra, vjps=extra))
+
+    def _damped(self, old: Any, new: Any) -> Any:
+        return new if self.damping == 1 or not is_floating(new) else old + self.damping * (new - old)
 
 
 class _WithGradientOf(torch.autograd.Function):

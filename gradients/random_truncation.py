@@ -1,6 +1,7 @@
 """Backpropagation through a random number of last updates, weighted so that its mean is the exact gradient."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.checks import only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run, sources
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
+from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -121,12 +123,17 @@ class RandomTruncation(Estimator):
             distance = num_steps - step  # of the update before this one; the last update has distance 0
             if self.reweight and step > first and distance % unit == 0:
                 near, far = (depths.survival(d) for d in (distance // unit - 1, distance // unit))
-                state = tree.map_tensors(lambda leaf, weight=near / far: _Weighted.apply(leaf, weight), state)
+                state = tree.map_tensors(partial(_weighted, near / far), state)
             state = cell(state, inputs, step)
         if reached and num_steps:
             leaves, unflatten = tree.flatten(state)
-            state = unflatten(_Reaching.apply(len(leaves), *leaves, *reached))
+            floating = list(filter(is_floating, leaves))
+            state = unflatten(merged(_Reaching.apply(len(floating), *floating, *reached), leaves))
         return Rollout(state, Stats(num_steps, vjps=num_steps - first if reached else 0))
+
+
+def _weighted(weight: float, leaf: Tensor) -> Tensor:
+    return _Weighted.apply(leaf, weight) if is_floating(leaf) else leaf
 
 
 class _Weighted(torch.autograd.Function):

@@ -1,24 +1,29 @@
 """Running updates without a graph, and noting what a second run must find as it was to give the same values."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.untouched import Autocast, Untouched
+
+# modules that take another kernel where no graph is recorded, and whose values then differ by rounding
+FUSED = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
 def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
     """Run updates without keeping a graph, so that they give the values they give with one, and leave no trace.
 
-    Three traps of torch: nn.MultiheadAttention in eval mode takes another kernel under no_grad (values differ by
-    1e-4); so does nn.LSTM on CPU, which has no switch for it and is run with a graph that is dropped at once; and
-    autocast caches weight casts made under no_grad, which later uses in the same region would then share, and so
-    lose the weight's gradient.
+    Three traps of torch: nn.MultiheadAttention and nn.LSTM take other kernels under no_grad (values differ by 1e-4), so
+    such cells are run with a graph that is dropped at once; autocast caches weight casts made under no_grad, which
+    later uses in the same region would then share, and so lose the weight's gradient; and so does the cache of
+    torch.nn.utils.parametrize.cached().
     """
     with graph_free(cell) as prepared:
         for step in steps:
@@ -29,15 +34,24 @@ def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) ->
 @contextmanager
 def graph_free(cell: nn.Module) -> Iterator[Callable[[Any], Any]]:
     """Run updates of `cell` in the block as `run_without_graph` does; yields what each new state must go through."""
-    with_graph = any(isinstance(module, nn.RNNBase) for module in cell.modules())
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with_graph = any(isinstance(module, FUSED) for module in cell.modules())
+    known = set(parametrize._cache) if parametrize._cache_enabled else set()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
         with torch.set_grad_enabled(with_graph):
-            yield partial(tree.map_tensors, torch.Tensor.detach) if with_graph else lambda state: state
+            yield partial(tree.map_tensors, _cut) if with_graph else lambda state: state
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
         torch.clear_autocast_cache()
+        for key in set(parametrize._cache) - known if parametrize._cache_enabled else ():
+            del parametrize._cache[key]
+
+
+def keep_derived_weights(cell: nn.Module) -> None:
+    """Within torch.nn.utils.parametrize.cached(), have every weight of the cell derived now, with its graph."""
+    if parametrize._cache_enabled and torch.is_grad_enabled():
+        for module in cell.modules():
+            if parametrize.is_parametrized(module):
+                for name in module.parametrizations:  # pyright: ignore[reportGeneralTypeIssues]
+                    getattr(module, name)
 
 
 class Conditions:
@@ -49,7 +63,8 @@ class Conditions:
         previous: Conditions noted earlier in the same run; their copy of the buffers is shared while it holds.
     """
 
-    def __init__(self, cell: nn.Module, tensors: Sequence[torch.Tensor], previous: "Conditions | None" = None):
+    def __init__(self, cell: nn.Module, tensors: Sequence[Any], previous: "Conditions | None" = None):
+        tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
         types = {tensor.device.type for tensor in tensors} - {"cpu", "meta"}
         self.accelerator = next(iter(types), "cuda")
         self.device_ids: list[int] = []
@@ -58,8 +73,8 @@ class Conditions:
         self.generators = self.generator_states()
         if previous is not None and all(map(torch.equal, self.generators, previous.generators)):
             self.generators = previous.generators
-        self.autocast = [(d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in ("cpu", *types)]
-        self.autocast_cache = torch.is_autocast_cache_enabled()
+        self.autocast = Autocast.now(("cpu", *types))
+        self.derived = dict(parametrize._cache) if parametrize._cache_enabled else {}
         self.training = [module.training for module in cell.modules()]
         live = dict(cell.named_buffers())
         self.versions = {name: (id(buffer), buffer._version) for name, buffer in live.items()}
@@ -78,6 +93,10 @@ class Conditions:
         torch.set_rng_state(states[0])
         set_device_states(self.device_ids, list(states[1:]), device_type=self.accelerator)
 
+    def sets_weights(self, enabled: int) -> bool:
+        """Whether meeting these conditions sets torch's cache of parametrized weights, now `enabled` or not."""
+        return bool(self.derived or enabled)
+
     def changed_buffer(self, cell: nn.Module) -> str | None:
         """Return the name of a buffer that is not what it was when this was noted, or None."""
         for name, buffer in cell.named_buffers() if self.versions else ():
@@ -87,13 +106,13 @@ class Conditions:
 
     def autocast_caches(self) -> bool:
         """Return whether autocast was on and kept the casts of weights for its whole region."""
-        return self.autocast_cache and any(enabled for *_, enabled in self.autocast)
+        return self.autocast.caches()
 
     @contextmanager
     def restored(self, cell: nn.Module) -> Iterator[dict[str, torch.Tensor]]:
         """Meet the conditions again with autograd on; yields copies of the buffers to run with.
 
-        On exit generators, flags and autocast are as they were; the cell's own buffers are not touched.
+        On exit generators, flags, caches and autocast are as they were; the cell's own buffers are not touched.
 
         Raises:
             RuntimeError: No update had changed a buffer, so that no copy was kept, and something has since then.
@@ -103,20 +122,26 @@ class Conditions:
                 f"the cell's buffer {changed} was changed between the forward and the backward pass, so its updates "
                 "cannot be run again: change buffers after backward, or use BPTT()"
             )
-        modules = list(cell.modules())
-        flags = [module.training for module in modules]
-        with ExitStack() as stack:
+        noted, settings = Untouched(cell, self), Autocast.now([device for device, *_ in self.autocast.devices])
+        casts = self.autocast.caches() or settings.caches()
+        try:
             if self.generators:
-                stack.enter_context(torch.random.fork_rng(self.device_ids, device_type=self.accelerator))
                 self.set_generators(self.generators)
-            for device, dtype, enabled in self.autocast:
-                cache = self.autocast_cache
-                stack.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache))
-            stack.enter_context(torch.enable_grad())
-            if flags != self.training:
-                stack.callback(_set_training, modules, flags)
-                _set_training(modules, self.training)
-            yield {name: buffer.clone() for name, buffer in self.buffers.items()}
+            if settings != self.autocast:
+                self.autocast.set()
+            if casts:  # none made outside, whose graph is another, and none left behind
+                torch.clear_autocast_cache()
+            if self.sets_weights(parametrize._cache_enabled):
+                parametrize._cache_enabled, parametrize._cache = bool(self.derived), dict(self.derived)
+            for module, flag in zip(cell.modules(), self.training, strict=True):
+                if module.training != flag:
+                    module.training = flag
+            with torch.enable_grad():
+                yield {name: buffer.clone() for name, buffer in self.buffers.items()}
+        finally:
+            if casts:
+                torch.clear_autocast_cache()
+            noted.put_back()
 
 
 def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
@@ -131,6 +156,6 @@ def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
             conditions.generators = []
 
 
-def _set_training(modules: list[nn.Module], flags: list[bool]) -> None:
-    for module, flag in zip(modules, flags, strict=True):
-        module.training = flag
+def _cut(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without its graph that requires grad if it did: what kernel runs next may depend on it."""
+    return tensor.detach().requires_grad_(tensor.requires_grad)

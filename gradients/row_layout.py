@@ -1,16 +1,19 @@
 """A state as a matrix: one row per sample, all leaves side by side, in a precision in which sums can be trusted."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from loopgrad.gradients.graphs import is_floating
 
 
 class RowLayout:
     """The way between the leaves of a state and a matrix (rows, features).
 
     Args:
-        leaves: Floating tensors, each (batch, ...).
+        leaves: Leaves of a state, each floating tensor (batch, ...); what is not floating has no place in the matrix.
         per_sample: One row per sample; else one row for the whole batch.
 
     Attributes:
@@ -21,7 +24,9 @@ class RowLayout:
         TypeError: A leaf is complex.
     """
 
-    def __init__(self, leaves: Sequence[Tensor], per_sample: bool):
+    def __init__(self, leaves: Sequence[Any], per_sample: bool):
+        self._floating = [is_floating(leaf) for leaf in leaves]
+        leaves = list(filter(is_floating, leaves))
         batches = {leaf.shape[0] if leaf.dim() else None for leaf in leaves}
         if per_sample and (len(batches) != 1 or None in batches):
             shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -37,27 +42,29 @@ class RowLayout:
             self.dtype = torch.promote_types(self.dtype, leaf.dtype)
         self._like = [(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
 
-    def join(self, leaves: Sequence[Tensor | None]) -> Tensor:
-        """Return the matrix of leaves, where None stands for zeros."""
+    def join(self, leaves: Sequence[Any]) -> Tensor:
+        """Return the matrix of the leaves of a state, where None stands for zeros."""
         count, parts = (self.batch if self.batch is not None else 1), []
-        if len(leaves) == 1 and leaves[0] is not None:
-            return leaves[0].to(self.dtype).reshape(count, -1)
-        for leaf, (shape, _, device) in zip(leaves, self._like, strict=True):
+        floating = [leaf for leaf, moves in zip(leaves, self._floating, strict=True) if moves]
+        if len(floating) == 1 and floating[0] is not None:
+            return floating[0].to(self.dtype).reshape(count, -1)
+        for leaf, (shape, _, device) in zip(floating, self._like, strict=True):
             found = torch.zeros(shape, dtype=self.dtype, device=device) if leaf is None else leaf.to(self.dtype)
             parts.append(found.reshape(count, -1))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
-    def split(self, matrix: Tensor) -> list[Tensor]:
-        """Return the leaves of a matrix, each in its own shape and dtype."""
-        if len(self._like) == 1:
-            shape, dtype, _ = self._like[0]
-            return [matrix.reshape(shape).to(dtype)]
+    def split(self, matrix: Tensor, carried: Sequence[Any] | None = None) -> list[Any]:
+        """Return the leaves of a matrix, each in its own shape and dtype; those without a place as in `carried`."""
         sizes = [shape.numel() // matrix.shape[0] if matrix.shape[0] else 0 for shape, _, _ in self._like]
-        parts = zip(matrix.split(sizes, dim=1), self._like, strict=True)
-        return [part.reshape(shape).to(dtype) for part, (shape, dtype, _) in parts]
+        parts = matrix.split(sizes, dim=1) if len(sizes) > 1 else [matrix]
+        found = [part.reshape(shape).to(dtype) for part, (shape, dtype, _) in zip(parts, self._like, strict=True)]
+        queue, rest = iter(found), carried if carried is not None else [None] * len(self._floating)
+        return [next(queue) if moves else other for moves, other in zip(self._floating, rest, strict=True)]
 
-    def masked(self, leaves: Sequence[Tensor], keep: Tensor) -> list[Tensor]:
+    def masked(self, leaves: Sequence[Any], keep: Tensor) -> list[Any]:
         """Return the leaves with zeros in the rows that are not to be kept, whatever they hold."""
-        if self.batch is None:
-            return [torch.where(keep, leaf, torch.zeros_like(leaf)) for leaf in leaves]
-        return [torch.where(keep.view(-1, *[1] * (leaf.dim() - 1)), leaf, torch.zeros_like(leaf)) for leaf in leaves]
+        return [self._masked(leaf, keep) if is_floating(leaf) else leaf for leaf in leaves]
+
+    def _masked(self, leaf: Tensor, keep: Tensor) -> Tensor:
+        rows = keep if self.batch is None else keep.view(-1, *[1] * (leaf.dim() - 1))
+        return torch.where(rows, leaf, torch.zeros_like(leaf))

@@ -26,8 +26,9 @@ class Substituted(TorchFunctionMode):
 
     def __init__(self, old: Sequence[Tensor], new: Sequence[Tensor]):
         super().__init__()
-        self._old = list(old)  # kept: an id names a tensor for as long as it lives
-        self._new = {id(a): b for a, b in zip(old, new, strict=True) if a is not b}
+        pairs = [(a, b) for a, b in zip(old, new, strict=True) if a is not b]
+        self._new = {id(a): b for a, b in pairs}
+        self._kept = {id(b): a for a, b in pairs}  # both are held: an id names a tensor for as long as it lives
 
     def __enter__(self) -> "Substituted":
         """Enter the mode, if there is anything to replace."""
@@ -40,9 +41,11 @@ class Substituted(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call with the new tensors."""
-        return func(
-            *map(self._replaced, args), **{name: self._replaced(value) for name, value in (kwargs or {}).items()}
-        )
+        named = {name: self._replaced(value) for name, value in (kwargs or {}).items()}
+        result = func(*map(self._replaced, args), **named)
+        # what is written to in place is handed back as the tensor that stands for it: the module may keep it
+        in_place = "out" in named or getattr(func, "__name__", "").endswith("_")
+        return self._kept.get(id(result), result) if in_place else result
 
     def _replaced(self, value: Any) -> Any:
         if isinstance(value, Tensor):

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import jvp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.functional_cell import FunctionalCell, check_nothing_hidden
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
 from loopgrad.gradients.noise import Noise
+from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.recompute import graph_free
 from loopgrad.gradients.row_layout import RowLayout
 
@@ -27,13 +28,13 @@ class CannotCarry(RuntimeError):
 def carry(
     cell: FunctionalCell,
     steps: range,
-    leaves: Sequence[Tensor],
+    leaves: Sequence[Any],
     others: Sequence[Tensor],
     buffers: dict[str, Tensor],
     rows: RowLayout,
     directions: Sequence[Tensor | None],
     noise: Noise | None = None,
-) -> tuple[list[Tensor], Tensor | None]:
+) -> tuple[list[Any], Tensor | None]:
     """Run updates with tangents beside the state.
 
     Tangents are kept in the precision of `rows` (float32 at least) between updates, whatever the cell computes in.
@@ -46,7 +47,7 @@ def carry(
         others: In place of the cell's other tensors.
         buffers: To run with; empty for the cell's own.
         rows: How tangents are laid out.
-        directions: For each of `leaves` and `others`, its tangents (K, *shape), or None for zero.
+        directions: For each floating one of `leaves` and each of `others`, its tangents (K, *shape), or None for zero.
         noise: Added to the tangents after each update but the last.
 
     Returns:
@@ -56,46 +57,61 @@ def carry(
         CannotCarry: An operator of the cell cannot carry tangents.
         RuntimeError: The cell reads a tensor that requires grad and is none of `leaves` and `others`.
     """
-    of_state, of_others = directions[: len(leaves)], directions[len(leaves) :]
+    width = sum(map(is_floating, leaves))
+    of_state, of_others = directions[:width], directions[width:]
     moving = [i for i, v in enumerate(of_others) if v is not None]
     v = [of_others[i] for i in moving]
     given = next((d for d in directions if d is not None), None)
-    u = None
+    leaves, others = list(map(_detached, leaves)), list(map(_detached, others))
+    floating, u = list(filter(is_floating, leaves)), None
     if given is not None:
-        u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(leaves, of_state, strict=True)], rows)
-    leaves, others = [leaf.detach() for leaf in leaves], [tensor.detach() for tensor in others]
+        u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(floating, of_state, strict=True)], rows)
     with _carrying(cell):
         for step in steps:
+            after: list[Any] = []
 
-            def update(state: list[Tensor], moved: list[Tensor], step: int = step) -> list[Tensor]:
+            def update(state: list, moved: list, step: int = step, before: list = leaves, after: list = after) -> Any:
                 read = list(others)
                 for i, tensor in zip(moving, moved, strict=True):
                     read[i] = tensor
-                return cell.run_on(state, read, buffers, step, step + 1)
+                after[:] = cell.run_on(merged(state, before), read, buffers, step, step + 1)
+                return list(filter(is_floating, after)), [leaf for leaf in after if _is_carried(leaf)]
 
             if u is None:
-                after = update(leaves, [others[i] for i in moving])
+                floating, carried = update(floating, [others[i] for i in moving])
             else:
-                after, pushed = _pushed(update, leaves, [others[i] for i in moving], _split(u, leaves), v)
+                floating, pushed, carried = _pushed(
+                    update, floating, [others[i] for i in moving], _split(u, floating), v
+                )
                 u = _join(pushed, rows).detach()
-            check_nothing_hidden(after, [])
+            check_nothing_hidden(floating, [])
+            queue, floating = iter(carried), [leaf.detach() for leaf in floating]
+            after = [next(queue) if _is_carried(leaf) else leaf for leaf in after]
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
-            leaves = [leaf.detach() for leaf in after]
+            leaves = merged(floating, after)
             if noise is not None and step != steps[-1]:
                 drawn = noise.draw(rows.join(leaves).shape, rows.dtype)
                 u = drawn if u is None else u.add_(drawn)
     return leaves, u
 
 
-def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor]]:
+def _is_carried(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not is_floating(leaf)
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+
+def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor], list]:
     def along(u: list, v: list) -> Any:
-        return jvp(update, (leaves, moved), (u, v))
+        return jvp(update, (leaves, moved), (u, v), has_aux=True)
 
     try:
         if len(u[0]) == 1:
-            after, pushed = along([t[0] for t in u], [t[0] for t in v])
-            return after, [t.unsqueeze(0) for t in pushed]
-        return vmap(along, out_dims=(None, 0), randomness="same")(u, v)  # pyright: ignore[reportArgumentType]
+            after, pushed, carried = along([t[0] for t in u], [t[0] for t in v])
+            return after, [t.unsqueeze(0) for t in pushed], carried
+        return vmap(along, out_dims=(None, 0, None), randomness="same")(u, v)  # pyright: ignore
     except (RuntimeError, NotImplementedError) as error:
         said = str(error)
         if not any(mark in said.lower() for mark in _MARKS):
@@ -114,7 +130,7 @@ def _carrying(cell: FunctionalCell) -> Iterator[None]:
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
     """
     cached = torch.is_autocast_cache_enabled()
-    with graph_free(cell.cell), torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]), warnings.catch_warnings():
+    with graph_free(cell.cell), torch.enable_grad(), PlainAttention(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch 2.13's own, at first use
         torch.set_autocast_cache_enabled(False)
         try:

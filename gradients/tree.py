@@ -56,6 +56,18 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
     return unflatten([fn(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
 
 
+def apart(leaves: Leaves) -> tuple[list[torch.Tensor], Leaves]:
+    """Return the tensors among leaves, and the leaves with a mark in the place of each tensor; see `together`."""
+    rest = [torch.Tensor if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    return [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)], rest
+
+
+def together(found: Iterable[torch.Tensor], rest: Leaves) -> Leaves:
+    """Return the leaves that `apart` has taken apart."""
+    queue = iter(found)
+    return [next(queue) if leaf is torch.Tensor else leaf for leaf in rest]
+
+
 def _is_dataclass(node: Any) -> bool:
     return dataclasses.is_dataclass(node) and not isinstance(node, type)
 

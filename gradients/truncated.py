@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int, only_one
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, needs_gradient, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run
+from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.recompute import run_without_graph
 
 
@@ -68,12 +70,13 @@ class TruncatedBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
-        # not asked of needs_gradient, which cannot see a tensor that the cell hides: that one is truncated too
+        # a tensor that the cell hides is truncated too
         first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
-        vjps = num_steps - first if needs_gradient(cell, state, inputs) else 0
         if first:
             state = run_without_graph(cell, state, inputs, range(first))
-        return Rollout(run(cell, state, inputs, range(first, num_steps)), Stats(num_steps, vjps))
+        last = run(cell, state, inputs, range(first, num_steps))
+        vjps = num_steps - first if any(map(requires_grad, tree.flatten(last)[0])) else 0
+        return Rollout(last, Stats(num_steps, vjps))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""

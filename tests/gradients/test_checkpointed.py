@@ -116,14 +116,6 @@ def test_train_mode_is_met_again_in_backward():
     assert torch.equal(problem.cell.linear.weight.grad, witness.cell.linear.weight.grad)
 
 
-def test_a_tensor_the_cell_hides_is_refused():
-    hidden = torch.ones(4, requires_grad=True)
-    cell = Stationary(lambda z, x: torch.tanh(z * hidden + x))
-    state = CheckpointedBPTT()(cell, torch.zeros(2, 4), torch.ones(2, 4, requires_grad=True), 9).state
-    with pytest.raises(RuntimeError, match=r"shape \(4,\).*Stationary\(fn, parameters="):
-        state.sum().backward()
-
-
 def test_an_update_in_place_is_refused():
     linear = nn.Linear(4, 4)
     cell = Stationary(lambda z, x: z.add_(torch.tanh(linear(z))), parameters=linear)

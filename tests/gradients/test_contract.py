@@ -33,11 +33,11 @@ identity = Stationary(lambda z, x: z)
         ((identity, torch.zeros(1), None, True), TypeError, "num_steps must be an int"),
         ((identity, torch.zeros(1), None, -1), ValueError, "num_steps must be at least 0"),
         (
-            (identity, {"a": [torch.zeros(1), torch.zeros(1).long()]}, None, 1),
+            (identity, {"a": [None, torch.zeros(1).long()]}, None, 1),
             TypeError,
-            r"state\['a'\]\[1\] is torch.int64",
+            r"no floating tensor.*state\['a'\]\[0\]: NoneType, state\['a'\]\[1\]: torch.int64",
         ),
-        ((identity, Memory(torch.zeros(1), [3]), None, 1), TypeError, r"state.slow\[0\] is a int"),
+        ((identity, Memory(True, [3]), None, 1), TypeError, r"no floating tensor.*state.slow\[0\]: int"),
     ],
 )
 def test_a_wrong_argument_is_named(estimator, arguments, error, message):

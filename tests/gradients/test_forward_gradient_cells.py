@@ -60,12 +60,15 @@ def test_buffers_that_updates_write_are_refused_by_name_of_the_way_out():
 
 
 @every_way
-def test_a_tensor_that_is_not_passed_is_not_lost_in_silence(way):
+def test_a_tensor_that_is_not_named_gets_the_gradient_that_it_gets_if_named(way):
+    torch.manual_seed(0)
     hidden = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    linear = nn.Linear(4, 4, dtype=torch.float64)
-    cell = Stationary(lambda z, x: torch.tanh(linear(z) * hidden), parameters=linear)
-    with pytest.raises(RuntimeError, match=r"uses a tensor of shape \(4,\)"):
-        ForwardGradient(seed=0, **WAYS[way])(cell, torch.ones(2, 4, dtype=torch.float64), None, 5)
+    linear, found = nn.Linear(4, 4, dtype=torch.float64), []
+    for named in ([linear], [linear, hidden]):
+        cell = Stationary(lambda z, x: torch.tanh(linear(z) * hidden), parameters=named)
+        state = ForwardGradient(seed=0, **WAYS[way])(cell, torch.ones(2, 4, dtype=torch.float64), None, 5).state
+        found.append(torch.autograd.grad(state.square().sum(), [hidden, *linear.parameters()]))
+    assert all(map(torch.equal, *found)) and found[0][0].abs().min() > 0
 
 
 def test_weights_changed_before_backward_are_noticed():

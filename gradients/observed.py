@@ -1,0 +1,170 @@
+"""A forward pass without a graph whose first updates are watched, to learn what the cell reads beside its arguments."""
+
+from contextlib import nullcontext
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.contract import check_structure, period_of
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.graphs import alias, is_floating, next_number, reaches, refuse_older, search
+from loopgrad.gradients.recompute import run_without_graph
+
+
+class Watched:
+    """The forward pass of an estimator: the first updates run with a graph that is examined and dropped.
+
+    Watched is the first cycle, and two updates at least. What they read that requires grad, wherever the cell keeps it
+    (in a list, a closure, an attribute, made by an encoder or a parametrization), is added to the cell's `others`. A
+    tensor that an update makes of its state and a later one reads is state outside the state, and refused.
+
+    Args:
+        cell: The cell; `others` grows.
+
+    Attributes:
+        watching: Whether the latest update was watched.
+    """
+
+    def __init__(self, cell: FunctionalCell):
+        self.cell, self.watching = cell, False
+        self._left = max(period_of(cell.cell), 2)
+        self._begin = next_number()
+        self._entries: list[Tensor] = []
+        self._plain: dict[int, tuple[Any, int]] = {}
+        self._buffers: set[int] = set()
+        # compiled code would be compiled once more, for the mode, and is not seen by it anyway
+        modules = list(cell.cell.modules())
+        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
+        named = cell.cell.named_parameters()
+        self._parameters = [(name, p, p._version) for name, p in named if not p.requires_grad]
+
+    def run(self, state: Any, inputs: Any, steps: range) -> Any:
+        """Return the state after the updates `steps`, without a graph."""
+        watched = steps[: self._left]
+        for step in watched:
+            before, after = self.update(state, inputs, step)
+            check_structure(before, after)
+            state = tree.map_tensors(Tensor.detach, after)
+        if watched:
+            torch.clear_autocast_cache()
+        return run_without_graph(self.cell.cell, state, inputs, steps[len(watched) :])
+
+    def update(self, state: Any, inputs: Any, step: int) -> tuple[Any, Any]:
+        """Return the state as the update was given it, and the state after it; with a graph while watching."""
+        cell = self.cell
+        self.watching = self._left > 0
+        if not self.watching:
+            return state, cell.cell(state, inputs, step)
+        self._left -= 1
+        torch.clear_autocast_cache()  # casts of weights made before belong to other graphs
+        self._buffers.update(map(id, cell.cell.buffers()))
+        leaves, unflatten = tree.flatten(state)
+        entries = [alias(leaf, True) for leaf in leaves]
+        given = [alias(t, t.requires_grad) for t in tree.tensors(inputs)]
+        queue, since, read = iter(given), next_number(), _Reading([*entries, *given])
+        before, inputs = unflatten(entries), tree.map_tensors(lambda _: next(queue), inputs)
+        try:
+            # hooks of the caller's are for what is kept until backward; results that are saved would keep themselves
+            # alive if they were not detached
+            hooks, watching = saved_tensors_hooks(Tensor.detach, _itself), nullcontext() if self._compiled else read
+            with torch.enable_grad(), hooks, watching:
+                after = cell.cell(before, inputs, step)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad" in str(error) and "in-place" in str(error):
+                raise RuntimeError(
+                    "the cell changes its state or inputs in place, so its updates cannot be run again: write z + f(z) "
+                    "instead of z.add_(f(z)), or use BPTT()"
+                ) from error
+            raise
+        self._entries += [entry for entry in entries if is_floating(entry)]
+        self._take_in(list(read.found.values()), tree.flatten(after)[0], [*entries, *given], since)
+        return before, after
+
+    def _take_in(self, read: list[Tensor], outputs: list[Any], given: list[Any], since: int) -> None:
+        """Add what an update has read to the cell's other tensors."""
+        cell, now = self.cell, next_number()
+        known = {id(tensor) for tensor in cell.own}
+        for tensor in read:
+            if id(tensor) in known:
+                continue
+            if not tensor.requires_grad:
+                self._plain.setdefault(id(tensor), (ref(tensor), tensor._version))
+            elif tensor.is_leaf or not since <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
+                if not tensor.is_leaf and self._begin <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
+                    self._check_no_state(tensor)
+                cell.others.append(tensor)
+        found = search(outputs, since, [tensor for tensor in cell.own if not tensor.is_leaf])
+        refuse_older(found)
+        known = {id(tensor) for tensor in (*given, *cell.cell.parameters(), *cell.own)}
+        cell.others += [leaf for leaf in found.leaves if id(leaf) not in known]
+
+    def _check_no_state(self, tensor: Tensor) -> None:
+        if reaches(tensor, self._entries):
+            raise RuntimeError(
+                f"the cell keeps a tensor of shape {tuple(tensor.shape)} that one update made of its state and that a "
+                "later update reads (a cache in an attribute?), so a gradient through it would be lost: carry it in "
+                "the state, detach it if no gradient is to go through it, or use BPTT()"
+            )
+
+    def frozen(self) -> "Frozen":
+        """Return what no update has written to and backward must find as it is."""
+        plain = [noted for key, noted in self._plain.items() if key not in self._buffers]
+        return Frozen(self._parameters, plain)
+
+
+class Frozen:
+    """Tensors that get no gradient and that a second run must find unchanged: it reads them, and not their copies.
+
+    Args:
+        parameters: (name, parameter, version) of those that do not require grad.
+        plain: (weak reference, version) of other tensors.
+    """
+
+    def __init__(self, parameters: list[tuple[str, Tensor, int]], plain: list[tuple[Any, int]]):
+        self._parameters = [(name, p, version) for name, p, version in parameters if p._version == version]
+        self._plain = [(kept, v) for kept, v in plain if (tensor := kept()) is not None and tensor._version == v]
+
+    def check(self, cell: nn.Module) -> None:
+        """Raise if one of them has been written to, or a parameter replaced.
+
+        Raises:
+            RuntimeError: Naming the tensor.
+        """
+        live = dict(cell.named_parameters()) if self._parameters else {}
+        names = [name for name, p, version in self._parameters if live.get(name) is not p or p._version != version]
+        shapes = [tensor.shape for kept, v in self._plain if (tensor := kept()) is not None and tensor._version != v]
+        if names or shapes:
+            what = f"parameter {names[0]}" if names else f"tensor of shape {tuple(shapes[0])}, which it reads,"
+            raise RuntimeError(
+                f"the cell's {what} was changed between the forward and the backward pass, so its updates cannot be "
+                "run again: change it after backward, or use BPTT()"
+            )
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class _Reading(TorchFunctionMode):
+    """Notes the tensors that torch calls are given and that neither the caller nor another call has made."""
+
+    def __init__(self, given: list[Any]):
+        super().__init__()
+        self._made = {id(tensor) for tensor in given}
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for tensor in (value,) if isinstance(value, Tensor) else tree.tensors(value):
+                if id(tensor) not in self._made and not is_functorch_wrapped_tensor(tensor):
+                    self.found.setdefault(id(tensor), tensor)
+        result = func(*args, **kwargs)
+        self._made.update(map(id, (result,) if isinstance(result, Tensor) else tree.tensors(result)))
+        return result

@@ -1,0 +1,216 @@
+"""Going through an invertible recursion without keeping its states, and back by undoing update after update."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.contract import check_structure, period_of
+from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.gradient_sums import GradientSums
+from loopgrad.gradients.graphs import is_floating, next_number, requires_grad
+from loopgrad.gradients.invertible import Note, Undone
+from loopgrad.gradients.observed import Watched
+from loopgrad.gradients.recompute import Conditions, graph_free
+from loopgrad.gradients.untouched import untouched
+
+# relative difference of a first state reconstructed in floating point that is put down to rounding
+TOLERANCE = 0.1
+
+
+class ReversiblePass:
+    """A forward pass that keeps its last state, and what undoing its updates needs beside that state.
+
+    Args:
+        cell: The cell, an `Invertible`.
+        how: The estimator.
+        num_steps: Number of updates.
+    """
+
+    def __init__(self, cell: FunctionalCell, how: Any, num_steps: int):
+        self.cell, self.how, self.num_steps, self.watched = cell, how, num_steps, Watched(cell)
+
+    @property
+    def sources(self) -> list[torch.Tensor]:
+        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
+        return [*filter(is_floating, self.cell.state), *self.cell.others]
+
+    def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
+        """Run the recursion; return the leaves of its last state, and the tensors that are kept for backward."""
+        cell, how = self.cell, self.how
+        tensors = [*tree.apart(cell.state)[0], *cell.others]
+        versions, conditions = versions_of(tensors), Conditions(cell.cell, tensors)
+        notes, draws, anchors = [], [conditions.generators], []
+        state = cell.unflatten_state(cell.state)
+        with graph_free(cell.cell) as prepared:
+            for step in range(self.num_steps):
+                if how.anchors and step and step % how.anchors == 0:
+                    anchors.append(tree.flatten(state)[0])
+                state, after = self.watched.update(state, inputs, step)
+                if step == 0:
+                    check_structure(state, after)
+                with torch.no_grad():
+                    notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
+                state = prepared(tree.map_tensors(torch.Tensor.detach, after) if self.watched.watching else after)
+                # the generators before each update; all the same object where nothing is drawn
+                now = conditions.generator_states()
+                draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
+                if (name := conditions.changed_buffer(cell.cell)) is not None:
+                    raise RuntimeError(
+                        f"the cell's update rewrites its buffer {name}, so it cannot be undone: put that module in "
+                        "eval mode, or use CheckpointedBPTT(), which keeps buffers with its states"
+                    )
+        check_unchanged(tensors, versions, "its updates cannot be undone")
+        conditions.buffers = {}  # no update changed them
+        if draws[-1] is draws[0]:
+            conditions.generators = []
+        self.conditions, self.draws, self.frozen = conditions, draws, self.watched.frozen()
+        # all tensors in one flat list, for save_for_backward: it frees them in time and notices if they are written to
+        leaves, self.touched = tree.flatten(state)[0], [note.touched for note in notes]
+        kept, self.rest_last = tree.apart(leaves)
+        self.lengths = [len(note.dropped) for note in notes]
+        kept += [word for note in notes for word in note.dropped]
+        self.rest_anchors = []
+        for anchor in anchors:
+            found, rest = tree.apart(anchor)
+            kept += found
+            self.rest_anchors.append(rest)
+        return leaves, kept
+
+
+class ReversibleRecursion(torch.autograd.Function):
+    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state.
+
+    One node, so that autograd keeps nothing of the updates and hands each parameter one gradient. Backward must then do
+    by hand what autograd would have done: go through the updates from the last to the first, and sum.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, run: ReversiblePass, last: list[Any], kept: list[torch.Tensor], *sources: torch.Tensor
+    ) -> Any:
+        """Hand on the last state, and keep for backward what undoing needs."""
+        ctx.set_materialize_grads(False)
+        ctx.run = run
+        ctx.save_for_backward(*sources, *kept)
+        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
+        """Undo the updates one after the other, each with its vector-Jacobian product."""
+        refuse_second_derivative("ReversibleBPTT")
+        run, saved = ctx.run, ctx.saved_tensors
+        run.frozen.check(run.cell.cell)
+        with untouched(run.cell.cell, run.conditions):
+            sweep = _Sweep(run, saved[len(run.sources) :], ctx.needs_input_grad[3:], cotangents)
+            try:
+                with run.conditions.restored(run.cell.cell):
+                    grads = run.cell.call(sweep.run, sweep.sums.entries, {})
+            finally:
+                totals = sweep.sums.result()
+        return None, None, None, *grads, *totals
+
+
+class _Sweep:
+    """One backward pass, from the last update to the first."""
+
+    def __init__(self, run: ReversiblePass, kept: Any, wanted: Any, cotangents: Any):
+        cell, queue, needs, given = run.cell, iter(kept), iter(wanted), iter(cotangents)
+        self.forward, self.cell, self.period = run, cell, period_of(cell.cell)
+        self.last = tree.together(queue, run.rest_last)
+        self.words = [tuple(next(queue) for _ in range(length)) for length in run.lengths]
+        self.anchors = [tree.together(queue, rest) for rest in run.rest_anchors]
+        self.grads = [next(given) if is_floating(leaf) else None for leaf in self.last]
+        for leaf in cell.state:
+            if is_floating(leaf):
+                next(needs)
+        others, caches = cell.stand_ins(list(needs)), run.conditions.autocast_caches()
+        # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
+        leaves = [tensor.is_leaf and tensor.requires_grad for tensor in cell.others]
+        bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(leaves)]
+        self.sums = GradientSums(others, bare, caches)
+
+    def run(self, module: Any, inputs: Any) -> list[torch.Tensor | None]:
+        """Return the gradients of the floating leaves of the first state; those of the rest are added up in `sums`."""
+        # invariant: `state` is the one after update `step`, and `grads` that of the loss by each of its leaves
+        run, cell, last, grads, sums = self.forward, self.cell, self.last, self.grads, self.sums
+        state, verify, anchors = cell.unflatten_state(last), run.how.verify, run.how.anchors
+        for step in reversed(range(run.num_steps)):
+            if not any(grad is not None for grad in grads):
+                break
+            if run.conditions.generators:
+                run.conditions.set_generators(run.draws[step])  # the masks that this update drew
+            # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
+            since = next_number()
+            undone = module(state, inputs, step, Note(run.touched[step], self.words[step]))
+            if not isinstance(undone, Undone):
+                raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
+            state, reads = undone.before, undone.reads
+            if step >= run.num_steps - self.period:  # graphs repeat from cycle to cycle: one cycle tells all
+                images = [image for image in undone.images if image is not None]
+                sums.learn(images, [*reads, *cell.cell.parameters()], since)
+            # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
+            pulled = module.pull(undone.images, grads)
+            if not (isinstance(pulled, tuple) and len(pulled) == 2 and len(pulled[0]) == len(undone.images)):
+                raise TypeError(f"{_name(cell)}.pull must return gradients of the images, and of the leaves before")
+            seeds, grads = pulled
+            pairs = zip(undone.images, seeds, strict=True)
+            pairs = [(i, seed) for i, seed in pairs if seed is not None and requires_grad(i)]
+            for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
+                if grad is not None and grad.dtype == read.dtype:
+                    # floating sums depend on their order. BPTT adds what came around the cell first, so it is
+                    # handed to autograd as a root at the leaf; not so where BPTT has a cast between the two
+                    pairs.append((read, grad))
+                    grads[i] = None
+            # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
+            for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
+                if read is not None:
+                    grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
+            if anchors and step and step % anchors == 0:
+                anchor = self.anchors[step // anchors - 1]
+                _verify(cell, verify, state, anchor, last, f"the state before update {step}")
+                state = cell.unflatten_state(anchor)
+        else:  # only a sweep that has come to the beginning can compare it with the first state
+            _verify(cell, verify, state, cell.state, last, "the first state")
+        grads += [None] * (len(last) - len(grads))
+        return [grad for grad, leaf in zip(grads, last, strict=True) if is_floating(leaf)]
+
+
+def _name(cell: FunctionalCell) -> str:
+    return type(getattr(cell.cell, "_orig_mod", cell.cell)).__name__
+
+
+@torch.no_grad()
+def _verify(cell: FunctionalCell, verify: str, got: Any, kept: Any, last: list[Any], what: str) -> None:
+    """Compare a state as reconstructed with what it was."""
+    if verify == "off":
+        return
+    states = (got, cell.unflatten_state(kept), cell.unflatten_state(last))
+    met, given, end = (cell.cell.verified(state) for state in states)  # pyright: ignore[reportCallIssue]
+    finite = all(bool(leaf.isfinite().all()) for leaf in last if is_floating(leaf))
+    worst = 0.0
+    for mine, true in zip(met, given, strict=True):
+        if not finite:  # where the recursion itself has left the numbers, nothing can be met again
+            known = mine.isfinite() & true.isfinite()
+            mine, true = torch.where(known, mine, 0), torch.where(known, true, 0)
+        if not torch.equal(mine, true):
+            worst = max(worst, float((mine - true).abs().nan_to_num(math.inf).max()))
+    # rounding is that of the values on the way, of which a first state of zeros says nothing
+    sizes = [float(leaf.abs().nan_to_num(0.0, posinf=0.0).max()) for leaf in (*given, *end) if leaf.numel()]
+    worst /= max([1e-30, *sizes])
+    if worst <= (0.0 if cell.cell.exact else TOLERANCE):
+        return
+    message = (
+        f"ReversibleBPTT did not meet {what} again (largest difference {worst:.2g} of the largest value), so "
+        "the gradient is wrong: the cell gave other values when it was run again, or its forward does not undo what it "
+        "does. Look for a generator of its own, a kernel that is not deterministic "
+        "(torch.use_deterministic_algorithms(True) finds it), Python state that changes from call to call, a state "
+        "beyond 2^20, where exact arithmetic ends, or a cell of your own whose arithmetic rounds: that one says "
+        "exact = False; or use CheckpointedBPTT()"
+    )
+    if verify == "raise":
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)
