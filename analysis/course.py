@@ -111,7 +111,8 @@ class Course:
             edges = [*(self._starts[k].num_steps for k in begun), self.num_steps]
             spans += [(edges[i + 1] - edges[i], edges[i], int(k), row) for i, k in enumerate(begun)]
         kept = sorted({span[0] for span in spans if span[0] or not self.num_steps}, reverse=True)
-        return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept or [0]]
+        kept = kept or [0 if batch else self.num_steps]
+        return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept]
 
     def _cut(self, found: dict[tuple[str, str], Array], length: int, spans: list[Span]) -> Episodes:
         _, begin, number, row = np.array(spans, dtype=int).reshape(-1, 4).T

@@ -11,18 +11,14 @@ from typing import Any
 import torch
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.graphs import is_floating
 
 _PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
-def is_latent(leaf: Any) -> bool:
-    """Return whether a leaf of a state is a floating tensor."""
-    return isinstance(leaf, torch.Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
 def latent(state: Any) -> list[torch.Tensor]:
     """Return the floating leaves of a state."""
-    return [leaf for leaf in tree.flatten(state)[0] if is_latent(leaf)]
+    return [leaf for leaf in tree.flatten(state)[0] if is_floating(leaf)]
 
 
 def latent_names(state: Any) -> tuple[str, ...]:
@@ -32,10 +28,10 @@ def latent_names(state: Any) -> tuple[str, ...]:
         TypeError: There is none, or a leaf is neither floating nor to be carried along.
     """
     leaves = [(_name(path), leaf) for path, leaf in tree.leaves_with_names(state, "")]
-    names = tuple(name for name, leaf in leaves if is_latent(leaf))
+    names = tuple(name for name, leaf in leaves if is_floating(leaf))
     for name, leaf in leaves:
         carried = isinstance(leaf, torch.Tensor | int) or leaf is None
-        if not names or not (is_latent(leaf) or carried):
+        if not names or not (is_floating(leaf) or carried):
             check_latent(name, leaf)
     return names
 
@@ -59,7 +55,7 @@ def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
     """Return the streams of `state`, checked: tensors (batch, ...), as many as there are names."""
     leaves = latent(state)
     if len(leaves) != len(names):
-        found = [_name(path) for path, leaf in tree.leaves_with_names(state, "") if is_latent(leaf)]
+        found = [_name(path) for path, leaf in tree.leaves_with_names(state, "") if is_floating(leaf)]
         raise ValueError(
             f"the cell must return a state of the structure it was given, with the floating leaves {tuple(names)}: got "
             f"{tuple(found)}. What becomes a floating tensor must be one in the first state, such as zeros"
@@ -80,7 +76,7 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
 
 def check_latent(name: str, leaf: Any) -> None:
     """Raise TypeError where a stream is not a floating tensor."""
-    if not is_latent(leaf):
+    if not is_floating(leaf):
         what = leaf.dtype if isinstance(leaf, torch.Tensor) else type(leaf).__name__
         raise TypeError(
             f"stream {name} of state must be a floating tensor, got {what}: move it to inputs, or record the floating "

@@ -10,12 +10,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from loopgrad.analysis.evaluation import differentiating_forward, in_evaluation
-from loopgrad.analysis.latent import check_shapes, is_latent, latent, latent_names, state_leaves
+from loopgrad.analysis.latent import check_shapes, latent, latent_names, state_leaves
 from loopgrad.analysis.precision import cast, tensors_of
 from loopgrad.analysis.streams import counted, equal_rows, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.substituted import Substituted
 
@@ -46,7 +47,7 @@ class StateMap:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; when it is called, that
+        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; in a call, that
             the cell gives one of them another shape.
 
     Example:
@@ -119,7 +120,7 @@ class StateMap:
     def state(self, z: Tensor) -> Any:
         """Return vectors as a state, its other leaves as they were given."""
         parts = iter(self._rows.split(z))
-        return tree.map_tensors(lambda leaf: next(parts) if is_latent(leaf) else leaf.clone(), self._given)
+        return tree.map_tensors(lambda leaf: next(parts) if is_floating(leaf) else leaf.clone(), self._given)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
-from loopgrad.analysis.latent import check_shapes, is_latent, latent, state_leaves, stream_names
+from loopgrad.analysis.latent import check_shapes, latent, state_leaves, stream_names
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, counted, short, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
 
 
@@ -123,7 +124,7 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequenc
     read, before = latent(state), latent(_visible(cell, state))
     versions = [version(leaf) for leaf in read]
     # containers of its own, and copies of flags and counters: the state may be run from once more
-    own = tree.map_tensors(lambda leaf: leaf if is_latent(leaf) else leaf.clone(), state)
+    own = tree.map_tensors(lambda leaf: leaf if is_floating(leaf) else leaf.clone(), state)
     after = cell(own, inputs, step)
     new = state_leaves(_visible(cell, after), names)
     if versions != [version(leaf) for leaf in read]:
