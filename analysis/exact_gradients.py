@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import leaving_modules_alone, leaving_torch_alone
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
 
 Gradients = Mapping[str, torch.Tensor | None]
 
 
+@leaving_torch_alone
 def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """Return d loss(module) / d parameter for every parameter that requires grad; None where there is none.
 
@@ -47,6 +49,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return wanted
 
 
+@leaving_modules_alone
 def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """Return the gradient of loss(module) with the module's parameters and buffers in float64.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
+from loopgrad.analysis.evaluation import leaving_modules_alone
 from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
 from loopgrad.analysis.latent import state_leaves, stream_names
@@ -96,6 +97,7 @@ class GradientGap:
         return table
 
 
+@leaving_modules_alone
 def gradient_gaps(
     estimators: Mapping[str, Estimator],
     loss: Callable[[nn.Module, Estimator, Tensor], Tensor],

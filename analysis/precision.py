@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import Generators
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import closed_over
 from loopgrad.gradients.substituted import Substituted
@@ -95,39 +96,22 @@ def preserved_buffers(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Restore the states of the default generators (CPU, and CUDA where it is in use) on leaving the block."""
-    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    cpu, cuda = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
-
-    def put_back() -> None:
-        torch.set_rng_state(cpu)
-        for device, state in zip(devices, cuda, strict=True):
-            torch.cuda.set_rng_state(state, device)
-
+    generators = Generators()
     try:
-        try:
-            yield
-        finally:
-            put_back()
-    finally:  # once more, where an interruption has fallen into that
-        put_back()
+        yield
+    finally:
+        generators.put_back()
 
 
 @contextmanager
 def _left_alone(*modules: nn.Module) -> Iterator[None]:
     """Put back what the modules themselves write (flags, buffers that they replace), and torch's state."""
     noted = [Untouched(module) for module in modules]
-
-    def put_back() -> None:
+    try:
+        yield
+    finally:
         for it in noted:
             it.put_back()
-
-    try:
-        try:
-            yield
-        finally:
-            put_back()
-    finally:
-        put_back()
 
 
 def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

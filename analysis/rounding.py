@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import leaving_torch_alone
 from loopgrad.analysis.latent import latent
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import by_rows
@@ -13,6 +14,7 @@ from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
 
+@leaving_torch_alone
 def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 

@@ -1,6 +1,6 @@
 """A recursion's cycle as a map of vectors, one per sample, with its products by the Jacobian and its transpose."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from loopgrad.analysis.evaluation import differentiating_forward, in_evaluation
+from loopgrad.analysis.evaluation import T, differentiating_forward, finally_twice, in_evaluation
 from loopgrad.analysis.latent import check_shapes, latent, latent_names, state_leaves
 from loopgrad.analysis.precision import cast, tensors_of
 from loopgrad.analysis.streams import counted, equal_rows, short
@@ -19,6 +19,7 @@ from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.substituted import Substituted
+from loopgrad.gradients.untouched import Untouched
 
 _NO_JACOBIAN = (
     "the cell computes outside torch (numpy, .data or detach), so it has no Jacobian: write it with torch operators, "
@@ -124,8 +125,7 @@ class StateMap:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
-        with self._evaluation(with_graph=False):
-            return self._evaluate(counted(z))
+        return self._run(lambda: self._evaluate(counted(z)), with_graph=False)
 
     def push(self, z: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return f(z) and J v for each v, by forward differentiation: one evaluation per v.
@@ -135,16 +135,16 @@ class StateMap:
         """
         if not vectors:
             return self(z), []
-        images, products = z, []
-        for v in vectors:
-            with self._evaluation(with_graph=False), differentiating_forward():
-                own, tangent = counted(z).contiguous(), counted(v).to(z.dtype).contiguous()
-                dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(own, tangent)))
-                images, product = dual.primal.clone(), dual.tangent
-                products.append(None if product is None else product.clone())
+        found = [self._run(lambda v=v: differentiating_forward(lambda: self._push(z, v)), False) for v in vectors]
+        images, products = found[-1][0], [product for _, product in found]
         if any(product is None for product in products):
             self._check_constant(z)
         return images, [torch.zeros_like(images) if product is None else product for product in products]
+
+    def _push(self, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        own, tangent = counted(z).contiguous(), counted(v).to(z.dtype).contiguous()
+        dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(own, tangent)))
+        return dual.primal.clone(), None if dual.tangent is None else dual.tangent.clone()
 
     @contextmanager
     def linearised(self, z: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
@@ -153,24 +153,31 @@ class StateMap:
         Raises:
             TypeError: The cell leaves torch, as one that computes by numpy does.
         """
-        with self._evaluation(with_graph=True) as tensors:
-            z = counted(z.detach()).requires_grad_()
-            try:
-                image = self._evaluate(z)
-            except RuntimeError as error:
-                if "numpy()" in str(error):
-                    raise TypeError(_NO_JACOBIAN) from error
-                raise
+        old, new = self._stand_ins()
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            point = counted(z.detach()).requires_grad_()
+            return point, self._evaluate(point)
+
+        try:
+            point, image = self._run(evaluate, True, (old, new))
+        except RuntimeError as error:
+            if "numpy()" in str(error):
+                raise TypeError(_NO_JACOBIAN) from error
+            raise
         if not image.requires_grad:
             self._check_constant(z.detach())
 
+        def product(v: Tensor) -> Tensor:
+            with torch.inference_mode(False), Substituted(old, new):
+                cotangent = counted(v).to(image.dtype)
+                (found,) = torch.autograd.grad(image, point, cotangent, retain_graph=True, allow_unused=True)
+                return torch.zeros_like(point) if found is None else found
+
         def pull(v: Tensor) -> Tensor:
             if not image.requires_grad:
-                return torch.zeros_like(z)
-            with torch.inference_mode(False), Substituted(*tensors):
-                cotangent = counted(v).to(image.dtype)
-                (found,) = torch.autograd.grad(image, z, cotangent, retain_graph=True, allow_unused=True)
-                return torch.zeros_like(z) if found is None else found
+                return torch.zeros_like(point)
+            return finally_twice(lambda: product(v), Untouched().put_back)
 
         yield pull
 
@@ -196,17 +203,17 @@ class StateMap:
         if bool(moved.any()):
             raise TypeError(_NO_JACOBIAN)
 
-    @contextmanager
-    def _evaluation(self, with_graph: bool) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Evaluate the cell in the block; yields its tensors, and the copies that stand in for them."""
+    def _stand_ins(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors of the cell, and what stands in for them: without gradients, buffers as copies."""
         with torch.inference_mode(False):
-            old = tensors_of(self._cell)
-            buffers = {id(buffer) for buffer in self._cell.buffers()}
+            old, buffers = tensors_of(self._cell), {id(buffer) for buffer in self._cell.buffers()}
             new = [tensor.detach() if self._dtype is None else cast(tensor.detach(), self._dtype) for tensor in old]
-            new = [copy.clone() if id(tensor) in buffers else copy for tensor, copy in zip(old, new, strict=True)]
-            new = [counted(copy) for copy in new]
-        with in_evaluation(self._cell, self.point.device.type, old, new, with_graph):
-            yield old, new
+            pairs = zip(old, new, strict=True)
+            return old, [copy.clone() if id(tensor) in buffers else counted(copy) for tensor, copy in pairs]
+
+    def _run(self, fn: Callable[[], T], with_graph: bool, tensors: Sequence[list[Tensor]] = ()) -> T:
+        old, new = tensors or self._stand_ins()
+        return in_evaluation(fn, self._cell, self.point.device.type, old, new, with_graph)
 
 
 class _WithinBatch(StateMap):

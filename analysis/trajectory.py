@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
+from loopgrad.analysis.evaluation import leaving_torch_alone
 from loopgrad.analysis.latent import check_shapes, latent, state_leaves, stream_names
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, counted, short, version
@@ -23,6 +24,7 @@ class NoInput(ValueError):
     """A cell that reads an input per update has none for an update beyond the end of the recursion."""
 
 
+@leaving_torch_alone
 def record(
     cell: nn.Module,
     state: Any,

@@ -1,4 +1,4 @@
-"""Tensors of inference mode, empty and expanded states, states that grow, sparse tables and numpy: right, or one line."""
+"""Inference mode, empty and expanded states, states that grow, sparse tables and numpy: right, or one line."""
 
 import numpy as np
 import pytest
