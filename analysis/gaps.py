@@ -21,6 +21,7 @@ from loopgrad.analysis.latent import state_leaves, stream_names
 from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.batch_first import state_first
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
 
@@ -110,6 +111,7 @@ def gradient_gaps(
     samples: Mapping[str, Any] | None = None,
     groups: Callable[[str], str] | None = None,
     radius_samples: int = 8,
+    batch_dim: Any = 0,
 ) -> list[GradientGap]:
     """Compare the gradient of each estimator with float64 BPTT for each group of samples, beside residual and radius.
 
@@ -138,6 +140,8 @@ def gradient_gaps(
         samples: Name of a group -> mask (batch,) of bools, or indices. Default: "all" samples. Groups may overlap.
         groups: Groups of parameters, as in `compare_gradients`.
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
+        batch_dim: Where the batch is in `state` and `inputs`, as estimators are told; `loss` tells its estimator
+            itself.
 
     Returns:
         One gap per group of samples and estimator, groups outermost.
@@ -170,12 +174,13 @@ def gradient_gaps(
             "radius_samples must be 0 for a coupled cell, whose map of two copies has other eigenvalues: "
             "give cell=the cell inside, or radius_samples=0"
         )
-    first = state_leaves(state, stream_names(state))[0]
-    rows = rows_of(samples, first.shape[0], first.device)
+    leaf = state_leaves(state_first(state, batch_dim), stream_names(state))[0]
+    rows = rows_of(samples, leaf.shape[0], leaf.device)
     chosen = {name: evenly(index, radius_samples) for name, index in rows.items()}
     wanted = torch.cat(list(chosen.values())).unique()
     where = {name: taken_at(estimator, cell, num_steps) for name, estimator in estimators.items()}
-    points = {at: residual_and_radius(cell, state, inputs, num_steps, at, wanted) for at in set(where.values())}
+    begun = (cell, state, inputs, num_steps)
+    points = {at: residual_and_radius(*begun, at, wanted, batch_dim) for at in set(where.values())}
     found = []
     for group, index in rows.items():
         with preserved_buffers(module, cell):

@@ -30,7 +30,7 @@ def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
 
 
 def residual_and_radius(
-    cell: nn.Module, state: Any, inputs: Any, num_steps: int, at: int, wanted: Tensor
+    cell: nn.Module, state: Any, inputs: Any, num_steps: int, at: int, wanted: Tensor, batch_dim: Any = 0
 ) -> tuple[Array, Array, int]:
     """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
 
@@ -41,17 +41,17 @@ def residual_and_radius(
     """
     try:
         with preserved_buffers(cell):
-            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, batch_dim=batch_dim)
     except NoInput:
         at = num_steps - period_of(cell)
         with preserved_buffers(cell):
-            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64)
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, batch_dim=batch_dim)
     radius = np.full(trace.joint.shape, math.nan)
     if not wanted.numel():
         return trace.joint_relative, radius, at
     with preserved_buffers(cell), preserved_rng():
         point = run_without_graph(cell, state, inputs, range(at))
-    whole = StateMap(cell, point, inputs, range(at, at + period_of(cell)))
+    whole = StateMap(cell, point, inputs, range(at, at + period_of(cell)), batch_dim=batch_dim)
     for row in wanted.tolist():
         with preserved_buffers(cell):
             f = whole.sample(row)

@@ -4,7 +4,6 @@ What else a state holds is carried along as the cell gives it and never part of 
 and token ids (ints and bools, as tensors or numbers), and None for a part that is absent.
 """
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ import torch
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.graphs import is_floating
-
-_PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def latent(state: Any) -> list[torch.Tensor]:
@@ -27,7 +24,7 @@ def latent_names(state: Any) -> tuple[str, ...]:
     Raises:
         TypeError: There is none, or a leaf is neither floating nor to be carried along.
     """
-    leaves = [(_name(path), leaf) for path, leaf in tree.leaves_with_names(state, "")]
+    leaves = _named(state)
     names = tuple(name for name, leaf in leaves if is_floating(leaf))
     for name, leaf in leaves:
         carried = isinstance(leaf, torch.Tensor | int) or leaf is None
@@ -55,7 +52,7 @@ def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
     """Return the streams of `state`, checked: tensors (batch, ...), as many as there are names."""
     leaves = latent(state)
     if len(leaves) != len(names):
-        found = [_name(path) for path, leaf in tree.leaves_with_names(state, "") if is_floating(leaf)]
+        found = [name for name, leaf in _named(state) if is_floating(leaf)]
         raise ValueError(
             f"the cell must return a state of the structure it was given, with the floating leaves {tuple(names)}: got "
             f"{tuple(found)}. What becomes a floating tensor must be one in the first state, such as zeros"
@@ -70,7 +67,8 @@ def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
         check_latent(name, leaf)
         if leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0]:
             raise ValueError(
-                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape {tuple(leaf.shape)}"
+                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape "
+                f"{tuple(leaf.shape)}: say where the batch is, such as batch_dim=(1, 0)"
             )
 
 
@@ -102,5 +100,6 @@ def check_shapes(leaves: Sequence[torch.Tensor], before: Sequence[torch.Tensor],
         )
 
 
-def _name(path: str) -> str:
-    return ".".join("".join(part) for part in _PART.findall(path)) or "state"
+def _named(state: Any) -> list[tuple[str, Any]]:
+    names = (name or "state" for name in tree.dotted_names(state))
+    return list(zip(names, tree.flatten(state)[0], strict=True))

@@ -15,6 +15,7 @@ from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
 from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
+from loopgrad.gradients.batch_dims import is_first, state_dims
 from loopgrad.gradients.checks import is_int
 
 
@@ -38,6 +39,8 @@ class Recorder:
         period: Updates in a cycle, for `push`; `attach` takes it from the model. None for 1.
         lags: Compare the ends of cycles up to so many cycles back, as `classify` needs.
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
+        batch_dim: Which dimension of the streams is the batch: an int, or one for each stream by its name. A tuple
+            is for the streams of a tuple, which are called "0", "1" and so on.
 
     Raises:
         TypeError: upcast is narrower than float32.
@@ -54,13 +57,21 @@ class Recorder:
         [1.0, 0.5, 0.25]
     """
 
-    def __init__(self, *, period: int | None = None, lags: int = 0, upcast: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        *,
+        period: int | None = None,
+        lags: int = 0,
+        upcast: torch.dtype = torch.float32,
+        batch_dim: Any = 0,
+    ):
         check_options(lags, upcast)
         if period is not None and not is_int(period, 1):
             raise ValueError(f"period must be the number of updates in a cycle, an int of at least 1, got {period!r}")
         self._period, self._lags, self._upcast = period, lags, upcast
         self._course: Course | None = None
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
+        self._batch_dim, self._dims = batch_dim, {}
 
     def __repr__(self) -> str:
         """Say what was recorded so far."""
@@ -121,20 +132,23 @@ class Recorder:
             streams: All streams, each a floating tensor (batch, ...).
 
         Raises:
-            TypeError: A stream is not a floating tensor.
-            ValueError: A stream is missing or unknown, its shape differs from before, or a state was changed in place.
+            TypeError: A stream is not a floating tensor, or `batch_dim` holds something other than ints.
+            ValueError: A stream is missing or unknown, its shape differs from before, a state was changed in place, or
+                `batch_dim` does not fit the streams.
         """
         if self._course is None:
             names = tuple(streams)
             check_names(names)
-            check_leaves(list(streams.values()), names)
+            dims = [0] * len(names) if is_first(self._batch_dim) else state_dims(streams, self._batch_dim)
+            self._dims = dict(zip(names, dims, strict=True))
+            check_leaves(list(self._batch_first(streams).values()), names)
             self._period = self._period or 1
             self._course = Course(names, self._period, self._lags, self._upcast)
-        self._check(self._course, streams)
+        leaves = self._checked(self._course, streams)
         missing = [name for name in self._course.names if name not in streams]
         if missing:
             raise ValueError(f"start needs every stream, {missing} is missing")
-        self._course.start([streams[name] for name in self._course.names])
+        self._course.start([leaves[name] for name in self._course.names])
         self._given = {name: weakref.ref(tensor) for name, tensor in streams.items()}
 
     def push(self, /, **streams: torch.Tensor) -> None:
@@ -150,9 +164,12 @@ class Recorder:
         """
         if self._course is None:
             return self.start(**streams)
-        self._check(self._course, streams)
-        touched = {name: z for name, z in streams.items() if self._given[name]() is not z or self._written(name, z)}
-        self._course.update([touched.get(name) for name in self._course.names])
+        leaves = self._checked(self._course, streams)
+        known = zip(self._course.names, self._course.leaves, strict=True)
+        touched = {n: z for n, z in streams.items() if self._given[n]() is not z} | {
+            name: streams[name] for name, held in known if name in streams and _written(leaves[name], held)
+        }
+        self._course.update([leaves[name] if name in touched else None for name in self._course.names])
         self._given |= {name: weakref.ref(tensor) for name, tensor in touched.items()}
 
     def traces(self) -> list[Trace]:
@@ -190,21 +207,31 @@ class Recorder:
             raise ValueError(f"rows took new samples, and the episodes differ in length ({lengths}): use traces()")
         return found[0]
 
-    def _written(self, name: str, tensor: torch.Tensor) -> bool:
-        """Return whether a tensor has been written since it was given, as far as torch does not count that itself."""
-        course = self._course
-        assert course is not None
-        return tensor.is_inference() and not torch.equal(tensor, course.leaves[course.names.index(name)])
-
-    def _check(self, course: Course, streams: dict[str, Any]) -> None:
+    def _checked(self, course: Course, streams: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the streams with the batch in dimension 0."""
         unknown = [name for name in streams if name not in course.names]
         if unknown:
             raise ValueError(f"stream {unknown[0]!r} is not one of {course.names}, those of the first state")
-        check_leaves(list(streams.values()), tuple(streams))
+        leaves = self._batch_first(streams)
+        check_leaves(list(leaves.values()), tuple(leaves))
         for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
-            if name in streams and len(streams[name]) != len(leaf) > 1:
+            if name in streams and len(leaves[name]) != len(leaf) > 1:
                 raise ValueError(
                     f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
                     "use one Recorder for each batch size"
                 )
-            check_shapes([streams.get(name, leaf)], [leaf], [name])
+            check_shapes([leaves.get(name, leaf)], [leaf], [name])
+        return leaves
+
+    def _batch_first(self, streams: dict[str, Any]) -> dict[str, Any]:
+        moved = dict(streams)
+        for name, dim in self._dims.items():
+            leaf = streams.get(name)
+            if dim and isinstance(leaf, torch.Tensor) and leaf.dim() > dim:  # others are refused by what follows
+                moved[name] = leaf.movedim(dim, 0)
+        return moved
+
+
+def _written(tensor: torch.Tensor, held: torch.Tensor) -> bool:
+    """Return whether a tensor is no longer what is held of it, where torch does not count what is written into it."""
+    return tensor.is_inference() and not torch.equal(tensor, held)

@@ -10,12 +10,13 @@ from loopgrad.analysis.evaluation import leaving_torch_alone
 from loopgrad.analysis.latent import latent
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import by_rows
+from loopgrad.gradients.batch_first import batch_first
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
 
 @leaving_torch_alone
-def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
+def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any = 0) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 
     ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
@@ -30,12 +31,14 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
         cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.
         state: z, each floating leaf (batch, ...); others are carried along.
         inputs: What the cell reads.
+        batch_dim: Where the batch is, as estimators are told.
 
     Returns:
         (batch,) float64, dimensionless.
 
     Raises:
         TypeError: The cell does not compute in the dtype of its state, so that float64 changes nothing.
+        ValueError: batch_dim does not fit the state.
 
     Example:
         >>> import torch
@@ -45,6 +48,7 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any) -> np.ndarray:
         >>> bool(0 < rounding_error(cell, torch.linspace(-2, 2, 64).view(1, 64), None)[0] < 1e-6)
         True
     """
+    cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
     steps = range(period_of(cell))
     with preserved_rng():
         native = latent(run_without_graph(cell, state, inputs, steps))

@@ -15,6 +15,7 @@ from loopgrad.analysis.precision import cast, tensors_of
 from loopgrad.analysis.streams import counted, equal_rows, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
+from loopgrad.gradients.batch_first import batch_first, given_back, inside
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
@@ -43,13 +44,14 @@ class StateMap:
         inputs: What the cell reads.
         steps: Updates that make up f; default the first cycle, 0 .. period - 1.
         dtype: In which f is evaluated; None for the cell's own.
+        batch_dim: Where the batch is, as estimators are told. What takes f and its vectors need not be told again.
 
     Attributes:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; in a call, that
-            the cell gives one of them another shape.
+        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; batch_dim does not fit
+            them; or in a call, the cell gives one of them another shape.
 
     Example:
         >>> import torch
@@ -67,7 +69,9 @@ class StateMap:
         inputs: Any,
         steps: range | None = None,
         dtype: torch.dtype | None = torch.float64,
+        batch_dim: Any = 0,
     ):
+        cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
         self._cell, self._dtype = cell, dtype
         self._steps = range(period_of(cell)) if steps is None else steps
         with torch.inference_mode(False):
@@ -86,7 +90,7 @@ class StateMap:
     def __repr__(self) -> str:
         """Say of what and on what it is a map."""
         batch, n = self.point.shape
-        cell, dtype = type(self._cell).__name__, short(self.point.dtype)
+        cell, dtype = type(inside(self._cell)).__name__, short(self.point.dtype)
         return shortened(f"StateMap of {cell}, steps {self._steps}: {batch} samples of {n} numbers, {dtype}")
 
     def sample(self, index: int) -> "StateMap":
@@ -96,7 +100,7 @@ class StateMap:
         batch gives, the cell runs on that row alone; else, as with time-major inputs, on the batch, for this sample.
         """
         batch = len(self.point)
-        state = row_of(self.state(self.point), index, batch)
+        state = row_of(self._state(self.point), index, batch)
         if batch == 1:
             return StateMap(self._cell, state, self._inputs, self._steps, self._dtype)
         alone = StateMap(self._cell, state, row_of(self._inputs, index, batch), self._steps, self._dtype)
@@ -119,9 +123,8 @@ class StateMap:
         return probes, self(probes)
 
     def state(self, z: Tensor) -> Any:
-        """Return vectors as a state, its other leaves as they were given."""
-        parts = iter(self._rows.split(z))
-        return tree.map_tensors(lambda leaf: next(parts) if is_floating(leaf) else leaf.clone(), self._given)
+        """Return vectors as a state, laid out as the one that was given, its other leaves as they were."""
+        return given_back(self._cell, self._state(z))
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
@@ -187,8 +190,12 @@ class StateMap:
             rows = [pull(unit.expand_as(z)) for unit in torch.eye(z.shape[1], dtype=z.dtype, device=z.device)]
         return torch.stack(rows, dim=1)
 
+    def _state(self, z: Tensor) -> Any:
+        parts = iter(self._rows.split(z))
+        return tree.map_tensors(lambda leaf: next(parts) if is_floating(leaf) else leaf.clone(), self._given)
+
     def _evaluate(self, z: Tensor) -> Tensor:
-        state = self.state(z.clone())  # a cell may write into its state
+        state = self._state(z.clone())  # a cell may write into its state
         for step in self._steps:
             state = self._cell(state, self._inputs, step)
         leaves = state_leaves(state, self._names)

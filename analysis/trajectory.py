@@ -14,6 +14,7 @@ from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, counted, short, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
+from loopgrad.gradients.batch_first import batch_first, inside
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
@@ -35,6 +36,7 @@ def record(
     upcast: torch.dtype = torch.float32,
     reevaluate: torch.dtype | None = None,
     lags: int = 0,
+    batch_dim: Any = 0,
 ) -> Trace:
     """Run the recursion and record how far each update moves each stream of each sample.
 
@@ -62,6 +64,7 @@ def record(
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
         reevaluate: Floating dtype in which F is evaluated at z_at; default the cell's own.
         lags: Compare the ends of cycles up to so many cycles back, as `classify` needs; holds as many states.
+        batch_dim: Where the batch is, as estimators are told.
 
     Returns:
         The trace.
@@ -71,7 +74,7 @@ def record(
             than float32, or the cell did not compute in `reevaluate`.
         ValueError: num_steps or at is out of range, the leaves differ in batch size, a stream is called "joint",
             the cell changes its state in place or its shape, or fails at an update beyond the end that the given `at`
-            needs.
+            needs; or batch_dim does not fit the state.
 
     Example:
         >>> import torch
@@ -88,7 +91,8 @@ def record(
     with torch.inference_mode(False):  # there torch does not count what a cell writes
         state = tree.map_tensors(torch.clone, state)  # the caller's is left as it is
         inputs = tree.map_tensors(counted, inputs)
-    state = cell.couple(state) if is_invertible(cell) else state
+    start = cell.couple(state) if is_invertible(cell) else state
+    cell, state, inputs = batch_first(cell, start, inputs, batch_dim, plain=state)
     names = stream_names(_visible(cell, state))
     leaves = state_leaves(_visible(cell, state), names)
     course = Course(names, period, lags, upcast)
@@ -143,7 +147,8 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequenc
 
 def _visible(cell: nn.Module, state: Any) -> Any:
     """Return what is recorded of a state: of a coupled cell's the copy that its next update reads."""
-    return cell.current(state) if is_invertible(cell) else state
+    bare = inside(cell)
+    return bare.current(state) if is_invertible(bare) else state
 
 
 def _cycle(

@@ -3,6 +3,7 @@
 if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.gradients, not gradients: run `make setup` first")
 
+from loopgrad.gradients.batch_dims import BatchDims
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
@@ -20,6 +21,7 @@ from loopgrad.gradients.truncated import TruncatedBPTT
 
 __all__ = [
     "BPTT",
+    "BatchDims",
     "CheckpointedBPTT",
     "DepthDistribution",
     "Estimator",

@@ -39,6 +39,7 @@ class BPTT(Estimator):
     kind = "exact"
     memory = "O(T)"
     references = ("werbos1990backpropagation",)
+    by_sample = False
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion under autograd."""

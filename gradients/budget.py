@@ -12,10 +12,11 @@ import torch
 
 from loopgrad.gradients import host_memory, tree
 from loopgrad.gradients.checks import is_int
-from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.contract import Stats, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import alias, leaf_view, requires_grad
+from loopgrad.gradients.graphs import alias, leaf_view, next_number, refuse_older, requires_grad, search
 from loopgrad.gradients.live_bytes import PeakBytes, storages
+from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
 
@@ -105,10 +106,16 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
     return binomial(num_steps, snapshots, length)
 
 
-def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
+def trace(cell: FunctionalCell, num_steps: int, offload: bool, stats: Stats) -> Footprint:
     """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was."""
-    tensors = [*cell.state, *cell.others]
-    conditions = Conditions(cell.cell, tensors)
+    conditions = Conditions(cell.cell, [*cell.state, *cell.others])
+    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions), stats)
+    stats.cell_evaluations += found.traced
+    stats.vjps += found.traced
+    return found
+
+
+def _trace(cell: FunctionalCell, num_steps: int, offload: bool, conditions: Conditions) -> Footprint:
     traced = min(period_of(cell.cell), num_steps)
     state, measured = list(cell.state), []
     try:
@@ -144,10 +151,11 @@ def trace(cell: FunctionalCell, num_steps: int, offload: bool) -> Footprint:
 
 def _one_update(cell: FunctionalCell, state: list[Any], buffers: dict[str, torch.Tensor], step: int) -> Any:
     sources = [alias(leaf, True) for leaf in state]
-    others = cell.stand_ins([t.requires_grad for t in cell.others])
+    others, since = cell.stand_ins([t.requires_grad for t in cell.others]), next_number()
     with PeakBytes() as live:
         entries = cell.leaf_views(others)
         last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1)
+        refuse_older(search(last, since))
         resumed = [leaf_view(t) for t in entries if t.requires_grad]
         graph = live.live
         pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if requires_grad(out)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loopgrad.gradients.contract import check_structure
+from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged
 from loopgrad.gradients.noise import Noise
@@ -65,6 +65,7 @@ def _run(
                 check_nothing_hidden(after, [])  # all that was passed is detached: this is the graph of the rest
             after = prepared(after)
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
+            check_shapes("ForwardGradient", cell.unflatten_state(state), cell.unflatten_state(after))
             state = after
             if noise is not None and step < num_steps - 1:
                 joined = rows.join(state)

@@ -77,6 +77,7 @@ class CheckpointedBPTT(Estimator):
     kind = "exact"
     memory = "O(sqrt T)"
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
+    by_sample = False
 
     def __post_init__(self) -> None:
         if self.schedule not in ("sqrt", "binomial") and not is_int(self.schedule, 1):
@@ -109,10 +110,9 @@ class CheckpointedBPTT(Estimator):
         """Run the recursion, keeping the states that the schedule stores."""
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
-        functional, offload, traced = FunctionalCell(cell, state, inputs), self.offload == "cpu", 0
+        functional, offload, stats = FunctionalCell(cell, state, inputs), self.offload == "cpu", Stats(0, 0)
         if self.memory_budget is not None:
-            footprint = budget.trace(functional, num_steps, offload)
-            traced = footprint.traced
+            footprint = budget.trace(functional, num_steps, offload, stats)
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         elif self.num_snapshots is not None:
             schedule = binomial(num_steps, self.num_snapshots)
@@ -122,11 +122,16 @@ class CheckpointedBPTT(Estimator):
             )
         if schedule is None:
             state = run(cell, state, inputs, range(num_steps))
-            return Rollout(state, Stats(traced + num_steps, traced + num_steps))
+            stats.cell_evaluations += num_steps
+            stats.vjps += num_steps
+            return Rollout(state, stats)
         forward = CheckpointedPass(functional, schedule, offload, self.verify)
         last, stored = forward.run(inputs)
-        if not any(source.requires_grad for source in forward.sources):
-            return Rollout(functional.unflatten_state(last), Stats(traced + num_steps, traced))
-        found = CheckpointedRecursion.apply(forward, last, stored, *forward.sources)
-        stats = Stats(traced + schedule.evaluations, vjps=traced + num_steps)
+        sources = functional.sources
+        if not any(source.requires_grad for source in sources):
+            stats.cell_evaluations += num_steps
+            return Rollout(functional.unflatten_state(last), stats)
+        found = CheckpointedRecursion.apply(forward, last, stored, *sources)
+        stats.cell_evaluations += schedule.evaluations
+        stats.vjps += num_steps
         return Rollout(functional.unflatten_state(merged(found, last)), stats)

@@ -69,11 +69,6 @@ class CheckpointedPass:
         self.frozen: Frozen = watched.frozen()
         return state, [leaf for kept, _ in snapshots[1:] for leaf in kept]
 
-    @property
-    def sources(self) -> list[torch.Tensor]:
-        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
-        return [*filter(is_floating, self.cell.state), *self.cell.others]
-
 
 class CheckpointedRecursion(torch.autograd.Function):
     """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state.
@@ -118,7 +113,7 @@ class _Reversal:
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
         self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
-        queue = iter(saved[len(run.sources) :])
+        queue = iter(saved[len(run.cell.sources) :])
         stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
         snapshots = zip(run.places, stored, run.conditions, strict=True)
         self.held = [_Snapshot(block, list(leaves), conditions) for block, leaves, conditions in snapshots]
@@ -188,10 +183,13 @@ class _Reversal:
             # was made last first: handed the totals, these views start each sum with them, and the order is the same
             resumed = [leaf_view(t) for t in entries]
         self.prints.compare(stop, last)
-        pairs = [*zip(last, grads, strict=True), *zip(resumed, totals, strict=True)]
+        # a view has no sparse gradient: such totals are added to afterwards
+        apart = [total if total is not None and total.is_sparse else None for total in totals]
+        dense = [total if kept is None else None for total, kept in zip(totals, apart, strict=True)]
+        pairs = [*zip(last, grads, strict=True), *zip(resumed, dense, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and requires_grad(out)]
         sources = [t for t in (*state, *others) if requires_grad(t)]
-        nodes = check_nothing_hidden(last, [*sources, *cell.cell.parameters()], since) if check else []
+        nodes = check_nothing_hidden(last, [*sources, *cell.frozen], since) if check else []
         if not pairs:
             return False
         outputs, seeds = zip(*pairs, strict=True)
@@ -201,7 +199,12 @@ class _Reversal:
         free_nodes(nodes)
         grads[:] = [next(found) if requires_grad(t) else None for t in state]
         totals[:] = [next(found) if requires_grad(t) else None for t in others]
+        totals[:] = [_sum(*pair) for pair in zip(totals, apart, strict=True)]
         return True
+
+
+def _sum(new: torch.Tensor | None, total: torch.Tensor | None) -> torch.Tensor | None:
+    return new if total is None else total if new is None else new + total
 
 
 def _stored(leaf: Any) -> Any:

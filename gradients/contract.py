@@ -6,7 +6,7 @@ loss of z_T is obtained. Before and after the recursion everything is ordinary a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +14,8 @@ from torch import nn
 from torch._C._functorch import maybe_current_level as in_transform
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.batch_dims import is_first
+from loopgrad.gradients.batch_first import batch_first, given_back
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
@@ -31,14 +33,26 @@ class Stats:
     Attributes:
         cell_evaluations: Calls of the cell, recomputation included.
         vjps: Updates that a backward pass goes through (vector-Jacobian products of one update).
+        stopped: Which samples have stopped, (batch,) bool on the device, of estimators that differentiate no more than
+            the end of the recursion; None of others, and where no gradient was asked for. The updates that are
+            differentiated left all floating leaves of the sample's state as they were, to the last bit. A sample that a
+            halting cell hands through, as torch.where(halted, z, f(z)) does, is such a one, and has no gradient in the
+            parameters, however much of it BPTT would find in earlier updates. So is a sample at a fixed point of its
+            arithmetic, which has its gradient as ever: nothing that is computed anyway tells the two apart. Only
+            `ImplicitGradient` takes products with the Jacobian, and counts the former alone, after backward.
     """
 
     cell_evaluations: int
     vjps: int
+    stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def numbers(self) -> dict[str, float]:
-        """Return what else is worth a line in a log once backward has run; nothing for most estimators."""
-        return {}
+        """Return what else is worth a line in a log once backward has run; one transfer from the device.
+
+        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any.
+        """
+        share = 0.0 if self.stopped is None else self.stopped.double().mean().item()
+        return {"stopped": share} if share else {}
 
 
 @dataclass(frozen=True)
@@ -59,14 +73,17 @@ class Estimator(ABC):
         memory: Growth of what is saved for backward with num_steps T, such as "O(T)" or "O(sqrt T)".
         not_differentiated: Which of "parameters", "inputs", "state" get no gradient (None).
         references: Keys of `loopgrad/references.bib`: the papers that it implements.
+        by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
+            states with the batch in dimension 0, wherever the caller has it.
     """
 
     kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
     memory: ClassVar[str]
     not_differentiated: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
+    by_sample: ClassVar[bool] = True
 
-    def __call__(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+    def __call__(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int, *, batch_dim: Any = 0) -> Rollout:
         """Run the recursion and return its last state.
 
         Args:
@@ -77,6 +94,9 @@ class Estimator(ABC):
                 or a plain one, and then the last state is a plain one as well.
             inputs: Any tree, or None; what each update reads beside the state.
             num_steps: Number of updates T, at least 0.
+            batch_dim: Which dimension of the state's leaves is the batch: an int, a tree of ints such as (1, 0), or
+                `BatchDims`, which says it of inputs too. For leaves with another first dimension, such as (layers,
+                batch, size), every estimator that takes samples apart must be told.
 
         Returns:
             The last state and the cost of obtaining it and its gradient.
@@ -84,26 +104,38 @@ class Estimator(ABC):
         Raises:
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
                 not an int.
-            ValueError: num_steps is negative, or the cell returned a state of another structure.
+            ValueError: num_steps is negative, batch_dim does not fit the state, or the cell returned a state of another
+                structure.
         """
         check_cell(cell)
         _check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
         start = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         if torch.compiler.is_compiling():
-            rollout = self.rollout(cell, start, inputs, num_steps)
+            rollout = self._rolled_out(cell, plain, start, inputs, num_steps, batch_dim)
         else:
             with untouched():
                 keep_derived_weights(cell)
-                rollout = self.rollout(cell, start, normal(inputs), num_steps)
+                rollout = self._rolled_out(cell, plain, start, normal(inputs), num_steps, batch_dim)
         check_structure(start, rollout.state)
         if start is not plain and is_invertible(cell):
             return Rollout(cell.read(rollout.state), rollout.stats)
         return rollout
 
+    def _rolled_out(
+        self, cell: nn.Module, plain: Any, start: Any, inputs: Any, num_steps: int, batch_dim: Any
+    ) -> Rollout:
+        if is_first(batch_dim):
+            return self.rollout(cell, start, inputs, num_steps)
+        placed, first, moved = batch_first(cell, start, inputs, batch_dim, plain)
+        if not self.by_sample:  # a batch_dim that does not fit is refused all the same
+            return self.rollout(cell, start, inputs, num_steps)
+        rollout = self.rollout(placed, first, moved, num_steps)
+        return Rollout(given_back(placed, rollout.state), rollout.stats)
+
     @abstractmethod
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
-        """Run the recursion; arguments are checked already."""
+        """Run the recursion; arguments are checked already, and the batch is dimension 0 of the state's leaves."""
 
 
 class Stationary(nn.Module):
@@ -216,6 +248,19 @@ def _check_call(state: Any, num_steps: Any) -> None:
 
 def _said(leaf: Any) -> str:
     return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+
+
+def check_shapes(owner: str, before: Any, after: Any) -> None:
+    """Raise ValueError if leaves of a state changed their shape, for an estimator that needs states of one shape."""
+    for (name, old), (_, new) in zip(
+        tree.leaves_with_names(before, "state"), tree.leaves_with_names(after, "state"), strict=True
+    ):
+        if is_floating(old) and (not is_floating(new) or new.shape != old.shape):
+            now = tuple(new.shape) if is_floating(new) else _said(new)
+            raise ValueError(
+                f"{owner} needs a state of one shape, and the cell takes {name} from {tuple(old.shape)} to {now}: give "
+                "it its full size in z_0 (expand a batch of one), or use BPTT() or CheckpointedBPTT()"
+            )
 
 
 def may_differentiate(cell: nn.Module, state: Any, inputs: Any) -> bool:

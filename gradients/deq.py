@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_shapes, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import is_floating, merged
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,14 @@ class TorchDEQ(Estimator):
 
         def cycle(*given: Tensor) -> Any:
             nonlocal carried
+            before = Before(given)
             after = run(cell, unflatten(merged(given, leaves)), inputs, range(num_steps - period, num_steps))
+            check_shapes("TorchDEQ", state, after)
             carried = tree.flatten(after)[0]
             found = list(filter(is_floating, carried))
             _count(stats, period, found)
+            if stats.stopped is None and torch.is_grad_enabled():  # the first cycle that is differentiated
+                stats.stopped = before.stopped(found)
             return found[0] if len(found) == 1 else tuple(found)
 
         starts = [leaf.detach() for leaf in leaves if is_floating(leaf)]

@@ -6,12 +6,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice, check_int
-from loopgrad.gradients.contract import Estimator, Rollout, needs_gradient, run
+from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardPass, ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import merged
+from loopgrad.gradients.graphs import merged, requires_grad
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
+from loopgrad.gradients.observed import watch
+from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 
 
@@ -22,8 +25,8 @@ class ForwardGradient(Estimator):
     .. math:: \hat g = \frac{1}{K} \sum_{k=1}^{K} (g \cdot u_T^{(k)}) \, v^{(k)}, \qquad u_{t+1} = J_z u_t + J_w v
 
     perturb="weights": from u_0 = v_z0, with random v and the cotangent g of z_T, as above. For parameters g . u_T is
-    over all samples; what has a row per sample (z_0, and inputs whose first dimension is the batch) takes that of each
-    sample.
+    over all samples; what has a row per sample takes that of each sample: z_0, and inputs whose first dimension has the
+    size of the batch, unless `batch_dim` says otherwise.
 
     perturb="state": u_{t+1} = J_z u_t + xi_{t+1} with fresh noise per sample after every update; the adjoint of z_t is
     estimated by the mean over tangents of (g . u_T) xi_t, row by row; the last one, g, is known. A second recursion
@@ -115,14 +118,25 @@ class ForwardGradient(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run all but the last updates with tangents beside them, the last ones under autograd."""
-        wanted = needs_gradient(cell, state, inputs)
+        functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
+        stats = ForwardStats(0, 0)
+        if not wanted and may_differentiate(cell, state, inputs):
+            watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats)
+            wanted = any(tensor.requires_grad for tensor in functional.others)
         first = max(0, num_steps - self.window) if wanted else 0
-        stats = ForwardStats(num_steps - first, (num_steps - first) * wanted)
         if first:
-            functional = FunctionalCell(cell, state, inputs)
             rows = RowLayout(functional.state, self.scope == "sample")
             forward = ForwardPass(functional, first, self, stats, rows)
             last, u = forward.run()
-            found = ForwardRecursion.apply(forward, last, u, *forward.sources)
+            found = ForwardRecursion.apply(forward, last, u, *functional.sources)
             state = functional.unflatten_state(merged(found, last))
-        return Rollout(run(cell, state, inputs, range(first, num_steps)), stats)
+        last = run(cell, state, inputs, range(first, num_steps))
+        stats.cell_evaluations += num_steps - first
+        stats.vjps += (num_steps - first) * wanted
+        if wanted and first < num_steps and not any(map(requires_grad, tree.flatten(last)[0])):
+            raise RuntimeError(
+                f"ForwardGradient(window={self.window}) differentiates the last updates by autograd, and the cell "
+                "records no graph of them (it leaves torch, or detaches): use "
+                "ForwardGradient(perturb='weights', window=0, mode='central')"
+            )
+        return Rollout(last, stats)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from loopgrad.gradients.checks import check_int, refuse_second_derivative
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
-from loopgrad.gradients.forward_recursion import ForwardStats, seeing_all
+from loopgrad.gradients.forward_recursion import ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating, merged
+from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
@@ -67,6 +68,7 @@ class ForwardMode(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("williams1989learning", "franceschi2017forward")
+    by_sample = False
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:

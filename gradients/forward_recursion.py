@@ -5,23 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
-from loopgrad.gradients.contract import Stats, period_of
+from loopgrad.gradients.contract import Stats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
-    HiddenTensor,
     alias,
     check_nothing_hidden,
     is_floating,
     leaf_view,
     next_number,
     pull_back,
+    requires_grad,
 )
 from loopgrad.gradients.noise import Noise, fresh_seed
-from loopgrad.gradients.observed import Watched
+from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
@@ -50,17 +50,12 @@ class ForwardPass:
         self.cell, self.num_steps, self.how, self.stats, self.rows = cell, num_steps, how, stats, rows
         self.seed, self.conditions = fresh_seed(how.generator), Conditions(cell.cell, [*cell.state, *cell.others])
 
-    @property
-    def sources(self) -> list[Tensor]:
-        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
-        return [*filter(is_floating, self.cell.state), *self.cell.others]
-
     def run(self) -> tuple[list[Any], Tensor | None]:
         """Return the leaves of the last state, and its tangents (K, rows, features) if it has any."""
         return seeing_all(self.cell, self.conditions, self._run, self.stats)
 
     def _run(self) -> tuple[list[Any], Tensor | None]:
-        cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.sources, self.stats
+        cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.cell.sources, self.stats
         width, num_steps, versions = len(sources) - len(cell.others), self.num_steps, versions_of(sources)
         chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
         if how.mode == "central":
@@ -109,28 +104,6 @@ class ForwardRecursion(torch.autograd.Function):
         return None, None, None, *found
 
 
-def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Any, stats: Stats) -> Any:
-    """Return run(); if it meets a tensor that nobody has passed, watch the first updates for such and run once more."""
-    try:
-        return run()
-    except HiddenTensor:
-        count = max(period_of(cell.cell), 2)
-        live = dict(cell.cell.named_buffers())
-        with torch.no_grad():
-            for name, buffer in conditions.buffers.items():  # as far as the attempt has changed them
-                if not torch.equal(live[name], buffer):
-                    live[name].copy_(buffer)
-        conditions.set_generators(conditions.generators)
-
-        def watch(module: nn.Module, inputs: Any) -> None:
-            Watched(cell).run(cell.unflatten_state(cell.state), inputs, range(count))
-
-        with conditions.restored(cell.cell) as buffers:
-            cell.call(watch, cell.others, buffers)
-        stats.cell_evaluations += count
-        return run()
-
-
 def _by_directions(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the mean over tangents of (g . u) v, v drawn again."""
     how, rows, (u,) = run.how, run.rows, saved
@@ -162,7 +135,13 @@ def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: A
             since = next_number()
             state = [alias(leaf, step == 0 and first[i]) for i, leaf in enumerate(leaves)]
             outputs = cell.run_on([leaf_view(leaf) for leaf in state], cell.leaf_views(others), buffers, step, step + 1)
-            check_nothing_hidden(outputs, [*state, *known, *cell.cell.parameters()], since)
+            check_nothing_hidden(outputs, [*state, *known, *cell.frozen], since)
+            if known and not any(map(requires_grad, outputs)):
+                raise RuntimeError(
+                    "ForwardGradient(perturb='state') takes the vector-Jacobian product of each update, and the cell "
+                    "records no graph (it leaves torch, or detaches): use ForwardGradient(perturb='weights', window=0, "
+                    "mode='central')"
+                )
             last = step == run.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
             _accumulate(found, [*filter(is_floating, state), *others], outputs, adjoint, rows)

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import _len_torch_function_stack
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import closed_over, run
-from loopgrad.gradients.graphs import alias, leaf_view
+from loopgrad.gradients.graphs import alias, is_floating, leaf_view
 from loopgrad.gradients.substituted import Substituted
 
 
@@ -38,6 +39,22 @@ class FunctionalCell:
     def own(self) -> list[Tensor]:
         """The tensors that the cell reads by itself, without being given them."""
         return self.others[self.num_inputs :]
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """What a rollout is differentiated by: floating leaves of the state, then `others`.
+
+        Within another recursion that replaces tensors, these are what they are replaced by.
+        """
+        replaced = _len_torch_function_stack() > 0
+        others = [t.view_as(t) if replaced and t.requires_grad else t for t in self.others]
+        return [*filter(is_floating, self.state), *others]
+
+    @property
+    def frozen(self) -> list[Tensor]:
+        """Parameters that did not require grad; where they do now, they get no gradient all the same."""
+        known = set(map(id, self.others))
+        return [parameter for parameter in self.cell.parameters() if id(parameter) not in known]
 
     def stand_ins(self, wanted: Sequence[bool]) -> list[Tensor]:
         """Return leaves for autograd.grad in place of `others`: each parameter itself, an alias of any other tensor.

@@ -71,9 +71,10 @@ def check_nothing_hidden(
     for leaf in found.leaves:
         if id(leaf) not in known_ids:
             raise HiddenTensor(
-                f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires grad, is not its parameter and is "
-                "in neither state nor inputs, so its gradient would be lost: register it as a parameter of the cell, "
-                "pass it in inputs, name it in Stationary(fn, parameters=[...]), or use BPTT()"
+                f"the cell uses a tensor of shape {tuple(leaf.shape)} that requires grad and that could not be "
+                "followed: its first updates did not read it, or it has hooks and only compiled code or an "
+                "autograd.Function reads it. Its gradient would be lost: register it as a parameter of the cell, pass "
+                "it in inputs, name it in Stationary(fn, parameters=[...]), or use BPTT()"
             )
     refuse_older(found)
     return found.nodes

@@ -133,9 +133,10 @@ class ImplicitGradient(Estimator):
         functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0, 0)
         forward = ImplicitPass(functional, self, num_steps)
         last, kept = forward.run(inputs, stats)
-        if not graph or not any(source.requires_grad for source in forward.sources):
+        sources = functional.sources
+        if not graph or not any(source.requires_grad for source in sources):
             return Rollout(functional.unflatten_state(last), stats)
-        found = _Recursion.apply(forward, stats, last, kept, *forward.sources)
+        found = _Recursion.apply(forward, stats, last, kept, *sources)
         return Rollout(functional.unflatten_state(merged(found, last)), stats)
 
     def window(self, cell: nn.Module, num_steps: int) -> int:

@@ -20,7 +20,7 @@ from loopgrad.gradients.graphs import (
     requires_grad,
 )
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
-from loopgrad.gradients.linearised import Linearised, masked_inputs
+from loopgrad.gradients.linearised import Linearised, masked_inputs, without_lost
 from loopgrad.gradients.solvers import LINEAR
 
 
@@ -51,18 +51,26 @@ def implicit_gradients(
     solved = finite & (forward <= how.forward_rtol) if gated else finite
     all_finite, any_solved, all_solved = torch.stack([finite.all(), solved.any(), solved.all()]).tolist()
     if not all_finite:
-        f, runs = Linearised(*cycle, keep=finite), 2
+
+        def masked(cut: bool) -> tuple[Linearised, Tensor]:
+            nonlocal runs
+            runs += 1
+            found = Linearised(*cycle, keep=finite, cut=cut)
+            return found, found.image
+
+        f = without_lost(masked, finite)
         b, largest = torch.where(finite.unsqueeze(1), b, 0.0), torch.where(finite, largest, 0.0)
     # a power of two, so that the scale of the loss changes nothing but the scale of the gradient
     scale = torch.ldexp(torch.ones_like(forward), largest.frexp().exponent).unsqueeze(1)
     unit = b / scale
     norm = vector_norm(unit, dim=1)
-    w, left, products = unit, norm, 0
+    w, left, products, handed_on = unit, norm, 0, torch.zeros_like(finite)
     if not any_solved:
         w = torch.zeros_like(unit)
     else:
         w, left = _linear(f, unit if all_solved else torch.where(solved.unsqueeze(1), unit, 0.0), how)
         products = f.vjps
+        handed_on = handed_on if f.handed_on is None else f.handed_on
     backward, amplification = relative(left, norm), relative(vector_norm(w, dim=1), norm)
     backward = backward if all_solved else torch.where(solved, backward, 0.0)
     estimate = torch.maximum(amplification * forward, backward)
@@ -88,6 +96,7 @@ def implicit_gradients(
     stats.cell_evaluations += evaluations
     stats.vjps += vjps
     stats.verdict = verdict
+    stats.stopped = solved & (moved == 0) & handed_on
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":
@@ -135,17 +144,28 @@ def _fallback_gradients(
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
     cell, how, rows, since = run.cell, run.how, run.rows, next_number()
 
-    def fall_back(module: nn.Module, inputs: Any) -> Rollout:
-        return how.fallback(_StartingAt(module, run.first), cell.unflatten_state(viewed), inputs, run.window)
+    runs = 0
 
-    with run.start_conditions.restored(cell.cell) as buffers:
-        entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
-        if keep is not None:
-            entries, viewed = masked_inputs(cell, entries, rows, keep), rows.masked(viewed, keep)
-        rollout = cell.call(fall_back, entries, buffers)
+    def fallen(cut: bool) -> tuple[Rollout, Tensor]:
+        nonlocal runs
+        runs += 1
+
+        def fall_back(module: nn.Module, inputs: Any) -> Rollout:
+            return how.fallback(_StartingAt(module, run.first), cell.unflatten_state(viewed), inputs, run.window)
+
+        with run.start_conditions.restored(cell.cell) as buffers:
+            entries, viewed = cell.leaf_views(others), [leaf_view(leaf) for leaf in start]
+            if keep is not None:
+                viewed = rows.masked(viewed, keep)
+                entries = masked_inputs(cell, entries, rows, keep) if cut else entries
+            rollout = cell.call(fall_back, entries, buffers)
+        return rollout, rows.join(tree.flatten(rollout.state)[0]).detach()
+
+    rollout = fallen(False)[0] if keep is None else without_lost(fallen, keep)
+    rollout.stats.cell_evaluations += (runs - 1) * run.window
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
     asked = any(requires_grad(tensor) for tensor in sources)
-    nodes = check_nothing_hidden(leaves, [*sources, *cell.cell.parameters()], since) if asked else []
+    nodes = check_nothing_hidden(leaves, [*sources, *cell.frozen], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)
     del rollout, leaves
     free_nodes(nodes)

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_unchanged, versions_of
-from loopgrad.gradients.contract import check_structure, period_of
+from loopgrad.gradients.contract import check_shapes, check_structure, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.implicit_verdict import ImplicitStats
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched
@@ -31,11 +30,6 @@ class ImplicitPass:
         self.window = how.window(cell.cell, num_steps)
         self.cycle, self.first = range(num_steps - period_of(cell.cell), num_steps), num_steps - self.window
         self.watched = Watched(cell)
-
-    @property
-    def sources(self) -> list[Tensor]:
-        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
-        return [*filter(is_floating, self.cell.state), *self.cell.others]
 
     def run(self, inputs: Any, stats: ImplicitStats) -> tuple[list[Any], list[Tensor]]:
         """Run the recursion; return the leaves of the last state, and the tensors that are kept of it and the start."""
@@ -67,6 +61,7 @@ class ImplicitPass:
                 self.cycle_conditions = noted[-1]
             last = self.watched.run(cell.unflatten_state(leaves), inputs, range(first, stop))
             check_structure(cell.unflatten_state(leaves), last)
+            check_shapes("ImplicitGradient", cell.unflatten_state(leaves), last)
             leaves = tree.flatten(last)[0]
         return leaves, start, noted
 
@@ -77,7 +72,9 @@ class ImplicitPass:
             nonlocal carried
             noted[1:] = [Conditions(cell.cell, [z, *cell.others], noted[0])]  # backward draws what the last image drew
             state = cell.unflatten_state(rows.split(z, cell.state))
-            carried = tree.flatten(self.watched.run(state, inputs, self.cycle))[0]
+            after = self.watched.run(state, inputs, self.cycle)
+            check_shapes("ImplicitGradient", state, after)
+            carried = tree.flatten(after)[0]
             return rows.join(carried)
 
         cycles, solver = self.num_steps // len(self.cycle), how.forward

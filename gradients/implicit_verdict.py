@@ -71,8 +71,8 @@ class ImplicitStats(Stats):
     verdict: Verdict | None = field(default=None, compare=False)
 
     def numbers(self) -> dict[str, float]:
-        """Return the verdict's numbers, none before backward has run."""
-        return {} if self.verdict is None else self.verdict.numbers()
+        """Return the verdict's numbers and the share of samples that have stopped; none before backward has run."""
+        return {} if self.verdict is None else self.verdict.numbers() | super().numbers()
 
 
 class Unconverged(RuntimeError):
@@ -103,6 +103,8 @@ def unconverged(verdict: Verdict) -> str:
 
 
 def _quantile(values: Tensor, among: Tensor, q: float) -> Tensor:
+    if not values.numel():
+        return values.new_tensor(torch.nan)
     ordered = torch.where(among, values, torch.inf).sort().values
     place = (q * (among.sum() - 1)).round().long().clamp(min=0)
     return torch.where(among.any(), ordered.gather(0, place.view(1))[0], torch.nan)

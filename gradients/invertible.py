@@ -20,7 +20,7 @@ class Note:
         dropped: Tensors, such as digits that the update had no room for; they count as saved for backward.
     """
 
-    touched: tuple[bool, ...] = ()
+    touched: tuple[Any, ...] = ()
     dropped: tuple[Tensor, ...] = ()
 
 
@@ -31,12 +31,13 @@ class Undone:
     Attributes:
         before: The state before the update.
         reads: What the update has read of it: leaves of a graph, detached from everything before, that stand for the
-            first leaves of the state, in order (for all of them or for the first few).
+            first leaves of the state, in order (for all of them or for the first few); None for one that is not
+            differentiated.
         images: What the update made of them, with a graph from `reads`, in any number; None where there is nothing.
     """
 
     before: Any
-    reads: list[Tensor]
+    reads: list[Any]
     images: list[Tensor | None]
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.batch_first import batch_first
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.graphs import alias, is_floating, merged, requires_grad
@@ -21,6 +22,8 @@ def jacobian_penalty(
     num_steps: int,
     generator: torch.Generator | None = None,
     num_probes: int = 1,
+    *,
+    batch_dim: Any = 0,
 ) -> Tensor:
     """Return an unbiased estimate of |J|_F^2 / n, averaged over samples, with J the Jacobian of the cycle map at state.
 
@@ -34,6 +37,7 @@ def jacobian_penalty(
         num_steps: Length T of the recursion: the updates T - period .. T - 1 make up the cycle map.
         generator: Source of v, on the device of the state; None for the global one.
         num_probes: Vectors v.
+        batch_dim: Where the batch is, as estimators are told.
 
     Cost:
         One cycle, and per probe one vector-Jacobian product with a graph, about two more cycles in time and memory.
@@ -44,7 +48,7 @@ def jacobian_penalty(
         Bai et al. 2021, arXiv 2106.14342.
 
     Raises:
-        ValueError: num_probes is below 1, or num_steps less than a cycle.
+        ValueError: num_probes is below 1, or num_steps less than a cycle; batch_dim does not fit the state.
 
     Example:
         >>> import torch
@@ -60,6 +64,7 @@ def jacobian_penalty(
         raise ValueError(
             f"num_probes={num_probes} must be at least 1, num_steps={num_steps} a cycle ({period}) or more"
         )
+    cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
     leaves, unflatten = tree.flatten(state)
     leaves = [alias(leaf, True) for leaf in leaves]
     rows, total = RowLayout(leaves, per_sample=True), torch.zeros(())

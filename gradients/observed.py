@@ -1,5 +1,6 @@
 """A forward pass without a graph whose first updates are watched, to learn what the cell reads beside its arguments."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 from weakref import ref
@@ -11,10 +12,19 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import check_structure, period_of
+from loopgrad.gradients.contract import Stats, check_structure, may_differentiate, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import alias, is_floating, next_number, reaches, refuse_older, search
-from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.graphs import (
+    HiddenTensor,
+    alias,
+    is_floating,
+    next_number,
+    reaches,
+    refuse_older,
+    requires_grad,
+    search,
+)
+from loopgrad.gradients.recompute import Conditions, run_without_graph
 
 
 class Watched:
@@ -26,13 +36,14 @@ class Watched:
 
     Args:
         cell: The cell; `others` grows.
+        strict: Whether state outside the state is refused.
 
     Attributes:
         watching: Whether the latest update was watched.
     """
 
-    def __init__(self, cell: FunctionalCell):
-        self.cell, self.watching = cell, False
+    def __init__(self, cell: FunctionalCell, strict: bool = True):
+        self.cell, self.strict, self.watching = cell, strict, False
         self._left = max(period_of(cell.cell), 2)
         self._begin = next_number()
         self._entries: list[Tensor] = []
@@ -66,7 +77,8 @@ class Watched:
         self._buffers.update(map(id, cell.cell.buffers()))
         leaves, unflatten = tree.flatten(state)
         entries = [alias(leaf, True) for leaf in leaves]
-        given = [alias(t, t.requires_grad) for t in tree.tensors(inputs)]
+        with torch.enable_grad():  # what the cell makes of its inputs and keeps may be read by all updates
+            given = [tensor.view_as(tensor) for tensor in tree.tensors(inputs)]
         queue, since, read = iter(given), next_number(), _Reading([*entries, *given])
         before, inputs = unflatten(entries), tree.map_tensors(lambda _: next(queue), inputs)
         try:
@@ -99,13 +111,13 @@ class Watched:
                 if not tensor.is_leaf and self._begin <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
                     self._check_no_state(tensor)
                 cell.others.append(tensor)
-        found = search(outputs, since, [tensor for tensor in cell.own if not tensor.is_leaf])
+        found = search(outputs, since, [t for t in (*cell.own, *given) if requires_grad(t) and not t.is_leaf])
         refuse_older(found)
         known = {id(tensor) for tensor in (*given, *cell.cell.parameters(), *cell.own)}
         cell.others += [leaf for leaf in found.leaves if id(leaf) not in known]
 
     def _check_no_state(self, tensor: Tensor) -> None:
-        if reaches(tensor, self._entries):
+        if self.strict and reaches(tensor, self._entries):
             raise RuntimeError(
                 f"the cell keeps a tensor of shape {tuple(tensor.shape)} that one update made of its state and that a "
                 "later update reads (a cache in an attribute?), so a gradient through it would be lost: carry it in "
@@ -116,6 +128,40 @@ class Watched:
         """Return what no update has written to and backward must find as it is."""
         plain = [noted for key, noted in self._plain.items() if key not in self._buffers]
         return Frozen(self._parameters, plain)
+
+
+def run_watched(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
+    """Return `run_without_graph`, where what the first updates derive of weights or inputs and keep has its graph."""
+    if not may_differentiate(cell, state, inputs):
+        return run_without_graph(cell, state, inputs, steps)
+    return Watched(FunctionalCell(cell, state, inputs), strict=False).run(state, inputs, steps)
+
+
+def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Callable[[], Any], stats: Stats) -> Any:
+    """Return run(); if it meets a tensor that nobody has passed, watch the first updates for such and run once more."""
+    try:
+        return run()
+    except HiddenTensor:
+        live = dict(cell.cell.named_buffers())
+        with torch.no_grad():
+            for name, buffer in conditions.buffers.items():  # as far as the attempt has changed them
+                if not torch.equal(live[name], buffer):
+                    live[name].copy_(buffer)
+        conditions.set_generators(conditions.generators)
+        watch(cell, conditions, stats)
+        return run()
+
+
+def watch(cell: FunctionalCell, conditions: Conditions, stats: Stats) -> None:
+    """Watch the first updates for what the cell reads beside its arguments, and leave everything else as it was."""
+    count = max(period_of(cell.cell), 2)
+
+    def updates(module: nn.Module, inputs: Any) -> None:
+        Watched(cell).run(cell.unflatten_state(cell.state), inputs, range(count))
+
+    with conditions.restored(cell.cell) as buffers:
+        cell.call(updates, cell.others, buffers)
+    stats.cell_evaluations += count
 
 
 class Frozen:

@@ -8,9 +8,19 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_int
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, needs_gradient, period_of, run
+from loopgrad.gradients.contract import (
+    Estimator,
+    Rollout,
+    Stats,
+    check_shapes,
+    may_differentiate,
+    needs_gradient,
+    period_of,
+    run,
+)
 from loopgrad.gradients.graphs import is_floating, requires_grad
-from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -69,18 +79,20 @@ class PhantomGradient(Estimator):
         ):  # less than a cycle is differentiated exactly
             vjps = num_steps * needs_gradient(cell, state, inputs)
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
-        last = run_without_graph(cell, state, inputs, range(num_steps))
+        last = run_watched(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
-        ahead = leaves
+        ahead, before = leaves, Before(leaves)
         for count in range(1, self.num_steps + 1):
-            image = tree.flatten(run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps)))[0]
+            after = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
+            check_shapes("PhantomGradient", last, after)
+            image = tree.flatten(after)[0]
             if not any(map(requires_grad, image)):  # nothing to differentiate, and so in any further cycle
                 return Rollout(last, Stats(num_steps + count * period, vjps=0))
             ahead = [self._damped(*pair) for pair in zip(ahead, image, strict=True)]
-        extra = self.num_steps * period
+        extra, found = self.num_steps * period, before.stopped(ahead)
         pairs = zip(leaves, ahead, strict=True)
         state = unflatten([_WithGradientOf.apply(z, u) if is_floating(z) else z for z, u in pairs])
-        return Rollout(state, Stats(num_steps + extra, vjps=extra))
+        return Rollout(state, Stats(num_steps + extra, vjps=extra, stopped=found))
 
     def _damped(self, old: Any, new: Any) -> Any:
         return new if self.damping == 1 or not is_floating(new) else old + self.damping * (new - old)

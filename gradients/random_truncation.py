@@ -13,7 +13,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, ru
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
-from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.observed import run_watched
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class RandomTruncation(Estimator):
     kind = "unbiased"
     memory = "O(k)"
     references = ("tallec2017unbiasing",)
+    by_sample = False
 
     def __post_init__(self) -> None:
         hint = "mean_cycles=2 differentiates two cycles of the cell in the mean"
@@ -118,7 +119,7 @@ class RandomTruncation(Estimator):
         first = max(0, num_steps - kept)
         reached = sources(cell, state, inputs)
         if first:
-            state = run_without_graph(cell, state, inputs, range(first))
+            state = run_watched(cell, state, inputs, range(first))
         for step in range(first, num_steps):
             distance = num_steps - step  # of the update before this one; the last update has distance 0
             if self.reweight and step > first and distance % unit == 0:

@@ -65,6 +65,7 @@ class ReversibleBPTT(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("gomez2017reversible", "maclaurin2015gradient")
+    by_sample = False
 
     def __post_init__(self) -> None:
         check_choice("ReversibleBPTT", "verify", self.verify, ("raise", "warn", "off"))
@@ -95,8 +96,9 @@ class ReversibleBPTT(Estimator):
             )
         forward = ReversiblePass(FunctionalCell(cell, state, inputs), self, num_steps)
         last, kept = forward.run(inputs)
-        if not any(source.requires_grad for source in forward.sources):
+        sources = forward.cell.sources
+        if not any(source.requires_grad for source in sources):
             return Rollout(forward.cell.unflatten_state(last), Stats(cell_evaluations=num_steps, vjps=0))
-        found = ReversibleRecursion.apply(forward, last, kept, *forward.sources)
+        found = ReversibleRecursion.apply(forward, last, kept, *sources)
         leaves = merged(found, last)
         return Rollout(forward.cell.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))

@@ -33,11 +33,6 @@ class ReversiblePass:
     def __init__(self, cell: FunctionalCell, how: Any, num_steps: int):
         self.cell, self.how, self.num_steps, self.watched = cell, how, num_steps, Watched(cell)
 
-    @property
-    def sources(self) -> list[torch.Tensor]:
-        """What the last state is differentiated by: floating leaves of the first state, then the other tensors."""
-        return [*filter(is_floating, self.cell.state), *self.cell.others]
-
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors that are kept for backward."""
         cell, how = self.cell, self.how
@@ -105,7 +100,7 @@ class ReversibleRecursion(torch.autograd.Function):
         run, saved = ctx.run, ctx.saved_tensors
         run.frozen.check(run.cell.cell)
         with untouched(run.cell.cell, run.conditions):
-            sweep = _Sweep(run, saved[len(run.sources) :], ctx.needs_input_grad[3:], cotangents)
+            sweep = _Sweep(run, saved[len(run.cell.sources) :], ctx.needs_input_grad[3:], cotangents)
             try:
                 with run.conditions.restored(run.cell.cell):
                     grads = run.cell.call(sweep.run, sweep.sums.entries, {})
@@ -149,9 +144,10 @@ class _Sweep:
             if not isinstance(undone, Undone):
                 raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
             state, reads = undone.before, undone.reads
+            before = tree.flatten(state)[0]  # a leaf that is not coupled may change its dtype, or be absent at first
             if step >= run.num_steps - self.period:  # graphs repeat from cycle to cycle: one cycle tells all
                 images = [image for image in undone.images if image is not None]
-                sums.learn(images, [*reads, *cell.cell.parameters()], since)
+                sums.learn(images, [*reads, *cell.frozen], since)
             # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
             pulled = module.pull(undone.images, grads)
             if not (isinstance(pulled, tuple) and len(pulled) == 2 and len(pulled[0]) == len(undone.images)):
@@ -168,7 +164,7 @@ class _Sweep:
             # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
             for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
                 if read is not None:
-                    grads[i] = read.to(last[i].dtype) if grads[i] is None else torch.add(grads[i], read)
+                    grads[i] = read.to(before[i].dtype) if grads[i] is None else torch.add(grads[i], read)
             if anchors and step and step % anchors == 0:
                 anchor = self.anchors[step // anchors - 1]
                 _verify(cell, verify, state, anchor, last, f"the state before update {step}")
@@ -176,7 +172,7 @@ class _Sweep:
         else:  # only a sweep that has come to the beginning can compare it with the first state
             _verify(cell, verify, state, cell.state, last, "the first state")
         grads += [None] * (len(last) - len(grads))
-        return [grad for grad, leaf in zip(grads, last, strict=True) if is_floating(leaf)]
+        return [grad for grad, leaf in zip(grads, cell.state, strict=True) if is_floating(leaf)]
 
 
 def _name(cell: FunctionalCell) -> str:

@@ -32,7 +32,8 @@ class RowLayout:
             shapes = [tuple(leaf.shape) for leaf in leaves]
             raise ValueError(
                 f"the leaves of state have shapes {shapes} and no first dimension in common, so they cannot be taken "
-                "sample by sample: give every leaf the shape (batch, ...), or take scope='batch'"
+                "sample by sample: give every leaf the shape (batch, ...), say where its batch is, such as "
+                "batch_dim=(1, 0), or take scope='batch'"
             )
         if any(leaf.is_complex() for leaf in leaves):
             raise TypeError("a leaf of state is complex, and linear solves are written for real ones: use BPTT()")
@@ -41,22 +42,23 @@ class RowLayout:
         for leaf in leaves:
             self.dtype = torch.promote_types(self.dtype, leaf.dtype)
         self._like = [(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
+        # counted here: of an empty batch torch cannot say what -1 would be
+        self._sizes = [leaf.shape[1:].numel() if per_sample else leaf.numel() for leaf in leaves]
 
     def join(self, leaves: Sequence[Any]) -> Tensor:
         """Return the matrix of the leaves of a state, where None stands for zeros."""
         count, parts = (self.batch if self.batch is not None else 1), []
         floating = [leaf for leaf, moves in zip(leaves, self._floating, strict=True) if moves]
         if len(floating) == 1 and floating[0] is not None:
-            return floating[0].to(self.dtype).reshape(count, -1)
-        for leaf, (shape, _, device) in zip(floating, self._like, strict=True):
+            return floating[0].to(self.dtype).reshape(count, self._sizes[0])
+        for leaf, size, (shape, _, device) in zip(floating, self._sizes, self._like, strict=True):
             found = torch.zeros(shape, dtype=self.dtype, device=device) if leaf is None else leaf.to(self.dtype)
-            parts.append(found.reshape(count, -1))
+            parts.append(found.reshape(count, size))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def split(self, matrix: Tensor, carried: Sequence[Any] | None = None) -> list[Any]:
         """Return the leaves of a matrix, each in its own shape and dtype; those without a place as in `carried`."""
-        sizes = [shape.numel() // matrix.shape[0] if matrix.shape[0] else 0 for shape, _, _ in self._like]
-        parts = matrix.split(sizes, dim=1) if len(sizes) > 1 else [matrix]
+        parts = matrix.split(self._sizes, dim=1) if len(self._sizes) > 1 else [matrix]
         found = [part.reshape(shape).to(dtype) for part, (shape, dtype, _) in zip(parts, self._like, strict=True)]
         queue, rest = iter(found), carried if carried is not None else [None] * len(self._floating)
         return [next(queue) if moves else other for moves, other in zip(self._floating, rest, strict=True)]

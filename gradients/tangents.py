@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from loopgrad.gradients.contract import check_structure
+from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
 from loopgrad.gradients.noise import Noise
@@ -77,18 +77,20 @@ def carry(
                 after[:] = cell.run_on(merged(state, before), read, buffers, step, step + 1)
                 return list(filter(is_floating, after)), [leaf for leaf in after if _is_carried(leaf)]
 
+            pushed: list[Tensor] = []
             if u is None:
                 floating, carried = update(floating, [others[i] for i in moving])
             else:
                 floating, pushed, carried = _pushed(
                     update, floating, [others[i] for i in moving], _split(u, floating), v
                 )
-                u = _join(pushed, rows).detach()
             check_nothing_hidden(floating, [])
             queue, floating = iter(carried), [leaf.detach() for leaf in floating]
             after = [next(queue) if _is_carried(leaf) else leaf for leaf in after]
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
+            check_shapes("a tangent", cell.unflatten_state(leaves), cell.unflatten_state(after))
             leaves = merged(floating, after)
+            u = u if u is None else _join(pushed, rows).detach()
             if noise is not None and step != steps[-1]:
                 drawn = noise.draw(rows.join(leaves).shape, rows.dtype)
                 u = drawn if u is None else u.add_(drawn)
@@ -100,7 +102,11 @@ def _is_carried(leaf: Any) -> bool:
 
 
 def _detached(leaf: Any) -> Any:
-    return leaf.detach() if isinstance(leaf, Tensor) else leaf
+    """Return a leaf without its graph, and a copy where its elements share memory, as those of an expanded one."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    shares = any(step == 0 and size > 1 for size, step in zip(leaf.shape, leaf.stride(), strict=True))
+    return leaf.detach().contiguous() if shares else leaf.detach()
 
 
 def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor], list]:
@@ -141,13 +147,14 @@ def _carrying(cell: FunctionalCell) -> Iterator[None]:
 
 def _join(tangents: Sequence[Tensor], rows: RowLayout) -> Tensor:
     count = rows.batch if rows.batch is not None else 1
-    parts = [t.to(rows.dtype).reshape(len(t), count, -1) for t in tangents]
+    sizes = [t[0].numel() // count if count else t.shape[2:].numel() for t in tangents]
+    parts = [t.to(rows.dtype).reshape(len(t), count, size) for t, size in zip(tangents, sizes, strict=True)]
     return torch.cat(parts, dim=2)
 
 
 def _split(u: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     rows = u.shape[1]
-    sizes = [leaf.numel() // rows for leaf in leaves]
+    sizes = [leaf.numel() // rows if rows else leaf.shape[1:].numel() for leaf in leaves]
     parts = zip(u.split(sizes, dim=2), leaves, strict=True)
     return [part.reshape(len(u), *leaf.shape).to(leaf.dtype) for part, leaf in parts]
 

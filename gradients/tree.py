@@ -4,6 +4,7 @@ Built on torch's own pytree; dataclasses need no registration, and plain contain
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch.utils import _pytree as pytree
 
 Leaves = list[Any]
 Unflatten = Callable[[Leaves], Any]
+_PART = re.compile(r"\['(.*?)'\]|\[(.*?)\]|\.(\w+)")
 
 
 def flatten(tree: Any) -> tuple[Leaves, Unflatten]:
     """Return the leaves of `tree` in a fixed order and the function that rebuilds the tree from such leaves."""
-    if isinstance(tree, torch.Tensor):
+    if tree is None or isinstance(tree, torch.Tensor):
         return [tree], lambda leaves: leaves[0]
     if (kind := type(tree)) is tuple or kind is list:  # by hand: updates flatten their state, and pytree takes 10 us
         return _flatten_parts(tree, kind)
@@ -43,6 +45,11 @@ def leaves_with_names(tree: Any, name: str) -> list[tuple[str, Any]]:
         else:
             named.append((here, node))
     return named
+
+
+def dotted_names(tree: Any) -> list[str]:
+    """Return the names of the leaves of `tree`: "z_H", "0", nested "a.b"; "" where the tree is a leaf itself."""
+    return [".".join("".join(part) for part in _PART.findall(path)) for path, _ in leaves_with_names(tree, "")]
 
 
 def tensors(tree: Any) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run
 from loopgrad.gradients.graphs import requires_grad
-from loopgrad.gradients.recompute import run_without_graph
+from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.stopped import Before
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,13 @@ class TruncatedBPTT(Estimator):
         # a tensor that the cell hides is truncated too
         first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
         if first:
-            state = run_without_graph(cell, state, inputs, range(first))
+            state = run_watched(cell, state, inputs, range(first))
+        before = Before(tree.flatten(state)[0])
         last = run(cell, state, inputs, range(first, num_steps))
-        vjps = num_steps - first if any(map(requires_grad, tree.flatten(last)[0])) else 0
-        return Rollout(last, Stats(num_steps, vjps))
+        leaves = tree.flatten(last)[0]
+        if not any(map(requires_grad, leaves)):
+            return Rollout(last, Stats(num_steps, vjps=0))
+        return Rollout(last, Stats(num_steps, num_steps - first, stopped=before.stopped(leaves)))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""

@@ -5,7 +5,8 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
-from loopgrad.models.coupling_base import Coupled, Coupling
+from loopgrad.models.coupled_state import Coupled
+from loopgrad.models.coupling_base import Coupling
 from loopgrad.models.feed_forward import FeedForward, FeedForwardCell
 from loopgrad.models.functional import rms_norm
 from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning

@@ -3,17 +3,29 @@
 What was read is still there after the update, so the same evaluation of the cell that made the new state undoes it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import repeat
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import Invertible, Note, Stationary, Undone, tree
+from loopgrad.gradients import Invertible, Note, Undone, tree
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import check_choice
 from loopgrad.gradients.contract import period_of, run
 from loopgrad.gradients.invertible import Gradients
+from loopgrad.models.coupled_state import (
+    Coupled,
+    Parts,
+    are_coupled,
+    dtype_of,
+    dtypes_to_read,
+    is_graded,
+    laid_out,
+    leaves_like,
+    writes_to,
+)
 from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
 
 Arithmetic = Literal["exact", "float64", "float32"]
@@ -21,26 +33,21 @@ Per = Literal["cycle", "update"]
 STORED = {"exact": torch.float64, "float64": torch.float64, "float32": torch.float32}
 
 
-@dataclass
-class Coupled:
-    """State of a coupled cell: two trees like the cell's own state, and the digits that damping them has lost.
-
-    Attributes:
-        current: z_t, what the next update reads.
-        other: z_{t-1} (`Damped`, `Leapfrog`) or the velocity v_t (`Momentum`).
-        lost: Trees of integers held in float64, one per damped copy; empty without damping or without exactness.
-    """
-
-    current: Any
-    other: Any
-    lost: tuple[Any, ...] = ()
-
-
 class Coupling(Invertible):
     """Base of the invertible cells; subclasses give the arithmetic of one leaf.
 
     Called as cell(state, inputs, step), where state is `Coupled` or, at first, a plain state of the wrapped cell.
     Estimators take a plain state too and then return a plain one.
+
+    Leaves that are not floating tensors (flags, token ids, counters, None) are never coupled, and floating ones can be
+    named in `uncoupled`: a schedule, a counter, an accumulator. The cell reads such a leaf as it last returned it, and
+    what it returns is the next value, in its own dtype; gradients go through it, where it has any. Names are those of
+    error messages: "state[1]" for a tuple, "state['count']" for a dict, "state.count" for a dataclass, and a branch
+    such as "state.memory" for all that it holds.
+
+    To be undone exactly, a leaf that is not coupled is saved before each update that changes it: O(num_steps) memory,
+    nothing for a counter, and as much as storing the states for a leaf as large as the state. There is no general way
+    around that, as the cell may do anything to the leaf. A sum of what the cell makes has one, see the guide.
     """
 
     references: ClassVar[tuple[str, ...]] = ()
@@ -50,19 +57,30 @@ class Coupling(Invertible):
     factor: float  # of the cell's image
     share: float  # that is kept of the other copy
 
-    def __init__(self, cell: nn.Module, arithmetic: Arithmetic, per: Per, dtype: torch.dtype | None):
+    def __init__(
+        self,
+        cell: nn.Module,
+        arithmetic: Arithmetic,
+        per: Per,
+        dtype: torch.dtype | None,
+        uncoupled: str | Sequence[str] = (),
+    ):
         super().__init__()
         name = type(self).__name__
         check_cell(cell, f"{name}(cell=...)")
         check_choice(name, "arithmetic", arithmetic, tuple(STORED))
         check_choice(name, "per", per, ("cycle", "update"))
         self.cell, self.arithmetic, self.per, self.dtype = cell, arithmetic, per, dtype
+        self.uncoupled = (uncoupled,) if isinstance(uncoupled, str) else tuple(uncoupled)
+        if not all(isinstance(item, str) for item in self.uncoupled):
+            raise TypeError(f"{name}(uncoupled={uncoupled!r}) takes names of leaves, such as \"state['count']\"")
         self.exact = arithmetic == "exact"
 
     def extra_repr(self) -> str:
-        """Return the rate and the arithmetic."""
+        """Return the rate, the arithmetic and what is not coupled."""
         rate = f"{self.rate_name}={getattr(self, self.rate_name)}"
-        return f"{rate}, arithmetic={self.arithmetic!r}, per={self.per!r}, dtype={self.dtype}"
+        apart = f", uncoupled={self.uncoupled}" if self.uncoupled else ""
+        return f"{rate}, arithmetic={self.arithmetic!r}, per={self.per!r}, dtype={self.dtype}{apart}"
 
     @property
     def period(self) -> int:
@@ -76,101 +94,132 @@ class Coupling(Invertible):
 
     @property
     def cell_dtype(self) -> torch.dtype:
-        """Dtype in which the wrapped cell sees the state."""
-        if self.dtype is not None:
-            return self.dtype
-        for module in self.cell.modules():
-            own = module.closed_over if isinstance(module, Stationary) else module._parameters.values()
-            for tensor in own:
-                if tensor is not None and tensor.is_floating_point():
-                    return tensor.dtype
-        return torch.get_default_dtype()
+        """Dtype in which the wrapped cell reads the coupled leaves of a state that does not say otherwise."""
+        return self.dtype or dtype_of(self.cell) or torch.get_default_dtype()
 
     def couple(self, state: Any) -> Coupled:
         """Return the coupled state to start from: both copies at `state`, or at rest; a coupled state as it is."""
         if isinstance(state, Coupled):
             return state
-        current, other = tree.map_tensors(self._stored, state), tree.map_tensors(self._companion, state)
+        leaves, unflatten = tree.flatten(state)
+        pairs = list(zip(leaves, are_coupled(state, type(self).__name__, self.uncoupled), strict=True))
+        current = unflatten([self._stored(leaf) if coupled else leaf for leaf, coupled in pairs])
+        other = unflatten([self._companion(leaf) if coupled else None for leaf, coupled in pairs])
         lost = ()
         if self.ratio is not None:
-            lost = tuple(tree.map_tensors(torch.zeros_like, current) for _ in range(self.damped_copies))
-        return Coupled(current, other, lost)
+            lost = tuple(tree.map_tensors(torch.zeros_like, other) for _ in range(self.damped_copies))
+        return Coupled(current, other, lost, () if self.dtype is not None else dtypes_to_read(pairs, self.cell))
 
     def current(self, state: Coupled) -> Any:
         """Return z_t of a coupled state."""
         return state.current
 
     def read(self, state: Coupled) -> Any:
-        """Return z_t of a coupled state, in the dtype of the wrapped cell."""
-        return tree.map_tensors(lambda leaf: leaf.to(self.cell_dtype), state.current)
+        """Return z_t of a coupled state, each leaf in the dtype in which the wrapped cell reads it."""
+        parts = Parts(state)
+        leaves = zip(parts.current, parts.other, self._dtypes(parts), strict=False)
+        return parts.unflatten([leaf if pair is None else leaf.to(dtype) for leaf, pair, dtype in leaves])
 
     def forward(self, state: Any, inputs: Any, step: int, undo: Note | None = None) -> Any:
         """Apply update number `step`, or undo it; see `Invertible.forward`."""
-        state = self.couple(state)
-        stored, unflatten = tree.flatten(state.current)
-        dtype = self.cell_dtype
+        parts = Parts(self.couple(state))
         if undo is None:
-            reads = [_laid_out(leaf, dtype) for leaf in stored]
-            return self._advance(state, self._images(unflatten(reads), reads, inputs, step), step)
-        pairs = zip(stored, tree.flatten(state.other)[0], undo.touched, strict=True)
-        current = [self._read_by(*pair) if touched else pair[0] for *pair, touched in pairs]
-        reads = [_laid_out(leaf.detach(), dtype).requires_grad_(torch.is_grad_enabled()) for leaf in current]
-        images = self._images(unflatten(reads), reads, inputs, step)
+            reads = self._reads(parts, parts.current)
+            writes = writes_to(reads)
+            made = self._made(parts, reads, inputs, step)
+            parts.check(made, type(self).__name__, writes_to(reads) != writes)
+            return self._advance(parts, reads, made, step)
+        dropped = iter(undo.dropped)
+        before = list(parts.current)
+        for i, (pair, touched) in enumerate(zip(parts.other, undo.touched, strict=True)):
+            if touched is not False and pair is not None:
+                before[i] = self._read_by(before[i], pair)
+            elif touched is not False:  # carried: a tensor is among those dropped, anything else in the note itself
+                before[i] = next(dropped) if touched is True else touched[0]
+        reads = self._reads(parts, [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in before])
+        taped = torch.is_grad_enabled()
+        graded = [read.requires_grad_(taped) if is_graded(read) else None for read in reads]
+        made = self._made(parts, reads, inputs, step)
+        images = parts.images(reads, made)
         with torch.no_grad():
-            return Undone(self._retreat(state, current, images, undo), reads, images)
+            return Undone(self._retreat(parts, before, reads, made, list(dropped)), graded, images)
 
     def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
         """Return the vector-Jacobian product of an update without the part through the cell; see `Invertible.pull`."""
-        width = len(images)
-        seeds, before = [], list(gradients[: 2 * width])
-        for i, image in enumerate(images):
+        width = len(gradients) // (2 if self.ratio is None else 2 + self.damped_copies)
+        seeds, before = [], list(gradients)
+        for i, image in enumerate(images[:width]):
             seed = None
             if image is not None:
                 sum_, before[i], before[width + i] = self._pulled(gradients[i], gradients[width + i])
                 seed = None if sum_ is None else self._gradient_of_image(sum_, image.dtype)
             seeds.append(seed)
+        for i, image in enumerate(images[width:]):  # carried: the image is the next state itself
+            seeds.append(None if image is None else gradients[i])
+            if image is not None:
+                before[i] = None
         return seeds, before
 
     def note(self, state: Any, after: Coupled, step: int) -> Note:
         """Return what `forward` needs to undo update number `step`, which led from `state` to `after`."""
-        state = self.couple(state)
-        pairs = zip(tree.tensors(state.current), tree.tensors(after.current), strict=True)
-        dropped = ()
+        parts, touched, dropped = Parts(self.couple(state)), [], []
+        for was, now, pair in zip(parts.current, tree.flatten(after.current)[0], parts.other, strict=True):
+            if pair is not None or was is now:
+                touched.append(was is not now)
+            elif isinstance(was, Tensor):
+                touched.append(True)
+                dropped.append(was)
+            else:
+                touched.append((was,))
         if self.ratio is not None and step > 0 and self._word_is_full(step):
-            dropped = tuple(self.ratio.pack(leaf) for leaf in tree.tensors(state.lost))
-        return Note(tuple(a is not b for a, b in pairs), dropped)
+            dropped += [self.ratio.pack(digits) for copy in parts.lost for digits in copy if digits is not None]
+        return Note(tuple(touched), tuple(dropped))
 
     def verified(self, state: Coupled) -> list[Tensor]:
-        """Return both copies; the digits lost before the first update are not part of what it was given."""
-        return tree.tensors((state.current, state.other))
+        """Return both copies of what is coupled; the digits lost before the first update are no part of the start."""
+        parts = Parts(state)
+        pairs = zip(parts.current, parts.other, strict=True)
+        return [leaf for pair in pairs if pair[1] is not None for leaf in pair]
 
-    def _images(self, start: Any, reads: list[Tensor], inputs: Any, step: int) -> list[Tensor | None]:
-        """What the wrapped cell makes of its state `start`, per leaf; None for a leaf that it hands through."""
+    def _dtypes(self, parts: Parts) -> Any:
+        return parts.read_as or repeat(self.cell_dtype)
+
+    def _reads(self, parts: Parts, current: list[Any]) -> list[Any]:
+        """What the wrapped cell reads of the leaves `current`."""
+        leaves = zip(current, parts.other, self._dtypes(parts), strict=False)
+        return [leaf if pair is None else laid_out(leaf, dtype) for leaf, pair, dtype in leaves]
+
+    def _made(self, parts: Parts, reads: list[Any], inputs: Any, step: int) -> list[Any]:
+        """What the wrapped cell makes of the leaves that it reads; the very leaf where it hands one through."""
         period = period_of(self.cell) if self.per == "cycle" else 1
-        z = run(self.cell, start, inputs, range(step * period, (step + 1) * period))
-        return [None if image is leaf else image for image, leaf in zip(tree.tensors(z), reads, strict=True)]
+        z = run(self.cell, parts.unflatten(reads), inputs, range(step * period, (step + 1) * period))
+        return leaves_like(z, parts.like)
 
-    def _advance(self, state: Coupled, images: list[Tensor | None], step: int) -> Coupled:
-        (current, unflatten), other = tree.flatten(state.current), tree.flatten(state.other)[0]
-        lost, unflatten_lost = tree.flatten(state.lost)
+    def _advance(self, parts: Parts, reads: list[Any], made: list[Any], step: int) -> Coupled:
         if self._word_is_full(step):
-            lost = [torch.zeros_like(digits) for digits in lost]
-        for i, image in enumerate(images):
-            if image is not None:
-                own = lost[i :: len(current)]
-                current[i], other[i], lost[i :: len(current)] = self._next(current[i], other[i], own, image)
-        return Coupled(unflatten(current), unflatten(other), unflatten_lost(lost))
+            parts.lost = [[None if d is None else torch.zeros_like(d) for d in copy] for copy in parts.lost]
+        for i, (read, image) in enumerate(zip(reads, made, strict=True)):
+            if parts.other[i] is None:
+                parts.current[i] = image
+            elif image is not read:
+                own = [copy[i] for copy in parts.lost]
+                parts.current[i], parts.other[i], own = self._next(parts.current[i], parts.other[i], own, image)
+                parts.set_lost(i, own)
+        return parts.coupled()
 
-    def _retreat(self, after: Coupled, current: list[Tensor], images: list[Tensor | None], note: Note) -> Coupled:
-        (new, unflatten), other = tree.flatten(after.current), tree.flatten(after.other)[0]
-        lost, unflatten_lost = tree.flatten(after.lost)
-        for i, image in enumerate(images):
-            if image is not None:
-                own = lost[i :: len(new)]
-                other[i], lost[i :: len(new)] = self._before(new[i], other[i], own, image)
-        if note.dropped and self.ratio is not None:
-            lost = [self.ratio.unpack(packed) for packed in note.dropped]
-        return Coupled(unflatten(current), unflatten(other), unflatten_lost(lost))
+    def _retreat(
+        self, parts: Parts, before: list[Any], reads: list[Any], made: list[Any], words: list[Tensor]
+    ) -> Coupled:
+        for i, (read, image) in enumerate(zip(reads, made, strict=True)):
+            if parts.other[i] is not None and image is not read:
+                own = [copy[i] for copy in parts.lost]
+                parts.other[i], own = self._before(parts.current[i], parts.other[i], own, image)
+                parts.set_lost(i, own)
+        parts.current = before
+        if words and self.ratio is not None:
+            unpacked = map(self.ratio.unpack, words)
+            parts.lost = [[None if digits is None else next(unpacked) for digits in copy] for copy in parts.lost]
+        return parts.coupled()
 
     def _word_is_full(self, step: int) -> bool:
         return self.ratio is not None and step % (self.ratio.window * self.damped_copies) == 0
@@ -202,12 +251,12 @@ class Coupling(Invertible):
         """What the update that led to this pair has read."""
         return other
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+    def _next(self, current: Tensor, other: Tensor, lost: list[Any], image: Tensor) -> tuple:
         """One leaf of both copies and its lost digits after an update: here the copies change places."""
         kept, digits = self._damp(other, lost[1:])
         return self._plus(kept, image), current, digits + lost[:1]
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+    def _before(self, current: Tensor, other: Tensor, lost: list[Any], image: Tensor) -> tuple:
         """The copy that an update has changed, and its lost digits, as they were before it."""
         before, digits = self._undamp(self._minus(current, image), lost[:1])
         return before, lost[1:] + digits
@@ -240,8 +289,3 @@ def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b
-
-
-def _laid_out(leaf: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a leaf as the wrapped cell reads it, always in one layout: products round by how their operands lie."""
-    return leaf.to(dtype).contiguous()

@@ -4,6 +4,7 @@ A coupled recursion is another dynamical system than the cell's own; each class 
 """
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -33,7 +34,10 @@ class Damped(Coupling):
             which grows by 1 / (1 - beta) at each update of a copy.
         per: "cycle", or "update" to take single updates of the cell as f; then a fixed point of every update is one of
             this recursion, and leaves that an update hands through stay as they are.
-        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+        dtype: Dtype in which the cell sees coupled leaves; None for that in which each was given, or, if they are all
+            float64, that of the cell's parameters.
+        uncoupled: Names of leaves or branches that take the value the cell returns, such as "state['count']" or
+            "state[1]"; see `Coupling`. Each is saved once per update that changes it.
 
     Cost:
         One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
@@ -69,8 +73,9 @@ class Damped(Coupling):
         arithmetic: Arithmetic = "exact",
         per: Per = "cycle",
         dtype: torch.dtype | None = None,
+        uncoupled: str | Sequence[str] = (),
     ):
-        super().__init__(cell, arithmetic, per, dtype)
+        super().__init__(cell, arithmetic, per, dtype, uncoupled)
         self.beta = fraction_below_one("Damped", "beta", beta)
         self.factor, self.share = float(self.beta), float(1 - self.beta)
         if self.exact:
@@ -93,7 +98,10 @@ class Leapfrog(Coupling):
         arithmetic: "exact": multiples of 2^-32 below 2^20 in absolute value. "float64" or "float32": undone up to
             rounding, whose effect on the gradient grows with the square of num_steps in float32.
         per: "update", or "cycle" to take a whole cycle of the cell as f.
-        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+        dtype: Dtype in which the cell sees coupled leaves; None for that in which each was given, or, if they are all
+            float64, that of the cell's parameters.
+        uncoupled: Names of leaves or branches that take the value the cell returns, such as "state['count']" or
+            "state[1]"; see `Coupling`. Each is saved once per update that changes it.
 
     Cost:
         One evaluation of f and a few elementwise operations per update; the state is two float64 copies.
@@ -127,8 +135,9 @@ class Leapfrog(Coupling):
         arithmetic: Arithmetic = "exact",
         per: Per = "update",
         dtype: torch.dtype | None = None,
+        uncoupled: str | Sequence[str] = (),
     ):
-        super().__init__(cell, arithmetic, per, dtype)
+        super().__init__(cell, arithmetic, per, dtype, uncoupled)
         if not is_number(scale):
             raise TypeError(f"Leapfrog(scale={scale!r}) must be a number, the h of z_{{t+1}} = z_{{t-1}} + h f(z_t)")
         if scale == 0 or not math.isfinite(scale):
@@ -152,7 +161,10 @@ class Momentum(Coupling):
             log2(1 / gamma) bits per element and update. "float64" or "float32": undone up to rounding, which grows by
             1 / gamma per update.
         per: "update", or "cycle" to take a whole cycle of the cell as f.
-        dtype: Dtype in which the cell sees the state; None for that of its parameters.
+        dtype: Dtype in which the cell sees coupled leaves; None for that in which each was given, or, if they are all
+            float64, that of the cell's parameters.
+        uncoupled: Names of leaves or branches that take the value the cell returns, such as "state['count']" or
+            "state[1]"; see `Coupling`. Each is saved once per update that changes it.
 
     Cost:
         One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
@@ -188,8 +200,9 @@ class Momentum(Coupling):
         arithmetic: Arithmetic = "exact",
         per: Per = "update",
         dtype: torch.dtype | None = None,
+        uncoupled: str | Sequence[str] = (),
     ):
-        super().__init__(cell, arithmetic, per, dtype)
+        super().__init__(cell, arithmetic, per, dtype, uncoupled)
         self.gamma = fraction_below_one("Momentum", "gamma", gamma)
         self.factor, self.share = float(1 - self.gamma), float(self.gamma)
         if self.exact:

@@ -96,7 +96,8 @@ def _step(
     norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
-    entry |= {f"implicit_{name}": value for name, value in result.output.stats.numbers().items()}
+    numbers = result.output.stats.numbers()
+    entry |= {name if name == "stopped" else f"implicit_{name}": value for name, value in numbers.items()}
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
     if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
