@@ -60,6 +60,15 @@ def differentiating_forward(fn: Callable[[], T]) -> T:
         return finally_twice(differentiate, _leave_level)
 
 
+def pulled_back(output: Tensor, cotangent: Tensor, sources: Sequence[Any], keep: bool = False) -> Sequence[Any]:
+    """Return the products with each source, a tensor or an edge of the graph; None where it has no part in the output.
+
+    As torch.autograd.grad, which lays the modes aside for its time, and so for what backward computes again.
+    """
+    run = torch.autograd.graph._engine_run_backward
+    return run((output,), (cotangent,), keep, False, tuple(sources), True, accumulate_grad=False)
+
+
 def finally_twice(fn: Callable[[], T], put_back: Callable[[], Any]) -> T:
     """Return fn(), whatever it has left put back; and once more, where an interruption has fallen into that.
 

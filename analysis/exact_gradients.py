@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.analysis.evaluation import leaving_modules_alone, leaving_torch_alone
+from loopgrad.analysis.evaluation import leaving_modules_alone, leaving_torch_alone, pulled_back
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.gradients.graphs import free_nodes, search
 
 Gradients = Mapping[str, torch.Tensor | None]
 
@@ -37,7 +38,7 @@ def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module
     wanted = trainable(module)
     with _with_graph():
         value = _scalar(loss(module))
-        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+        found = pulled_back(value, torch.ones_like(value), list(wanted.values()))
     return dict(zip(wanted, found, strict=True))
 
 
@@ -82,9 +83,6 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
         True
     """
     originals = trainable(module)
-    # of the originals as edges of a graph, which nothing stands in for
-    with _with_graph():
-        strays = [torch.autograd.graph.get_gradient_edge(parameter) for parameter in originals.values()]
     with evaluated_in(module, torch.float64) as copies, preserved_rng(), _with_graph():
         value = _scalar(loss(module))
         if value.dtype != torch.float64:
@@ -92,16 +90,27 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
                 f"loss returned {value.dtype} although the module is in float64: cast the batch and the carry with "
                 "cast(values, torch.float64), and let the module not cast to a narrower dtype by itself"
             )
-        wanted: list[Any] = [copies[name] for name in originals] + strays
-        found = torch.autograd.grad(value, wanted, allow_unused=True)
-    for name, stray in zip(originals, found[len(originals) :], strict=True):
-        if stray is not None:
-            raise ValueError(
-                f"loss reaches parameter {name!r} through an autograd.Function, as estimators other than BPTT() are, "
-                "or through compiled code, so its gradient was not in float64: run BPTT() and the eager module in "
-                "loss, or call module.double() on a copy of your own and gradients_of on that"
-            )
-    return dict(zip(originals, found, strict=False))
+        graph = search([value])
+        reached = {id(leaf) for leaf in graph.leaves}
+        strays = [f"parameter {name!r}" for name, parameter in originals.items() if id(parameter) in reached]
+        strays += [f"the recursion of a {node.name()}" for node in graph.nodes if _is_estimators(node)]
+        wanted = [copies[name] for name in originals]
+        found = [] if strays else pulled_back(value, torch.ones_like(value), wanted)
+    del value
+    free_nodes(graph.nodes)
+    if strays:
+        raise ValueError(
+            f"loss reaches {strays[0]} through an autograd.Function, as estimators other than BPTT() are, or through "
+            "compiled code, so its gradient was not in float64: run BPTT() and the eager module in loss, or call "
+            "module.double() on a copy of your own and gradients_of on that"
+        )
+    return dict(zip(originals, found, strict=True))
+
+
+def _is_estimators(node: Any) -> bool:
+    """Return whether a node of a graph is an estimator's: it takes the originals and their copies for two tensors."""
+    kind = getattr(type(node), "_forward_cls", None)
+    return kind is not None and kind.__module__.startswith("loopgrad.gradients.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
-from loopgrad.analysis.evaluation import T, differentiating_forward, finally_twice, in_evaluation
+from loopgrad.analysis.evaluation import T, differentiating_forward, in_evaluation, pulled_back
 from loopgrad.analysis.latent import check_shapes, latent, latent_names, state_leaves
 from loopgrad.analysis.precision import cast, tensors_of
 from loopgrad.analysis.streams import counted, equal_rows, short
@@ -19,8 +19,6 @@ from loopgrad.gradients.batch_first import batch_first, given_back, inside
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
-from loopgrad.gradients.substituted import Substituted
-from loopgrad.gradients.untouched import Untouched
 
 _NO_JACOBIAN = (
     "the cell computes outside torch (numpy, .data or detach), so it has no Jacobian: write it with torch operators, "
@@ -172,15 +170,13 @@ class StateMap:
             self._check_constant(z.detach())
 
         def product(v: Tensor) -> Tensor:
-            with torch.inference_mode(False), Substituted(old, new):
-                cotangent = counted(v).to(image.dtype)
-                (found,) = torch.autograd.grad(image, point, cotangent, retain_graph=True, allow_unused=True)
-                return torch.zeros_like(point) if found is None else found
+            (found,) = pulled_back(image, counted(v).to(image.dtype), [point], keep=True)
+            return torch.zeros_like(point) if found is None else found
 
         def pull(v: Tensor) -> Tensor:
             if not image.requires_grad:
                 return torch.zeros_like(point)
-            return finally_twice(lambda: product(v), Untouched().put_back)
+            return self._run(lambda: product(v), False, (old, new))  # backward may run the cell again
 
         yield pull
 
