@@ -54,8 +54,9 @@ class CheckpointedBPTT(Estimator):
 
     Raises:
         ValueError: An argument is not one of those above, or does not go with another; or the budget is too small.
-        RuntimeError: The cell changes its state or inputs in place, or uses a tensor that requires grad and is
-            not one of its parameters; or backward is asked for a graph of itself (create_graph=True).
+        RuntimeError: The cell changes its state or inputs in place; keeps state outside the state, or a segment did not
+            end where it had ended; something that it reads was changed before backward, or is a tensor that requires
+            grad and could not be followed; or backward is asked for a graph of itself (create_graph=True).
 
     Example:
         >>> import torch

@@ -65,6 +65,12 @@ class CheckpointedPass:
                 self.prints.note(bounds[stop], state)
         for written, before in ((tensors, versions), *snapshots):
             check_unchanged(written, before, "its updates cannot be run again")
+        if watched.keeps and len(self.places) < blocks:
+            raise RuntimeError(
+                "the cell keeps what its first update derives of weights or inputs, and this schedule would run that "
+                "update once more without a graph: derive it before the recursion, or use a schedule of segments, "
+                "such as schedule='sqrt'"
+            )
         drop_untouched(self.conditions, end=Conditions(cell.cell, tensors, self.conditions[-1]))
         self.frozen: Frozen = watched.frozen()
         return state, [leaf for kept, _ in snapshots[1:] for leaf in kept]

@@ -144,7 +144,7 @@ class Stationary(nn.Module):
     Args:
         fn: Callable fn(state, inputs) -> state.
         parameters: What `fn` closes over and wants gradients for: a module, several modules, or tensors that require
-            grad (parameters or not). An estimator that recomputes raises if something was left out.
+            grad (parameters or not). What is left out gets its gradient all the same, if the first updates read it.
 
     Raises:
         TypeError: `fn` cannot be called, or `parameters` holds something that is neither a module nor a tensor.
@@ -196,7 +196,9 @@ def same_leaves(state: Any) -> Any:
 
 def normal(values: Any) -> Any:
     """Return a tree with a copy of each tensor made in inference mode, of which autograd would record nothing."""
-    if torch.is_inference_mode_enabled() or not any(leaf.is_inference() for leaf in tree.tensors(values)):
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return values
+    if not any(leaf.is_inference() for leaf in tree.tensors(values)):
         return values
     return tree.map_tensors(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, values)
 

@@ -75,8 +75,8 @@ class ForwardGradient(Estimator):
     Raises:
         ValueError: An argument is not one of the above; mode="central" with 16-bit weights or under autocast; leaves of
             the state have no first dimension in common and scope is "sample".
-        RuntimeError: An operator of the cell has no forward-mode rule; the cell uses a tensor that requires grad and is
-            not its own; a tensor was changed in place before backward; or backward got create_graph=True.
+        RuntimeError: An operator of the cell has no forward-mode rule; a tensor that requires grad and that the cell
+            reads could not be followed; a tensor was changed in place before backward; or backward got create_graph=True.
 
     Example:
         >>> import torch

@@ -50,6 +50,8 @@ class ImplicitGradient(Estimator):
         max_gradient_error: Largest estimated relative error of a trusted sample's gradient.
         on_unconverged: "fallback"; "warn" to say so and use the implicit gradient for all; "raise"; "ignore".
         fallback: Estimator of the samples that are not trusted: `TruncatedBPTT`, or any other with forward="unroll".
+            By default the last eight updates are differentiated, whatever T is; a cell with a longer cycle wants
+            TruncatedBPTT(num_cycles=1). `CheckpointedBPTT()` is exact, for T vjps and about sqrt T states in backward.
         warm_start: Start each solve from the last solution of this estimator, where that has the lower residual.
 
     `Rollout.stats.verdict` holds the numbers per sample once backward has run.
@@ -68,8 +70,8 @@ class ImplicitGradient(Estimator):
 
     Raises:
         ValueError: An argument is out of range.
-        RuntimeError: on_unconverged="raise" and a sample is not trusted; the cell uses a tensor that requires grad and
-            is not one of its parameters; or backward got create_graph=True.
+        RuntimeError: on_unconverged="raise" and a sample is not trusted; the cell reads a tensor that requires grad and
+            could not be followed; or backward got create_graph=True.
 
     Example:
         >>> import torch
@@ -91,7 +93,7 @@ class ImplicitGradient(Estimator):
     forward_rtol: float = 1e-3
     max_gradient_error: float = 0.3
     on_unconverged: Literal["fallback", "warn", "raise", "ignore"] = "fallback"
-    fallback: Estimator = TruncatedBPTT(num_cycles=1)
+    fallback: Estimator = TruncatedBPTT(num_steps=8)
     warm_start: bool = False
     _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -1,6 +1,6 @@
 """A forward pass without a graph whose first updates are watched, to learn what the cell reads beside its arguments."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 from weakref import ref
@@ -40,10 +40,11 @@ class Watched:
 
     Attributes:
         watching: Whether the latest update was watched.
+        keeps: Whether an update has read what an earlier one has derived, of weights or inputs, and kept.
     """
 
     def __init__(self, cell: FunctionalCell, strict: bool = True):
-        self.cell, self.strict, self.watching = cell, strict, False
+        self.cell, self.strict, self.watching, self.keeps = cell, strict, False, False
         self._left = max(period_of(cell.cell), 2)
         self._begin = next_number()
         self._entries: list[Tensor] = []
@@ -110,6 +111,7 @@ class Watched:
             elif tensor.is_leaf or not since <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
                 if not tensor.is_leaf and self._begin <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
                     self._check_no_state(tensor)
+                    self.keeps = True
                 cell.others.append(tensor)
         found = search(outputs, since, [t for t in (*cell.own, *given) if requires_grad(t) and not t.is_leaf])
         refuse_older(found)
@@ -172,7 +174,7 @@ class Frozen:
         plain: (weak reference, version) of other tensors.
     """
 
-    def __init__(self, parameters: list[tuple[str, Tensor, int]], plain: list[tuple[Any, int]]):
+    def __init__(self, parameters: Sequence[tuple[str, Tensor, int]], plain: list[tuple[Any, int]]):
         self._parameters = [(name, p, version) for name, p, version in parameters if p._version == version]
         self._plain = [(kept, v) for kept, v in plain if (tensor := kept()) is not None and tensor._version == v]
 

@@ -46,8 +46,9 @@ class ReversibleBPTT(Estimator):
     Raises:
         TypeError: The cell is not invertible.
         ValueError: verify or anchors is not one of the above; or num_steps is more than the cell's arithmetic can undo.
-        RuntimeError: The first state was not met again; the cell changes its state, inputs or buffers in place, or uses
-            a tensor that requires grad and is not one of its parameters; or backward got create_graph=True.
+        RuntimeError: The first state was not met again; the cell changes its state, inputs or buffers in place, or keeps
+            state outside the state; something that it reads was changed before backward, or is a tensor that requires
+            grad and could not be followed; or backward got create_graph=True.
 
     Example:
         >>> import torch

@@ -1,6 +1,5 @@
 """Carrying tangents through updates: u <- J_z u + J_w v, several at once, with no graph and no stored state."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 from loopgrad.gradients.contract import check_shapes, check_structure
+from loopgrad.gradients.forward_levels import forward_levels
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
 from loopgrad.gradients.noise import Noise
@@ -114,10 +114,11 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
         return jvp(update, (leaves, moved), (u, v), has_aux=True)
 
     try:
-        if len(u[0]) == 1:
-            after, pushed, carried = along([t[0] for t in u], [t[0] for t in v])
-            return after, [t.unsqueeze(0) for t in pushed], carried
-        return vmap(along, out_dims=(None, 0, None), randomness="same")(u, v)  # pyright: ignore
+        with forward_levels():
+            if len(u[0]) == 1:
+                after, pushed, carried = along([t[0] for t in u], [t[0] for t in v])
+                return after, [t.unsqueeze(0) for t in pushed], carried
+            return vmap(along, out_dims=(None, 0, None), randomness="same")(u, v)  # pyright: ignore
     except (RuntimeError, NotImplementedError) as error:
         said = str(error)
         if not any(mark in said.lower() for mark in _MARKS):
@@ -136,8 +137,7 @@ def _carrying(cell: FunctionalCell) -> Iterator[None]:
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
     """
     cached = torch.is_autocast_cache_enabled()
-    with graph_free(cell.cell), torch.enable_grad(), PlainAttention(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)  # torch 2.13's own, at first use
+    with graph_free(cell.cell), torch.enable_grad(), PlainAttention():
         torch.set_autocast_cache_enabled(False)
         try:
             yield

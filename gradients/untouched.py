@@ -73,7 +73,7 @@ class Untouched:
             self._autocast.set()
         if self._conditions is not None and self._conditions.sets_weights(self._weights[0]):
             parametrize._cache_enabled, parametrize._cache = self._weights
-        if self._generators is not None:
+        if self._conditions is not None and self._generators is not None:
             self._conditions.set_generators(self._generators)
         for module, flag in self._flags:
             if module.training != flag:

@@ -14,6 +14,7 @@ from loopgrad.gradients import Invertible, Note, Undone, tree
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import check_choice
 from loopgrad.gradients.contract import period_of, run
+from loopgrad.gradients.graphs import leaf_view
 from loopgrad.gradients.invertible import Gradients
 from loopgrad.models.coupled_state import (
     Coupled,
@@ -139,6 +140,11 @@ class Coupling(Invertible):
         reads = self._reads(parts, [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in before])
         taped = torch.is_grad_enabled()
         graded = [read.requires_grad_(taped) if is_graded(read) else None for read in reads]
+        # modules that count gradients through hooks want views; where nothing is cast, sums meet at the leaf itself
+        reads = [
+            r if g is None or r.dtype == b.dtype else leaf_view(r)
+            for r, g, b in zip(reads, graded, before, strict=True)
+        ]
         made = self._made(parts, reads, inputs, step)
         images = parts.images(reads, made)
         with torch.no_grad():

@@ -52,6 +52,8 @@ def loop(problem: Problem, num_steps: int, differentiated: int | None = None) ->
 
 
 def detached(tree: Any) -> Any:
+    if tree is None:
+        return None
     if isinstance(tree, torch.Tensor):
         return tree.detach()
     if isinstance(tree, dict):

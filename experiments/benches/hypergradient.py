@@ -69,7 +69,7 @@ def _estimators() -> dict[str, Estimator]:
         "checkpointed": CheckpointedBPTT(),
         "truncated, 1": TruncatedBPTT(num_steps=1),
         "truncated, 5": TruncatedBPTT(num_steps=5),
-        "implicit, gated": ImplicitGradient("gmres", **solve),
+        "implicit, gated": ImplicitGradient("gmres", fallback=TruncatedBPTT(num_cycles=1), **solve),
         "implicit, ungated": ImplicitGradient("gmres", on_unconverged="ignore", **solve),
         "Neumann, ungated": ImplicitGradient("neumann", on_unconverged="ignore", **solve),
         "forward mode": ForwardMode(parameters=list(HYPERPARAMETERS)),

@@ -8,6 +8,7 @@ from torch import nn
 
 from loopgrad.analysis.counters import PeakBytes
 from loopgrad.gradients import BPTT, CheckpointedBPTT, budget, host_memory
+from loopgrad.gradients.contract import Stats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.schedule import evaluations
 
@@ -53,7 +54,7 @@ def gru(num_steps, batch):
 
 
 def footprint_of(cell, state, inputs, num_steps):
-    return budget.trace(FunctionalCell(cell, state, inputs), num_steps, offload=False)
+    return budget.trace(FunctionalCell(cell, state, inputs), num_steps, offload=False, stats=Stats(0, 0))
 
 
 def four_budgets(footprint, num_steps):

@@ -72,6 +72,10 @@ def test_exact_estimators_reach_what_a_loop_reaches(name, estimator):
         pytest.skip("batch statistics write where a tangent must not be")
     if estimator in ("forward_mode", "budget") and name in LAZY:
         pytest.skip("what is derived in an evaluation apart from the recursion is refused by torch")
+    if estimator == "binomial" and name in LAZY:
+        with pytest.raises(RuntimeError, match="keeps what its first update derives.*schedule='sqrt'"):
+            gradients(name, EXACT[estimator], 9)
+        return
     found, buffers = gradients(name, EXACT[estimator], 9)
     exact, expected = gradients(name, None, 9)
     assert all(g is not None and g.abs().max() > 0 for g in exact)
@@ -100,8 +104,6 @@ def test_reversible_reaches_what_a_loop_through_the_coupling_reaches(name, coupl
 def test_at_a_fixed_point_the_others_do_too(name, estimator):
     if name == "shared_statistics":
         pytest.skip("a map whose statistics move has no fixed point")
-    if name == "features_of_the_first_update" and estimator.startswith("implicit"):
-        pytest.skip("the last cycle, run again at another step, reads what the first has kept")
     found, exact = gradients(name, SETTLED[estimator], 80), gradients(name, None, 80)
     torch.testing.assert_close(found[0], exact[0], rtol=1e-7, atol=1e-9)
 

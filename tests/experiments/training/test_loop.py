@@ -260,7 +260,7 @@ def test_values_out_of_range_are_refused_by_name(name, value):
 def test_an_implicit_estimator_logs_its_verdicts_and_untrusted_steps_are_the_fallbacks():
     it = trainer()
     entries, runs = {}, {}
-    for name, estimator in {"implicit": ImplicitGradient(), "fallback": TruncatedBPTT(num_cycles=1)}.items():
+    for name, estimator in {"implicit": ImplicitGradient(), "fallback": TruncatedBPTT(num_steps=8)}.items():
         runs[name] = begin(it, TASK, model(), 0)
         entries[name] = list(train(runs[name], it, TASK, estimator, 0))
     assert all(entry["implicit_trusted"] == 0 for entry in entries["implicit"])
