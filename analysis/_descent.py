@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.agreement import check_names, float64_vector
+from loopgrad.analysis.evaluation import leaving_modules_alone
 from loopgrad.analysis.exact_gradients import Gradients, reference_gradients
 from loopgrad.analysis.precision import evaluated_in, preserved_buffers, preserved_rng
 from loopgrad.analysis.summaries import screen
@@ -54,6 +55,7 @@ class Descent:
         return screen(title, ["step size", "change predicted", "measured"], rows)
 
 
+@leaving_modules_alone
 def descent(
     gradient: Gradients,
     loss: Callable[[nn.Module], torch.Tensor],

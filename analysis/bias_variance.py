@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis.agreement import compare_gradients, float64_vector, members, quotient
+from loopgrad.analysis.evaluation import leaving_modules_alone
 from loopgrad.analysis.exact_gradients import Gradients, drawn_gradients, reference_gradients, trainable
 from loopgrad.analysis.moments import Moments
 from loopgrad.analysis.precision import preserved_buffers, preserved_rng
@@ -99,6 +100,7 @@ class BiasVariance:
         return max(1.0, cosine**2 * self.variance / room) if room > 0 else math.inf
 
 
+@leaving_modules_alone
 def bias_and_variance(
     estimator: Estimator | Callable[[int], Estimator],
     loss: Loss,
@@ -175,6 +177,7 @@ def bias_and_variance(
     return BiasVariance(**whole, groups=groups_found)
 
 
+@leaving_modules_alone
 def minibatch_variance(losses: Iterable[Callable[[nn.Module], Tensor]], module: nn.Module) -> float:
     """Return tr(S) of the exact gradient over mini-batches: the noise that training has anyway.
 

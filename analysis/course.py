@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, equal_rows, version
+from loopgrad.analysis.streams import Distance, Ends, Scalars, Slot, counted, equal_rows, version
 from loopgrad.analysis.summaries import Array
 from loopgrad.gradients.checks import is_int
 
@@ -111,7 +111,8 @@ class Course:
             edges = [*(self._starts[k].num_steps for k in begun), self.num_steps]
             spans += [(edges[i + 1] - edges[i], edges[i], int(k), row) for i, k in enumerate(begun)]
         kept = sorted({span[0] for span in spans if span[0] or not self.num_steps}, reverse=True)
-        return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept or [0]]
+        kept = kept or [0 if batch else self.num_steps]
+        return [self._cut(found, length, sorted(s for s in spans if s[0] == length)) for length in kept]
 
     def _cut(self, found: dict[tuple[str, str], Array], length: int, spans: list[Span]) -> Episodes:
         _, begin, number, row = np.array(spans, dtype=int).reshape(-1, 4).T
@@ -159,14 +160,14 @@ class _Start(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """Leaves without their graph, and how often each had been written in place."""
+    """Leaves without their graph, and how often each had been written in place; copies under inference mode."""
 
     leaves: list[torch.Tensor]
     versions: list[int]
 
     @classmethod
     def of(cls, leaves: Sequence[torch.Tensor]) -> "_Held":
-        leaves = [leaf.detach() if leaf.requires_grad else leaf for leaf in leaves]
+        leaves = [counted(leaf.detach() if leaf.requires_grad else leaf) for leaf in leaves]
         return cls(leaves, [version(leaf) for leaf in leaves])
 
     def written(self) -> bool:

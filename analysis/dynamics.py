@@ -1,14 +1,18 @@
 """A verdict per sample: does the recursion converge, drift, cycle, wander or diverge, and by which numbers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.trace import Trace, floor_of, streams_of
-from loopgrad.analysis.trends import Trend, met_again, straight
+from loopgrad.analysis.trends import Trend, met_again, outward, straight
 from loopgrad.analysis.verdicts import Thresholds, Verdicts
+
+_UNKNOWN = {"period": 0, "at_floor": False} | dict.fromkeys(
+    ("rate", "exponent", "distance", "straightness", "residual"), np.nan
+)
 
 
 def classify(
@@ -17,6 +21,7 @@ def classify(
     lyapunov: Array | Mapping[str, Array] | None = None,
     floor: float | None = None,
     streams: Sequence[str] | None = None,
+    radius: Array | Mapping[str, Array] | None = None,
 ) -> dict[str, Verdicts]:
     """Label every sample of every stream, and of all streams jointly.
 
@@ -30,6 +35,10 @@ def classify(
     given. A residual that rounding may have stopped, in a dtype that cannot resolve rtol or against a re-evaluation in
     a wider one: "stalled".
 
+    With the spectral radius rho of the cycle, what is left to go is residual / (1 - rho), and it is floor / (1 - rho)
+    where the residual could be as large as the floor unseen: a run that rounding stopped has "converged" if that is at
+    most 10 rtol, and is "stalled" if it is more, also in float32.
+
     Args:
         trace: Trace of `record(..., lags=16)`; re-evaluate it in float64 before you print "converged".
         thresholds: Defaults are those of `Thresholds`.
@@ -37,6 +46,8 @@ def classify(
             the joint map, or by stream.
         floor: Relative residual that rounding or noise leaves; default by the dtype of the recursion.
         streams: Names; default all, then "joint".
+        radius: Spectral radii per sample, (B,), of a cycle at the last state, as `spectral_radius` of this package
+            finds them, nan where unknown; of the joint map, or by stream.
 
     Returns:
         Name -> verdicts.
@@ -61,15 +72,13 @@ def classify(
         scale = np.hypot.reduce([trace.scale[s] for s in together])  # (B,)
         mapped = trace.joint_relative if name == "joint" else trace.map_relative[name]
         mapped = mapped if trace.reevaluated else [None] * scale.size
-        given = lyapunov.get(name) if isinstance(lyapunov, Mapping) else lyapunov
-        exponents = np.full(scale.size, np.nan) if given is None else np.asarray(given, dtype=float)
+        turning = np.sum([trace.turning[s] for s in together], axis=0)  # (C, B)
+        exponents, radii = (_given(it, name, scale.size) for it in (lyapunov, radius))
         least = floor_of(trace, name) if floor is None else floor
-        rows = [
-            _judge(norm[:, i], lagged[:, :, i], scale[i], mapped[i], thresholds, exponents[i], least)
-            for i in range(scale.size)
-        ]
-        columns = {field: np.array([row[field] for row in rows]) for field in rows[0]} if rows else {}
-        settings = {"lyapunov": exponents, "floor": least, "cycles": cycles, "thresholds": thresholds}
+        columns = zip(norm.T, lagged.transpose(2, 0, 1), turning.T, scale, mapped, exponents, radii, strict=True)
+        rows = [_judge(_Sample(*values), thresholds, least) for values in columns]
+        columns = {field: np.array([row[field] for row in rows]) for field in ("label", *_UNKNOWN)}
+        settings = {"lyapunov": exponents, "radius": radii, "floor": least, "cycles": cycles, "thresholds": thresholds}
         result[name] = Verdicts(stream=name, **columns, **settings)
     return result
 
@@ -88,16 +97,32 @@ def sweep_thresholds(
     return {factor: classify(trace, base.scaled(factor), **options) for factor in factors}
 
 
-def _judge(
-    norm: Array, lagged: Array, scale: float, mapped: float | None, limits: Thresholds, exponent: float, floor: float
-) -> dict[str, Any]:
-    """Return one sample's numbers and label; `mapped` is the residual of the map re-evaluated in a wider dtype."""
+class _Sample(NamedTuple):
+    """What is known of one sample; `mapped` is the residual of the map re-evaluated in a wider dtype."""
+
+    norm: Array
+    lagged: Array
+    turning: Array
+    scale: float
+    mapped: float | None
+    exponent: float
+    radius: float
+
+
+def _given(values: Array | Mapping[str, Array] | None, name: str, size: int) -> Array:
+    """Return what was given of a stream, nan where nothing was."""
+    own = values.get(name) if isinstance(values, Mapping) else values
+    return np.full(size, np.nan) if own is None else np.asarray(own, dtype=float)
+
+
+def _judge(sample: _Sample, limits: Thresholds, floor: float) -> dict[str, Any]:
+    """Return one sample's numbers and label."""
+    norm, lagged, turning, scale, mapped, exponent, radius = sample
     step = lagged[0]
     cycles = step.size
     half = cycles // 2
     tail, times = step[half:], np.arange(half + 1, cycles + 1)
-    unknown = ("rate", "exponent", "distance", "straightness", "residual")
-    found: dict[str, Any] = {"period": 0, "at_floor": False, **dict.fromkeys(unknown, np.nan)}
+    found: dict[str, Any] = dict(_UNKNOWN)
     if not (np.isfinite(step).all() and np.isfinite(norm).all()):
         return {**found, "label": "diverging", "residual": np.inf}
     if tail.size < limits.min_cycles:
@@ -110,21 +135,26 @@ def _judge(
     if exponent > limits.exponent:  # nearby states part: a trend of bounded motion is none, only growth as fast is
         falling, growing = False, growing and trend.change > 0.5 * exponent * tail.size
     rate = trend.rate
-    distance = residual / (1 - rate) if rate < 1 else np.nan
     lag = min(len(lagged), cycles)
     path = sum(step[-lag:])
     straightness = float(lagged[lag - 1, -1] / path) if path > 0 else 0.0
     at_floor = residual <= floor
+    known, ahead, shrinks = not np.isnan(radius), residual, rate  # ahead: the next step
+    if known:
+        ahead, shrinks = max(residual, floor) if mapped is None else outside, radius
+    distance = ahead / (1 - shrinks) if shrinks < 1 else np.nan
+    arrived = distance <= 10 * limits.rtol or at_floor and not known
     adds_up = trend.adds_up or straightness < limits.turning  # of steps that turn back, sizes need not add up
     found |= {"residual": residual, "rate": rate, "exponent": trend.exponent, "distance": distance}
     found |= {"straightness": straightness, "at_floor": at_floor}
 
     def label() -> str:
         if growing and residual > floor and not (residual <= limits.rtol and straightness <= limits.straight):
-            return "diverging"
+            if outward(trend, norm[half:], tail, turning[half:], straightness):
+                return "diverging"
         stopped = native <= max(floor, limits.rtol * 1e-3)
-        blind = floor > limits.rtol and mapped is None
-        if stopped and (blind or outside > limits.rtol):
+        blind = floor > limits.rtol and mapped is None or known and native <= floor
+        if stopped and (blind or outside > limits.rtol) and not (known and arrived):
             return "stalled"
         if residual <= max(limits.rtol, floor):
             if falling and adds_up and not at_floor and distance > 10 * limits.rtol:
@@ -133,7 +163,7 @@ def _judge(
                 return "drift"
             near = float(lagged[lag - 1, half:].max()) <= 10 * limits.rtol * scale
             hovers = not falling and near and straightness <= limits.straight
-            if at_floor or distance <= 10 * limits.rtol or hovers:
+            if arrived or hovers:
                 return "converged"
             return "converging" if falling and adds_up else "drift"
         if not falling and not exponent > limits.exponent and (period := met_again(lagged, half, scale, limits, floor)):

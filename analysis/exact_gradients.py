@@ -1,15 +1,20 @@
 """The gradient of a module's parameters as a loss gives it, and the exact one: the same in float64."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import leaving_modules_alone, leaving_torch_alone, pulled_back
 from loopgrad.analysis.precision import evaluated_in, preserved_rng
+from loopgrad.gradients.graphs import free_nodes, search
 
 Gradients = Mapping[str, torch.Tensor | None]
 
 
+@leaving_torch_alone
 def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """Return d loss(module) / d parameter for every parameter that requires grad; None where there is none.
 
@@ -31,9 +36,9 @@ def gradients_of(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -
 def drawn_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """As `gradients_of`, but the random number generators move on, so that the next call is another draw."""
     wanted = trainable(module)
-    with torch.enable_grad():
+    with _with_graph():
         value = _scalar(loss(module))
-        found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+        found = pulled_back(value, torch.ones_like(value), list(wanted.values()))
     return dict(zip(wanted, found, strict=True))
 
 
@@ -45,6 +50,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return wanted
 
 
+@leaving_modules_alone
 def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Module) -> dict[str, torch.Tensor | None]:
     """Return the gradient of loss(module) with the module's parameters and buffers in float64.
 
@@ -66,7 +72,7 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
 
     Raises:
         TypeError: The loss is not float64, so something in it was computed in another dtype.
-        ValueError: As `gradients_of`; or the loss reaches a parameter otherwise than through the module's attributes.
+        ValueError: As `gradients_of`; or only an autograd.Function or compiled code reads a parameter.
 
     Example:
         >>> import torch
@@ -77,22 +83,41 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
         True
     """
     originals = trainable(module)
-    with evaluated_in(module, torch.float64) as copies, preserved_rng(), torch.enable_grad():
+    with evaluated_in(module, torch.float64) as copies, preserved_rng(), _with_graph():
         value = _scalar(loss(module))
         if value.dtype != torch.float64:
             raise TypeError(
                 f"loss returned {value.dtype} although the module is in float64: cast the batch and the carry with "
                 "cast(values, torch.float64), and let the module not cast to a narrower dtype by itself"
             )
-        both = [copies[name] for name in originals] + list(originals.values())
-        found = torch.autograd.grad(value, both, allow_unused=True)
-    for name, stray in zip(originals, found[len(originals) :], strict=True):
-        if stray is not None:
-            raise ValueError(
-                f"loss reaches parameter {name!r} through a closure over the tensor, so it was not in float64: use it "
-                "as an attribute of a module, or call module.double() on a copy of your own and gradients_of on that"
-            )
-    return dict(zip(originals, found, strict=False))
+        graph = search([value])
+        reached = {id(leaf) for leaf in graph.leaves}
+        strays = [f"parameter {name!r}" for name, parameter in originals.items() if id(parameter) in reached]
+        strays += [f"the recursion of a {node.name()}" for node in graph.nodes if _is_estimators(node)]
+        wanted = [copies[name] for name in originals]
+        found = [] if strays else pulled_back(value, torch.ones_like(value), wanted)
+    del value
+    free_nodes(graph.nodes)
+    if strays:
+        raise ValueError(
+            f"loss reaches {strays[0]} through an autograd.Function, as estimators other than BPTT() are, or through "
+            "compiled code, so its gradient was not in float64: run BPTT() and the eager module in loss, or call "
+            "module.double() on a copy of your own and gradients_of on that"
+        )
+    return dict(zip(originals, found, strict=True))
+
+
+def _is_estimators(node: Any) -> bool:
+    """Return whether a node of a graph is an estimator's: it takes the originals and their copies for two tensors."""
+    kind = getattr(type(node), "_forward_cls", None)
+    return kind is not None and kind.__module__.startswith("loopgrad.gradients.")
+
+
+@contextmanager
+def _with_graph() -> Iterator[None]:
+    """Keep a graph, under inference mode too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _scalar(value: torch.Tensor) -> torch.Tensor:

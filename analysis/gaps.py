@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_vector, members
+from loopgrad.analysis.evaluation import leaving_modules_alone
 from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
+from loopgrad.analysis.latent import state_leaves, stream_names
 from loopgrad.analysis.precision import preserved_buffers
-from loopgrad.analysis.streams import state_leaves, stream_names
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.batch_first import state_first
@@ -97,6 +98,7 @@ class GradientGap:
         return table
 
 
+@leaving_modules_alone
 def gradient_gaps(
     estimators: Mapping[str, Estimator],
     loss: Callable[[nn.Module, Estimator, Tensor], Tensor],

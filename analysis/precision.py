@@ -3,16 +3,18 @@
 A gradient or a residual is judged by its value in a wider dtype; the module under study is left as it was.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import Generators
 from loopgrad.gradients import tree
-
-Held = Sequence[tuple[nn.Module, Mapping[str, torch.Tensor | None]]]
+from loopgrad.gradients.contract import closed_over
+from loopgrad.gradients.substituted import Substituted
+from loopgrad.gradients.untouched import Untouched
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:
@@ -37,19 +39,26 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
     return tree.map_tensors(of, values)
 
 
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Return the parameters and buffers of a module, and what its `Stationary` cells close over, each of them once."""
+    every = (*module.parameters(), *module.buffers(), *closed_over(module))
+    return list({id(tensor): tensor for tensor in every}.values())
+
+
 @contextmanager
 def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn.Parameter]]:
     """Let `module` compute with copies of its parameters and buffers in `dtype`, inside the `with` block.
 
-    The copies stand in the places of the originals, so closures over the module see them as well; tied parameters
-    stay tied. Originals are neither written nor moved (optimisers, hooks and DDP do not notice), and buffers that the
-    module updates while it runs (batch statistics) are discarded. Tensors that the module holds without registering
-    them keep their dtype.
+    Torch calls of this thread are given the copies in place of the originals, so closures over the module or its
+    tensors see them as well; tied parameters stay tied. The module is not written to (other threads, optimisers, hooks
+    and DDP do not notice), and what it writes into its buffers while it runs (batch statistics) is discarded. Other
+    tensors that it holds without registering them keep their dtype.
 
     Cost:
-        One copy of the parameters and buffers.
+        One copy of the parameters and buffers, and some microseconds per torch call.
     Not recommended when:
-        Another thread uses the module at the same time.
+        Gradients of the copies are wanted of an autograd.Function, such as an estimator other than
+        `BPTT`, or of compiled code: their graphs are of the originals.
 
     Args:
         module: The module to evaluate.
@@ -68,48 +77,45 @@ def evaluated_in(module: nn.Module, dtype: torch.dtype) -> Iterator[dict[str, nn
         >>> linear.weight.dtype
         torch.float32
     """
-    originals = dict(module.named_parameters())
-    held = [(owner, {**owner._parameters, **owner._buffers}) for owner in module.modules()]
-    with stand_ins(held, lambda tensor: _copy(tensor, dtype)) as copies:
-        yield {name: copies[id(tensor)] for name, tensor in originals.items()}  # pyright: ignore[reportReturnType]
-
-
-@contextmanager
-def stand_ins(held: Held, copy: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
-    """Let one copy of each tensor stand in all its places inside the block; yield copies by the id of the original."""
-    places = [(owner, name, tensor) for owner, own in held for name, tensor in own.items() if tensor is not None]
-    copies: dict[int, torch.Tensor] = {}
-    try:
-        for owner, name, tensor in places:
-            if id(tensor) not in copies:
-                copies[id(tensor)] = copy(tensor)
-            setattr(owner, name, copies[id(tensor)])  # setattr: recurrent modules keep a second list in step with it
-        yield copies
-    finally:
-        for owner, name, tensor in places:
-            setattr(owner, name, tensor)
+    named, old = dict(module.named_parameters()), tensors_of(module)
+    with torch.inference_mode(False):
+        copies = {id(tensor): _copy(tensor, dtype) for tensor in old}
+    found = {name: copies[id(tensor)] for name, tensor in named.items()}
+    with _left_alone(module), Substituted(old, list(copies.values())):
+        yield found  # pyright: ignore[reportReturnType]
 
 
 @contextmanager
 def preserved_buffers(*modules: nn.Module) -> Iterator[None]:
-    """Let the modules read and write copies of their buffers inside the block, so that the originals do not move.
-
-    Not recommended when:
-        Another thread uses the modules at the same time.
-    """
-    held = [(owner, owner._buffers) for module in modules for owner in module.modules()]
-    with stand_ins(held, lambda buffer: buffer.detach().clone()):
+    """Let the modules read and write copies of their buffers inside the block, so that the originals do not move."""
+    old = list({id(buffer): buffer for module in modules for buffer in module.buffers()}.values())
+    with _left_alone(*modules), Substituted(old, [buffer.detach().clone() for buffer in old]):
         yield
 
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
     """Restore the states of the default generators (CPU, and CUDA where it is in use) on leaving the block."""
-    devices = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    with torch.random.fork_rng(devices, device_type="cuda"):
+    generators = Generators()
+    try:
         yield
+    finally:
+        generators.put_back()
+
+
+@contextmanager
+def _left_alone(*modules: nn.Module) -> Iterator[None]:
+    """Put back what the modules themselves write (flags, buffers that they replace), and torch's state."""
+    noted = [Untouched(module) for module in modules]
+    try:
+        yield
+    finally:
+        for it in noted:
+            it.put_back()
 
 
 def _copy(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     copy = cast(tensor.detach(), dtype).clone()
-    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, tensor.requires_grad)
+    return copy.requires_grad_(tensor.requires_grad)

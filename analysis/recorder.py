@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
+from loopgrad.analysis.latent import check_leaves, check_names, check_shapes
 from loopgrad.analysis.official_site import OfficialSite, official_inner
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
-from loopgrad.analysis.streams import check_leaves, check_names, short
+from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients.batch_dims import is_first, state_dims
@@ -28,6 +29,8 @@ class Recorder:
     Cost:
         Per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
         synchronisation. Holds period + 1 states and `lags` more; each end of a cycle is compared with `lags` states.
+        Under inference mode, where torch does not count writes, also a copy of each state, and a synchronisation for
+        each stream that is handed on.
     Not recommended when:
         F(z) - z at the last state, or its re-evaluation in a wider dtype, is what you need: `record`
         runs the cycles for that. A model compiled as a whole may skip its hooks: analyse the eager one.
@@ -152,8 +155,8 @@ class Recorder:
         """Give the state after an update; the first push is the initial state.
 
         Args:
-            streams: Each a floating tensor (batch, ...). One that is left out, or is the very tensor of before, was
-                not touched by the update.
+            streams: Each a floating tensor (batch, ...). One that is left out, or is the very tensor of before with
+                nothing written into it, was not touched by the update.
 
         Raises:
             TypeError: A stream is not a floating tensor.
@@ -162,7 +165,10 @@ class Recorder:
         if self._course is None:
             return self.start(**streams)
         leaves = self._checked(self._course, streams)
-        touched = {name: z for name, z in streams.items() if self._given[name]() is not z}
+        known = zip(self._course.names, self._course.leaves, strict=True)
+        touched = {n: z for n, z in streams.items() if self._given[n]() is not z} | {
+            name: streams[name] for name, held in known if name in streams and _written(leaves[name], held)
+        }
         self._course.update([leaves[name] if name in touched else None for name in self._course.names])
         self._given |= {name: weakref.ref(tensor) for name, tensor in touched.items()}
 
@@ -209,11 +215,12 @@ class Recorder:
         leaves = self._batch_first(streams)
         check_leaves(list(leaves.values()), tuple(leaves))
         for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
-            if name in streams and leaves[name].shape != leaf.shape:
+            if name in streams and len(leaves[name]) != len(leaf) > 1:
                 raise ValueError(
                     f"stream {name} has shape {tuple(streams[name].shape)}, before it had {tuple(leaf.shape)}: "
                     "use one Recorder for each batch size"
                 )
+            check_shapes([leaves.get(name, leaf)], [leaf], [name])
         return leaves
 
     def _batch_first(self, streams: dict[str, Any]) -> dict[str, Any]:
@@ -223,3 +230,8 @@ class Recorder:
             if dim and isinstance(leaf, torch.Tensor) and leaf.dim() > dim:  # others are refused by what follows
                 moved[name] = leaf.movedim(dim, 0)
         return moved
+
+
+def _written(tensor: torch.Tensor, held: torch.Tensor) -> bool:
+    """Return whether a tensor is no longer what is held of it, where torch does not count what is written into it."""
+    return tensor.is_inference() and not torch.equal(tensor, held)

@@ -6,13 +6,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from loopgrad.analysis.evaluation import leaving_torch_alone
+from loopgrad.analysis.latent import latent
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.gradients import tree
+from loopgrad.analysis.streams import by_rows
 from loopgrad.gradients.batch_first import batch_first
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.recompute import run_without_graph
 
 
+@leaving_torch_alone
 def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any = 0) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 
@@ -26,7 +29,7 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any =
 
     Args:
         cell: Called as cell(state, inputs, step), `period` updates a cycle; not a coupled cell, whose state is exact.
-        state: z, each leaf (batch, ...).
+        state: z, each floating leaf (batch, ...); others are carried along.
         inputs: What the cell reads.
         batch_dim: Where the batch is, as estimators are told.
 
@@ -48,11 +51,11 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any =
     cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
     steps = range(period_of(cell))
     with preserved_rng():
-        native = tree.tensors(run_without_graph(cell, state, inputs, steps))
+        native = latent(run_without_graph(cell, state, inputs, steps))
     device = native[0].device.type
     with preserved_rng(), evaluated_in(cell, torch.float64), torch.autocast(device, enabled=False):
         wide, x = cast(state, torch.float64), cast(inputs, torch.float64)
-        exact = tree.tensors(run_without_graph(cell, wide, x, steps))
+        exact = latent(run_without_graph(cell, wide, x, steps))
     if any(leaf.dtype not in (torch.float64, torch.complex128) for leaf in exact):
         raise TypeError(f"the cell returned {exact[0].dtype} for a float64 state: let it follow the dtype of its state")
     apart = torch.stack([_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True)]).sum(dim=0)
@@ -61,4 +64,4 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any =
 
 
 def _squares(leaf: torch.Tensor) -> torch.Tensor:
-    return leaf.abs().flatten(1).square().sum(dim=1)
+    return by_rows(leaf.abs()).square().sum(dim=1)

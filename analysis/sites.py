@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.hooks import Arguments, is_forward, never_called, removed
-from loopgrad.analysis.streams import state_leaves, stream_names
-from loopgrad.gradients import tree
+from loopgrad.analysis.latent import state_leaves, stream_names
+from loopgrad.analysis.streams import version
 from loopgrad.gradients.cell_call import check_cell, takes
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
@@ -71,30 +71,32 @@ class CellSite:
     def reading(self, model: nn.Module, listener: Listener) -> Iterator[None]:
         """Tell of the cell's starts and updates inside the block."""
         cell, due, names, skipped = self._cell(model), None, (), None
-        at = Arguments(cell)
+        at, read = Arguments(cell), []
 
         def visible(state: Any) -> Any:
             return cell.current(cell.couple(state)) if is_invertible(cell) else state
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal due, names, skipped
+            nonlocal due, names, skipped, read
             if not is_forward():
                 return
             if (step := at.step(args, kwargs)) == 0:
-                state = visible(at.get(args, kwargs, 0))
-                names = stream_names(state)
-                listener.start(**dict(zip(names, state_leaves(state, names), strict=True)))
+                names = stream_names(visible(at.get(args, kwargs, 0)))
                 due = 0
             elif skipped is None:
                 skipped = step
+            if step == due:  # noted now: a cell may fill the container of its state, or write into its tensors
+                leaves = state_leaves(visible(at.get(args, kwargs, 0)), names)
+                read = [(leaf, version(leaf)) for leaf in leaves]
+                if step == 0:
+                    listener.start(**dict(zip(names, leaves, strict=True)))
 
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             nonlocal due
             if not is_forward() or due is None or at.step(args, kwargs) != due:
                 return
-            old, new = visible(at.get(args, kwargs, 0)), state_leaves(visible(output), names)
-            leaves = zip(names, new, tree.flatten(old)[0], strict=True)
-            listener.push(**{name: leaf for name, leaf, given in leaves if leaf is not given})
+            leaves = zip(names, state_leaves(visible(output), names), read, strict=True)
+            listener.push(**{name: leaf for name, leaf, given in leaves if not _handed_on(leaf, *given)})
             due += 1
 
         handles = [cell.register_forward_pre_hook(before, with_kwargs=True)]
@@ -197,6 +199,11 @@ class ModuleSite:
 def is_named_cell(module: nn.Module) -> bool:
     """Return whether the arguments of a module's forward are called (state, inputs, step)."""
     return Arguments(module).names == ["state", "inputs", "step"]
+
+
+def _handed_on(leaf: torch.Tensor, given: torch.Tensor, written: int) -> bool:
+    """Return whether a leaf is the one that was given, with nothing written into it as far as torch counts that."""
+    return leaf is given and version(leaf) == written and not leaf.is_inference()
 
 
 def _takes_three(module: nn.Module) -> bool:

@@ -1,30 +1,40 @@
 """A recursion's cycle as a map of vectors, one per sample, with its products by the Jacobian and its transpose."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from loopgrad.analysis.precision import cast, evaluated_in
-from loopgrad.analysis.streams import short
+from loopgrad.analysis.evaluation import T, differentiating_forward, in_evaluation, pulled_back
+from loopgrad.analysis.latent import check_shapes, latent, latent_names, state_leaves
+from loopgrad.analysis.precision import cast, tensors_of
+from loopgrad.analysis.streams import counted, equal_rows, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
 from loopgrad.gradients.batch_first import batch_first, given_back, inside
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
+
+_NO_JACOBIAN = (
+    "the cell computes outside torch (numpy, .data or detach), so it has no Jacobian: write it with torch operators, "
+    "or ask for what needs none, such as record and multistart"
+)
 
 
 class StateMap:
     """f: (batch, n) -> (batch, n), the updates `steps` of a cell with its inputs bound; samples do not see each other.
 
-    The cell runs in evaluation mode, without gradients of its parameters, in `dtype`; attention takes its plain kernel,
-    the one that can be differentiated forward. The module is left as it was. Inputs may have the batch anywhere.
+    The vectors are made of the floating leaves of the state. Other leaves (flags, counters, token ids, None) have the
+    values of `state` at the first of the updates, and go on from there as the cell gives them.
+
+    The cell runs in evaluation mode, without gradients of its parameters, in `dtype`, on copies of its tensors. The
+    module is left as it was; while it is evaluated in training mode, other threads see its flags. Inputs may have the
+    batch anywhere.
 
     Args:
         cell: Called as cell(state, inputs, step).
@@ -38,7 +48,8 @@ class StateMap:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The leaves of state have no common first dimension; or batch_dim does not fit them.
+        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; batch_dim does not fit
+            them; or in a call, the cell gives one of them another shape.
 
     Example:
         >>> import torch
@@ -61,11 +72,18 @@ class StateMap:
         cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
         self._cell, self._dtype = cell, dtype
         self._steps = range(period_of(cell)) if steps is None else steps
-        state = tree.map_tensors(torch.Tensor.detach, state if dtype is None else cast(state, dtype))
-        self._inputs = tree.map_tensors(torch.Tensor.detach, inputs if dtype is None else cast(inputs, dtype))
-        leaves, self._unflatten = tree.flatten(state)
-        self._rows = RowLayout(leaves, per_sample=True)
-        self.point = self._rows.join(leaves)
+        with torch.inference_mode(False):
+            self._given, self._inputs = self._own(state), self._own(inputs)
+            self._names, self._latent = latent_names(state), latent(self._given)
+            self._rows = RowLayout(self._latent, per_sample=True)
+            if not len(self._latent[0]):
+                raise ValueError("state has batch 0, and a map of no samples says nothing: leave empty batches out")
+            self.point = self._rows.join(self._latent).clone()
+
+    def _own(self, values: Any) -> Any:
+        """Return values in the dtype of the map, without graph, as tensors that autograd takes."""
+        values = tree.map_tensors(lambda leaf: counted(leaf.detach()), values)
+        return values if self._dtype is None else cast(values, self._dtype)
 
     def __repr__(self) -> str:
         """Say of what and on what it is a map."""
@@ -90,7 +108,7 @@ class StateMap:
         except Exception:  # whatever a cell raises on inputs that were cut wrongly
             return _WithinBatch(self, index, state)
         image = images[index]
-        eps = max(torch.finfo(leaf.dtype).eps for leaf in tree.tensors(state))  # a batch of one may round otherwise
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in latent(state))  # a batch of one may round otherwise
         same = own.shape == image.shape and bool((own - image).norm() <= eps**0.5 * image.norm())  # not so where nan
         return alone if same else _WithinBatch(self, index, state)
 
@@ -103,41 +121,62 @@ class StateMap:
         return probes, self(probes)
 
     def state(self, z: Tensor) -> Any:
-        """Return vectors as a state, laid out as the one that was given."""
+        """Return vectors as a state, laid out as the one that was given, its other leaves as they were."""
         return given_back(self._cell, self._state(z))
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return f(z)."""
-        with torch.no_grad(), self._conditions():
-            return self._evaluate(z)
+        return self._run(lambda: self._evaluate(counted(z)), with_graph=False)
 
     def push(self, z: Tensor, *vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return f(z) and J v for each v, by forward differentiation: one evaluation per v."""
-        images, products = z, []
-        with torch.no_grad(), self._conditions(), warnings.catch_warnings():
-            # torch 2.13's own, at first use
-            warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
-            if not vectors:
-                return self._evaluate(z), []
-            for v in vectors:
-                with forward_ad.dual_level():
-                    dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(z, v.to(z.dtype))))
-                    images = dual.primal
-                    products.append(torch.zeros_like(z) if dual.tangent is None else dual.tangent)
-        return images.clone(), [product.clone() for product in products]
+        """Return f(z) and J v for each v, by forward differentiation: one evaluation per v.
+
+        Raises:
+            TypeError: The cell leaves torch, as one that computes by numpy does.
+        """
+        if not vectors:
+            return self(z), []
+        found = [self._run(lambda v=v: differentiating_forward(lambda: self._push(z, v)), False) for v in vectors]
+        images, products = found[-1][0], [product for _, product in found]
+        if any(product is None for product in products):
+            self._check_constant(z)
+        return images, [torch.zeros_like(images) if product is None else product for product in products]
+
+    def _push(self, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor | None]:
+        own, tangent = counted(z).contiguous(), counted(v).to(z.dtype).contiguous()
+        dual = forward_ad.unpack_dual(self._evaluate(forward_ad.make_dual(own, tangent)))
+        return dual.primal.clone(), None if dual.tangent is None else dual.tangent.clone()
 
     @contextmanager
     def linearised(self, z: Tensor) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Yield v -> J^T v at z: one evaluation in all, one backward pass per v."""
-        z = z.detach().requires_grad_()
-        with torch.enable_grad(), self._conditions():
-            image = self._evaluate(z)
+        """Yield v -> J^T v at z: one evaluation in all, one backward pass per v.
+
+        Raises:
+            TypeError: The cell leaves torch, as one that computes by numpy does.
+        """
+        old, new = self._stand_ins()
+
+        def evaluate() -> tuple[Tensor, Tensor]:
+            point = counted(z.detach()).requires_grad_()
+            return point, self._evaluate(point)
+
+        try:
+            point, image = self._run(evaluate, True, (old, new))
+        except RuntimeError as error:
+            if "numpy()" in str(error):
+                raise TypeError(_NO_JACOBIAN) from error
+            raise
+        if not image.requires_grad:
+            self._check_constant(z.detach())
+
+        def product(v: Tensor) -> Tensor:
+            (found,) = pulled_back(image, counted(v).to(image.dtype), [point], keep=True)
+            return torch.zeros_like(point) if found is None else found
 
         def pull(v: Tensor) -> Tensor:
             if not image.requires_grad:
-                return torch.zeros_like(z)
-            (found,) = torch.autograd.grad(image, z, v.to(image.dtype), retain_graph=True, allow_unused=True)
-            return torch.zeros_like(z) if found is None else found
+                return torch.zeros_like(point)
+            return self._run(lambda: product(v), False, (old, new))  # backward may run the cell again
 
         yield pull
 
@@ -148,33 +187,36 @@ class StateMap:
         return torch.stack(rows, dim=1)
 
     def _state(self, z: Tensor) -> Any:
-        return self._unflatten(self._rows.split(z))
+        parts = iter(self._rows.split(z))
+        return tree.map_tensors(lambda leaf: next(parts) if is_floating(leaf) else leaf.clone(), self._given)
 
     def _evaluate(self, z: Tensor) -> Tensor:
-        state = self._state(z)
+        state = self._state(z.clone())  # a cell may write into its state
         for step in self._steps:
             state = self._cell(state, self._inputs, step)
-        return self._rows.join(tree.flatten(state)[0])
+        leaves = state_leaves(state, self._names)
+        check_shapes(leaves, self._latent, self._names)
+        return self._rows.join(leaves)
 
-    @contextmanager
-    def _conditions(self) -> Iterator[None]:
-        flags = [(module, module.training) for module in self._cell.modules()]
-        wanted = [(parameter, parameter.requires_grad) for parameter in self._cell.parameters()]
-        try:
-            self._cell.eval()
-            for parameter, _ in wanted:
-                parameter.requires_grad_(False)
-            with (
-                sdpa_kernel(SDPBackend.MATH),
-                torch.autocast(self.point.device.type, enabled=False),
-                evaluated_in(self._cell, self._dtype) if self._dtype is not None else nullcontext(),
-            ):
-                yield
-        finally:
-            for module, flag in flags:
-                module.training = flag
-            for parameter, flag in wanted:
-                parameter.requires_grad_(flag)
+    def _check_constant(self, z: Tensor) -> None:
+        """Raise where a map without a graph is not constant, so that its Jacobian is not the zero it seems to be."""
+        size = torch.finfo(z.dtype).eps ** 0.5
+        first, second = self(z), self(z + size * (1 + z.abs()))
+        moved = ~equal_rows(first, second) & torch.isfinite(first).flatten(1).all(dim=1)
+        if bool(moved.any()):
+            raise TypeError(_NO_JACOBIAN)
+
+    def _stand_ins(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors of the cell, and what stands in for them: without gradients, buffers as copies."""
+        with torch.inference_mode(False):
+            old, buffers = tensors_of(self._cell), {id(buffer) for buffer in self._cell.buffers()}
+            new = [tensor.detach() if self._dtype is None else cast(tensor.detach(), self._dtype) for tensor in old]
+            pairs = zip(old, new, strict=True)
+            return old, [copy.clone() if id(tensor) in buffers else counted(copy) for tensor, copy in pairs]
+
+    def _run(self, fn: Callable[[], T], with_graph: bool, tensors: Sequence[list[Tensor]] = ()) -> T:
+        old, new = tensors or self._stand_ins()
+        return in_evaluation(fn, self._cell, self.point.device.type, old, new, with_graph)
 
 
 class _WithinBatch(StateMap):

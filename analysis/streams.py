@@ -1,4 +1,4 @@
-"""The streams of a state, by name, and the scalars recorded of them, which stay on the device until the end."""
+"""The scalars recorded of the streams of a state, which stay on the device until the end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,50 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopgrad.gradients import tree
-
 ROWS = 64  # of a block
 Place = tuple[torch.dtype, torch.device]
 Slot = tuple[Place, int]
-
-
-def stream_names(state: Any) -> tuple[str, ...]:
-    """Return the names of the leaves of `state`, checked: "z_H", "0", nested "a.b", or "state" for a bare tensor."""
-    names = tuple(name or "state" for name in tree.dotted_names(state))
-    check_names(names)
-    return names
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Raise ValueError where there is no stream, two have one name, or one is "joint", the name of all together."""
-    if not names:
-        raise ValueError("state has no tensors: there is nothing to record")
-    if len(set(names)) < len(names) or "joint" in names:
-        raise ValueError(f"the streams of state must have names of their own, other than 'joint', got {tuple(names)}")
-
-
-def state_leaves(state: Any, names: Sequence[str]) -> list[torch.Tensor]:
-    """Return the leaves of `state`, checked: floating tensors (batch, ...), as many as there are names."""
-    leaves = tree.flatten(state)[0]
-    if len(leaves) != len(names):
-        raise ValueError(
-            f"the cell must return a state of the structure it was given, {names}: got {len(leaves)} leaves"
-        )
-    check_leaves(leaves, names)
-    return leaves
-
-
-def check_leaves(leaves: Sequence[Any], names: Sequence[str]) -> None:
-    """Raise TypeError where a leaf is not a floating tensor, ValueError where it has another batch size."""
-    for name, leaf in zip(names, leaves, strict=True):
-        if not isinstance(leaf, torch.Tensor) or not (leaf.is_floating_point() or leaf.is_complex()):
-            what = leaf.dtype if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-            raise TypeError(f"stream {name} of state must be a floating tensor, got {what}: move it to inputs")
-        if leaf.dim() == 0 or leaf.shape[0] != leaves[0].shape[0]:
-            raise ValueError(
-                f"every leaf of state must be (batch, ...) with one batch size, got {name} of shape "
-                f"{tuple(leaf.shape)}: say where the batch is, such as batch_dim=(1, 0)"
-            )
 
 
 class Distance:
@@ -75,7 +34,7 @@ class Distance:
             torch.sub(leaf if leaf.dtype == dtype else wide.copy_(leaf), other, out=wide)
         elif leaf.dtype != dtype:
             wide = self._kept(leaf, dtype).copy_(leaf)
-        return torch.linalg.vector_norm(wide.reshape(wide.shape[0], -1), dim=1)
+        return torch.linalg.vector_norm(by_rows(wide), dim=1)
 
     def _kept(self, leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         key = leaf.shape, dtype, leaf.device
@@ -85,11 +44,16 @@ class Distance:
         return self._memory[key]
 
 
+def by_rows(leaf: torch.Tensor) -> torch.Tensor:
+    """Return a leaf (batch, ...) as (batch, n); the batch may be empty, or have no further dimension."""
+    return leaf.reshape(len(leaf), leaf.shape[1:].numel())
+
+
 def equal_rows(leaf: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Return which samples have the same values in both, (batch,) bool on the device; nan is the same as nan."""
     leaf, other = leaf.detach(), other.detach()
     same = (leaf == other) | ((leaf != leaf) & (other != other))
-    return same.reshape(same.shape[0], -1).all(dim=1)
+    return by_rows(same).all(dim=1)
 
 
 def short(dtype: torch.dtype) -> str:
@@ -100,6 +64,14 @@ def short(dtype: torch.dtype) -> str:
 def version(tensor: torch.Tensor) -> int:
     """Return how many times a tensor was written in place; 0 under inference mode, where torch does not count."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def counted(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose writes torch counts: the very one, or a copy of one made under inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 class Scalars:
@@ -179,4 +151,4 @@ class Ends:
 
 
 def _flat(leaf: torch.Tensor, upcast: torch.dtype) -> torch.Tensor:
-    return leaf.detach().to(torch.promote_types(leaf.dtype, upcast)).reshape(leaf.shape[0], -1)
+    return by_rows(leaf.detach().to(torch.promote_types(leaf.dtype, upcast)))

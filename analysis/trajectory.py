@@ -8,13 +8,16 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
+from loopgrad.analysis.evaluation import leaving_torch_alone
+from loopgrad.analysis.latent import check_shapes, latent, state_leaves, stream_names
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
-from loopgrad.analysis.streams import Distance, short, state_leaves, stream_names, version
+from loopgrad.analysis.streams import Distance, counted, short, version
 from loopgrad.analysis.trace import Trace, trace_of
 from loopgrad.gradients import tree
 from loopgrad.gradients.batch_first import batch_first, inside
 from loopgrad.gradients.cell_call import check_cell
-from loopgrad.gradients.contract import period_of, same_leaves
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
 
 
@@ -22,6 +25,7 @@ class NoInput(ValueError):
     """A cell that reads an input per update has none for an update beyond the end of the recursion."""
 
 
+@leaving_torch_alone
 def record(
     cell: nn.Module,
     state: Any,
@@ -51,7 +55,8 @@ def record(
 
     Args:
         cell: Module called as cell(state, inputs, step) -> state, with `period` updates in a cycle (default 1).
-        state: z_0, a tree of floating tensors, each (batch, ...). Of a coupled cell, z_t is recorded, not its copy.
+        state: z_0, a tree of floating tensors, each (batch, ...), which are the streams; int, bool and None leaves are
+            carried along. Of a coupled cell, z_t is recorded, not its copy.
         inputs: What each update reads beside the state.
         num_steps: Number of updates T.
         at: Take F(z) - z at z_at, 0 <= at <= T. Default T; or T - period where the cell fails beyond the end, as one
@@ -65,11 +70,11 @@ def record(
         The trace.
 
     Raises:
-        TypeError: The cell is not a module, a leaf of the state is not a floating tensor, upcast is narrower than
-            float32, or the cell did not compute in `reevaluate`.
+        TypeError: The cell is not a module, a leaf of the state can be neither judged nor carried, upcast is narrower
+            than float32, or the cell did not compute in `reevaluate`.
         ValueError: num_steps or at is out of range, the leaves differ in batch size, a stream is called "joint",
-            the cell changes its state in place, or fails at an update beyond the end that the given `at` needs; or
-            batch_dim does not fit the state.
+            the cell changes its state in place or its shape, or fails at an update beyond the end that the given `at`
+            needs; or batch_dim does not fit the state.
 
     Example:
         >>> import torch
@@ -83,6 +88,9 @@ def record(
     check_options(lags, upcast)
     period = period_of(cell)
     places = [num_steps, num_steps - period] if at is None else [at]
+    with torch.inference_mode(False):  # there torch does not count what a cell writes
+        state = tree.map_tensors(torch.clone, state)  # the caller's is left as it is
+        inputs = tree.map_tensors(counted, inputs)
     start = cell.couple(state) if is_invertible(cell) else state
     cell, state, inputs = batch_first(cell, start, inputs, batch_dim, plain=state)
     names = stream_names(_visible(cell, state))
@@ -118,18 +126,22 @@ def record(
 
 def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, names: Sequence[str]) -> tuple[Any, list[bool]]:
     """Run one update; return the new state without its graph, and which streams it touched."""
-    all_before, before = tree.tensors(state), tree.tensors(_visible(cell, state))
-    versions = [version(leaf) for leaf in all_before]
-    after = cell(same_leaves(state), inputs, step)
+    state = tree.map_tensors(counted, state)
+    read, before = latent(state), latent(_visible(cell, state))
+    versions = [version(leaf) for leaf in read]
+    # containers of its own, and copies of flags and counters: the state may be run from once more
+    own = tree.map_tensors(lambda leaf: leaf if is_floating(leaf) else leaf.clone(), state)
+    after = cell(own, inputs, step)
     new = state_leaves(_visible(cell, after), names)
-    if versions != [version(leaf) for leaf in all_before]:
+    if versions != [version(leaf) for leaf in read]:
         raise ValueError(
             f"the cell changes its state in place at step {step}, so the update cannot be measured: "
             "write z + f(z) instead of z.add_(f(z))"
         )
+    check_shapes(new, before, names)
     touched = [leaf is not old for leaf, old in zip(new, before, strict=True)]
     # an untouched leaf stays the same object, so that the next update is compared with it rightly
-    known = {id(leaf) for leaf in all_before}
+    known = {id(leaf) for leaf in read}
     return tree.map_tensors(lambda leaf: leaf if id(leaf) in known else leaf.detach(), after), touched
 
 

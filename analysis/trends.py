@@ -7,6 +7,8 @@ import numpy as np
 from loopgrad.analysis.summaries import Array
 from loopgrad.analysis.verdicts import Thresholds
 
+_STRAIGHT = 0.998  # net displacement over path length: below it an arc of a fifth of a radian or more
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -61,6 +63,37 @@ def straight(norm: Array) -> bool:
     """Whether a norm changes along a line, by more than 2 %."""
     slope, _, fit = _line(np.arange(norm.size, dtype=float), norm)
     return fit > 0.8 and abs(slope) * norm.size > 0.02 * norm.mean()
+
+
+def outward(trend: Trend, norm: Array, step: Array, turning: Array, straightness: float) -> bool:
+    """Whether the steps of a tail that grow take the state out of where it has been; else it only moves faster there.
+
+    Motion that turns is judged by the radius of its turns, which does not depend on where their centre lies; straight
+    motion by the norm, which must reach new heights, and either it or its own steps must keep pace with the residual.
+
+    Args:
+        trend: Of the residual.
+        norm: Of the states, one more than steps.
+        step: Sizes of the steps.
+        turning: Products of each step with the one before.
+        straightness: Net displacement over path length.
+    """
+    least = trend.change / 4  # from half to half a geometric growth changes by a half of it
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if straightness < _STRAIGHT:
+            sizes = step[1:] * step[:-1]
+            moved = sizes > 0
+            angle = np.arccos(np.clip(turning[1:][moved] / sizes[moved], -1, 1))
+            return _pace(step[1:][moved] / np.sin(angle / 2)) >= least
+        middle = norm.size // 2
+        rises = norm[middle:].max() > norm[:middle].max()
+        return bool(rises) and max(_pace(norm), _pace(np.abs(np.diff(norm)))) >= least
+
+
+def _pace(series: Array) -> float:
+    """Return the change of log from the first half of a series to the second, by their medians."""
+    middle = series.size // 2
+    return float(np.log(np.median(series[middle:]) / np.median(series[:middle])))
 
 
 def met_again(lagged: Array, half: int, scale: float, limits: Thresholds, floor: float) -> int:

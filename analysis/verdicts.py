@@ -60,10 +60,13 @@ class Verdicts:
         residual: Relative residual per cycle, median over the last quarter; of the re-evaluated map if that is larger.
         rate: Factor per cycle by which the residual changes, from the tail; nan where it is zero or not finite.
         exponent: alpha of residual ~ cycle^alpha, from the tail.
-        distance: Estimated distance that is left, residual / (1 - rate), relative; nan where rate >= 1.
+        distance: Estimated distance that is left, relative: residual / (1 - rate), or with a spectral radius in place
+            of the rate, and with the floor in place of a residual below it that was not re-evaluated; nan where that
+            rate is 1 or more.
         period: Period of a cycle, in cycles of the cell; 0 for other labels.
         straightness: Net displacement over path length, over the lags of the trace.
         lyapunov: The exponent that was given, nan if none was.
+        radius: The spectral radius that was given, nan if none was.
         floor: Relative residual that rounding leaves, from the dtype.
         at_floor: Whether the residual is within the floor.
         cycles: Number of cycles that were judged.
@@ -79,6 +82,7 @@ class Verdicts:
     period: Array
     straightness: Array
     lyapunov: Array
+    radius: Array
     floor: float
     at_floor: Array
     cycles: int

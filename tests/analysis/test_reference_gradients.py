@@ -158,11 +158,36 @@ def test_reference_follows_a_recurrent_module_that_lists_its_weights_twice():
     assert gru.weight_ih_l0.grad.dtype == torch.float32
 
 
-def test_a_parameter_reached_by_a_closure_over_the_tensor_is_refused():
-    weight = nn.Parameter(torch.tensor(0.5))
-    cell = Stationary(lambda z, x: weight * z, parameters=[weight])
-    with pytest.raises(ValueError, match="closure over the tensor"):
-        reference_gradients(lambda own: own(torch.ones(2, dtype=torch.float64), None, 0).sum(), cell)
+def test_a_parameter_reached_by_a_closure_over_the_tensor_is_in_float64_as_well():
+    weight, plain = nn.Parameter(torch.tensor(1 / 3)), torch.tensor(0.1, requires_grad=True)
+    cell = Stationary(lambda z, x: weight * z.square() + plain, parameters=[weight, plain])
+    own, shift = weight.detach().double().requires_grad_(), plain.detach().double()
+    z = torch.ones(2, dtype=torch.float64)
+    for _ in range(3):
+        z = own * z.square() + shift
+    z.sum().backward()
+    ones = torch.ones(2, dtype=torch.float64)
+    found = reference_gradients(lambda cell: BPTT()(cell, ones, None, 3).state.sum(), cell)
+    torch.testing.assert_close(found["loose_parameters.0"], own.grad, rtol=1e-15, atol=0)
+    assert weight.dtype == plain.dtype == torch.float32 and weight.grad is None and plain.grad is None
+
+
+def test_a_parameter_that_an_autograd_function_alone_reads_is_refused():
+    class Times(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight, z):
+            ctx.save_for_backward(z)
+            return weight * z
+
+        @staticmethod
+        def backward(ctx, gradient):
+            (z,) = ctx.saved_tensors
+            return (gradient * z).sum(), None
+
+    weight, ones = nn.Parameter(torch.tensor(0.5)), torch.ones(2, dtype=torch.float64)
+    cell = Stationary(lambda z, x: Times.apply(weight, z), parameters=[weight])
+    with pytest.raises(ValueError, match="through an autograd.Function.*run BPTT"):
+        reference_gradients(lambda own: own(ones, None, 0).sum(), cell)
 
 
 def test_a_loss_in_another_dtype_is_refused():

@@ -58,7 +58,7 @@ def recorder():
 def verdicts():
     numbers = {name: np.abs(normal(B)) for name in ("residual", "rate", "exponent", "distance", "straightness")}
     label = np.array([LABELS[i % len(LABELS)] for i in range(B)])
-    rest = {"period": np.full(B, 3), "lyapunov": normal(B), "at_floor": np.zeros(B, dtype=bool)}
+    rest = {"period": np.full(B, 3), "lyapunov": normal(B), "radius": normal(B), "at_floor": np.zeros(B, dtype=bool)}
     return Verdicts(LONG, label, **numbers, **rest, floor=1e-7, cycles=999, thresholds=Thresholds())
 
 
