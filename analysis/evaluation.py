@@ -1,9 +1,6 @@
 """Running a cell as analyses do: in evaluation mode, on copies of its tensors, with nothing of it left changed."""
 
-import sys
 import threading
-import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -12,15 +9,16 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.substituted import Substituted
-from loopgrad.gradients.untouched import Untouched
+from loopgrad.gradients.untouched import Untouched, finish_generators
 
 P = ParamSpec("P")
 T = TypeVar("T")
-# torch has one level of forward differentiation for the whole process; a module has one flag for all threads, and the
-# buffers that it replaces itself: what one thread is to put back, another must not take for how it was
-_FORWARD, _MODULES = threading.Lock(), threading.RLock()
+# a module has one flag for all threads, and the buffers that it replaces itself: what one thread is to put back,
+# another must not take for how it was
+_MODULES = threading.RLock()
 
 
 def in_evaluation(
@@ -50,14 +48,8 @@ def in_evaluation(
 
 def differentiating_forward(fn: Callable[[], T]) -> T:
     """Return fn(), run where tensors can be differentiated forward: with operators that can, one thread at a time."""
-
-    def differentiate() -> T:
-        with PlainAttention(), forward_ad.dual_level():
-            return fn()
-
-    _load_rules()
-    with _FORWARD:
-        return finally_twice(differentiate, _leave_level)
+    with TURN, ForwardLevels(), PlainAttention(), forward_ad.dual_level():
+        return fn()
 
 
 def pulled_back(output: Tensor, cotangent: Tensor, sources: Sequence[Any], keep: bool = False) -> Sequence[Any]:
@@ -78,25 +70,12 @@ def finally_twice(fn: Callable[[], T], put_back: Callable[[], Any]) -> T:
         try:
             return fn()
         except BaseException as error:
-            _end_contexts(error)
+            finish_generators(error)
             raise
         finally:
             put_back()
     finally:
         put_back()
-
-
-def _end_contexts(error: BaseException) -> None:
-    """End the context managers that an interruption has kept from their end, before all is put back.
-
-    They end when their frames are freed: torch would take up a mode again then, which it lays aside for each call.
-    """
-    errors: list[BaseException] = [error]
-    while (before := errors[-1].__context__) is not None and before not in errors:
-        errors.append(before)
-    if any(not isinstance(it, Exception) for it in errors):
-        for it in errors:
-            traceback.clear_frames(it.__traceback__)
 
 
 def leaving_torch_alone(fn: Callable[P, T]) -> Callable[P, T]:
@@ -140,21 +119,3 @@ class Generators:
         torch.set_rng_state(self._cpu)
         if self._cuda is not None:
             torch.cuda.set_rng_state_all(self._cuda)
-
-
-def _leave_level() -> None:
-    """Leave a level of forward differentiation that an interruption may have left entered, in part or in whole."""
-    try:
-        torch._C._exit_dual_level(level=0)
-    except RuntimeError:  # there is none, as should be
-        pass
-    forward_ad._current_level = -1
-
-
-def _load_rules() -> None:
-    """Load torch's rules for forward differentiation, which it does itself at first use, and then warns of itself."""
-    name = "torch._decomp.decompositions_for_jvp"
-    if name not in sys.modules:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*torch.jit.script.*", DeprecationWarning)
-            __import__(name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
@@ -93,24 +92,17 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
         graph = search([value])
         reached = {id(leaf) for leaf in graph.leaves}
         strays = [f"parameter {name!r}" for name, parameter in originals.items() if id(parameter) in reached]
-        strays += [f"the recursion of a {node.name()}" for node in graph.nodes if _is_estimators(node)]
         wanted = [copies[name] for name in originals]
         found = [] if strays else pulled_back(value, torch.ones_like(value), wanted)
     del value
     free_nodes(graph.nodes)
     if strays:
         raise ValueError(
-            f"loss reaches {strays[0]} through an autograd.Function, as estimators other than BPTT() are, or through "
-            "compiled code, so its gradient was not in float64: run BPTT() and the eager module in loss, or call "
-            "module.double() on a copy of your own and gradients_of on that"
+            f"loss reaches {strays[0]} through an autograd.Function or compiled code, so its gradient was not in "
+            "float64: run the eager module in loss, or call module.double() on a copy of your own and gradients_of on "
+            "that"
         )
     return dict(zip(originals, found, strict=True))
-
-
-def _is_estimators(node: Any) -> bool:
-    """Return whether a node of a graph is an estimator's: it takes the originals and their copies for two tensors."""
-    kind = getattr(type(node), "_forward_cls", None)
-    return kind is not None and kind.__module__.startswith("loopgrad.gradients.")
 
 
 @contextmanager

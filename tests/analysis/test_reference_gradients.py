@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from loopgrad.analysis import cast, compare_gradients, compare_with_bptt, gradients_of, reference_gradients
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Stationary, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, ImplicitGradient, ReversibleBPTT, Stationary, TruncatedBPTT
+from loopgrad.models import Damped
 
 
 class Net(nn.Module):
@@ -186,7 +187,7 @@ def test_a_parameter_that_an_autograd_function_alone_reads_is_refused():
 
     weight, ones = nn.Parameter(torch.tensor(0.5)), torch.ones(2, dtype=torch.float64)
     cell = Stationary(lambda z, x: Times.apply(weight, z), parameters=[weight])
-    with pytest.raises(ValueError, match="through an autograd.Function.*run BPTT"):
+    with pytest.raises(ValueError, match="through an autograd.Function.*run the eager module"):
         reference_gradients(lambda own: own(ones, None, 0).sum(), cell)
 
 
@@ -206,6 +207,32 @@ def test_what_has_no_gradient_is_refused():
             function(lambda own: own(X).sum(), frozen)
         with pytest.raises(ValueError, match="scalar tensor that requires grad"):
             function(lambda own: own(cast(X, own.weight.dtype)), nn.Linear(3, 3))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize(
+    "estimator", [CheckpointedBPTT(), CheckpointedBPTT(1), ReversibleBPTT(), ImplicitGradient(rtol=1e-13, max_vjps=60)]
+)
+def test_estimators_run_on_the_copies_too(estimator, hooked):
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(4, 4)
+    with torch.no_grad():
+        linear.weight.mul_(0.5)
+    if hooked:
+        linear.weight.register_hook(lambda gradient: gradient)
+    x = torch.randn(3, 4, dtype=torch.float64)
+
+    def loss(module, chosen):
+        cell = Stationary(lambda z, x: torch.tanh(module(z) + x), parameters=module)
+        cell = Damped(cell, dtype=torch.float64) if isinstance(estimator, ReversibleBPTT) else cell
+        return chosen(cell, torch.zeros(3, 4, dtype=torch.float64), x, 60).state.square().sum()
+
+    found = reference_gradients(lambda module: loss(module, estimator), linear)
+    wide = copy.deepcopy(linear).double()
+    exact = torch.autograd.grad(loss(wide, BPTT()), list(wide.parameters()))
+    for mine, theirs in zip(found.values(), exact, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+    assert linear.weight.dtype == torch.float32 and linear.weight.grad is None
 
 
 def test_compare_with_bptt_tells_exact_estimators_from_a_truncated_one():
