@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch._C._functorch import get_dynamic_layer_stack_depth, pop_dynamic_layer_stack_and_undo_to_depth
+from torch._functorch import eager_transforms
 from torch.autograd import forward_ad
 
 from loopgrad.gradients.untouched import finish_generators
@@ -24,6 +25,7 @@ class ForwardLevels:
         """Note the levels that are open."""
         _load_rules()
         self._depth, self._level = get_dynamic_layer_stack_depth(), forward_ad._current_level
+        self._nesting, self._enabled = eager_transforms.JVP_NESTING, torch._C._is_fwd_grad_enabled()
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Close what is open."""
@@ -32,6 +34,8 @@ class ForwardLevels:
         finish_generators(error)
         if get_dynamic_layer_stack_depth() > self._depth:
             pop_dynamic_layer_stack_and_undo_to_depth(self._depth)
+        eager_transforms.JVP_NESTING = self._nesting
+        torch._C._set_fwd_grad_enabled(self._enabled)
         if self._level < 0:  # torch opens one dual level at most, and notes it twice: here and in C++
             with suppress(RuntimeError):  # it is open already
                 torch._C._enter_dual_level()

@@ -98,6 +98,8 @@ def implicit_gradients(
     stats.vjps += vjps
     stats.verdict = verdict
     stats.stopped = solved & (moved == 0) & handed_on
+    if any_back:  # unless the fallback goes back to where they still moved
+        stats.stopped &= ~falls_back | (rows.join(start) == z).all(dim=1)
     if not any_solved and not any_back:  # no sample has a gradient, which is not to say that there is none to wait for
         found = [torch.zeros_like(tensor) if tensor.requires_grad else None for tensor in others]
     if not all_passed and how.on_unconverged == "raise":

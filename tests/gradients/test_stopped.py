@@ -14,7 +14,7 @@ try:
 except ImportError:
     torchdeq = None
 
-LOOSE = {"forward_rtol": 10.0, "max_gradient_error": 0.5}
+LOOSE = {"forward_rtol": 10.0, "max_gradient_error": 0.5, "fallback": TruncatedBPTT(num_cycles=1)}
 ESTIMATORS = {
     "truncated": lambda: TruncatedBPTT(num_steps=2),
     "truncated, whole cycles": lambda: TruncatedBPTT(num_cycles=1),
@@ -70,6 +70,14 @@ def test_samples_that_have_stopped_are_counted_and_have_no_gradient(name, way):
     rollout.state.square().sum().backward()
     assert rollout.stats.stopped.tolist() == [True, False, True, False, False]
     assert rollout.stats.numbers()["stopped"] == 0.4
+
+
+def test_a_sample_whose_fallback_goes_back_to_where_it_moved_is_not_counted():
+    cell, (state, inputs) = Halting(WAYS["where"]), halting([2, 12, 99])
+    rollout = ImplicitGradient(fallback=TruncatedBPTT(num_steps=8))(cell, state, inputs, 16)
+    gradient = torch.autograd.grad(rollout.state[1].square().sum(), cell.linear.weight, retain_graph=True)[0]
+    rollout.state.square().sum().backward()
+    assert gradient.abs().max() > 0 and rollout.stats.stopped.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
