@@ -9,6 +9,7 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import Rollout, Stats, period_of
+from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.graphs import (
     alias,
     check_nothing_hidden,
@@ -90,7 +91,7 @@ def implicit_gradients(
         keep = None if all_finite else finite
         start = [alias(leaf, run.first == 0 and needed) for leaf, needed in zip(start, first, strict=True)]
         seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
-        cost, of_state, fallen = _fallback_gradients(run, start, others, seeds, keep)
+        cost, of_state, fallen = _fallback_gradients(run, start, leaves, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
         found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
     stats.cell_evaluations += evaluations
@@ -141,7 +142,7 @@ class _StartingAt(nn.Module):
 
 
 def _fallback_gradients(
-    run: Any, start: list[Any], others: list[Tensor], b: Tensor, keep: Tensor | None
+    run: Any, start: list[Any], last: list[Any], others: list[Tensor], b: Tensor, keep: Tensor | None
 ) -> tuple[Stats, list[Tensor | None], list[Tensor | None]]:
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
     cell, how, rows, since = run.cell, run.how, run.rows, next_number()
@@ -166,6 +167,11 @@ def _fallback_gradients(
     rollout = fallen(False)[0] if keep is None else without_lost(fallen, keep)
     rollout.stats.cell_evaluations += (runs - 1) * run.window
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
+    if how.forward == "unroll" and keep is None:  # the updates from there have led to the last state before
+        prints = Fingerprints()
+        prints.note(run.num_steps, last)
+        prints.compare(run.num_steps, leaves)
+        prints.judge("ImplicitGradient", "raise")
     asked = any(requires_grad(tensor) for tensor in sources)
     nodes = check_nothing_hidden(leaves, [*sources, *cell.frozen], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)
