@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged
+from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged, next_number
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
@@ -61,10 +61,11 @@ def _run(
         state, others = [alias(leaf, False) for leaf in state], [tensor.detach() for tensor in others]
     with GraphFree(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
         for step in range(num_steps):
+            since = next_number()
             after = cell.run_on(state, others, buffers, step, step + 1)
             if shifted:
                 # all that was passed is detached: this is the graph of the rest, of which only what moves is missed
-                check_nothing_hidden(after, still)
+                check_nothing_hidden(after, still, since)
             after = prepared(after)
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
             check_shapes("ForwardGradient", cell.unflatten_state(state), cell.unflatten_state(after))

@@ -10,7 +10,7 @@ from torch.func import jvp, vmap
 from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
+from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.recompute import GraphFree
@@ -74,6 +74,7 @@ def carry(
     with _Carrying(cell.cell):
         for step in steps:
             after: list[Any] = []
+            since = next_number()
 
             def update(state: list, moved: list, step: int = step, before: list = leaves, after: list = after) -> Any:
                 read = list(others)
@@ -90,7 +91,7 @@ def carry(
                     update, floating, [others[i] for i in moving], _split(u, floating), v
                 )
             # what the cell reads itself, in code that a mode cannot see, is right as it is unless it is to move
-            check_nothing_hidden(floating, still)
+            check_nothing_hidden(floating, still, since)
             queue, floating = iter(carried), [leaf.detach() for leaf in floating]
             after = [next(queue) if _is_carried(leaf) else leaf for leaf in after]
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
