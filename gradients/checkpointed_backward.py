@@ -97,7 +97,7 @@ class CheckpointedRecursion(torch.autograd.Function):
         reversal, cell = _Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
-        ctx.run.frozen.check(cell)
+        ctx.run.frozen.check()
         with Untouched(cell, ctx.run.conditions[0]):
             gradients = reversal.run(ctx.needs_input_grad[3:], cotangents)
             ctx.run.prints.judge("CheckpointedBPTT", ctx.run.verify)
@@ -151,7 +151,7 @@ class _Reversal:
 
         def run(cell: nn.Module, inputs: Any) -> None:
             own = dict(cell.named_buffers()) if buffers else {}
-            start, state = here.block, self.cell.unflatten_state(self.fetched(here))
+            start, state = here.block, self.cell.unflatten_state([alias(leaf, False) for leaf in self.fetched(here)])
             for stop in places:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]

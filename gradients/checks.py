@@ -45,7 +45,12 @@ def refuse_second_derivative(owner: str) -> None:
 
 def versions_of(tensors: Sequence[torch.Tensor]) -> list[int]:
     """Return how often each tensor has been written to, for `check_unchanged`."""
-    return [tensor._version for tensor in tensors]
+    return [version_of(tensor) for tensor in tensors]
+
+
+def version_of(tensor: torch.Tensor) -> int:
+    """Return how often a tensor has been written to; torch does not count that of inference tensors."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def check_unchanged(tensors: Sequence[torch.Tensor], versions: list[int], consequence: str) -> None:

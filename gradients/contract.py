@@ -199,7 +199,7 @@ class Stationary(nn.Module):
 
 def same_leaves(state: Any) -> Any:
     """Return the leaves of a state in containers of their own."""
-    return normal(tree.map_tensors(lambda leaf: leaf, state))
+    return normal(tree.own_containers(state))
 
 
 def normal(values: Any) -> Any:
@@ -226,7 +226,7 @@ def period_of(cell: nn.Module) -> int:
 def run(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
     """Run updates one after the other, as autograd is set, and return the state after them."""
     for step in steps:
-        state = cell(state, inputs, step)
+        state = cell(state, tree.own_containers(inputs), step)
     return state
 
 
@@ -278,7 +278,12 @@ def may_differentiate(cell: nn.Module, state: Any, inputs: Any) -> bool:
 
     What a cell reads beside its parameters is found by watching it, which transforms do not allow.
     """
-    return torch.is_grad_enabled() and (in_transform() is None or bool(sources(cell, state, inputs)))
+    if in_transform() is not None and needs_gradient(cell, state, inputs):
+        raise RuntimeError(
+            "this estimator cannot run within torch.func.grad, vjp, jvp or vmap, for it runs updates again by itself: "
+            "use BPTT() or TruncatedBPTT there, or torch.autograd.grad"
+        )
+    return torch.is_grad_enabled() and in_transform() is None
 
 
 def check_structure(before: Any, after: Any) -> None:

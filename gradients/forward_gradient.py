@@ -121,7 +121,7 @@ class ForwardGradient(Estimator):
         """Run all but the last updates with tangents beside them, the last ones under autograd."""
         functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
         stats = ForwardStats(0, 0)
-        if not wanted and may_differentiate(cell, state, inputs):
+        if may_differentiate(cell, state, inputs) and not wanted:
             watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats)
             wanted = any(tensor.requires_grad for tensor in functional.others)
         first = max(0, num_steps - self.window) if wanted else 0

@@ -22,7 +22,7 @@ from loopgrad.gradients.graphs import (
     requires_grad,
 )
 from loopgrad.gradients.noise import Noise, fresh_seed
-from loopgrad.gradients.observed import seeing_all
+from loopgrad.gradients.observed import Frozen, frozen_parameters, seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
@@ -62,6 +62,7 @@ class ForwardPass:
 
     def __init__(self, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout):
         self.cell, self.num_steps, self.how, self.stats, self.rows = cell, num_steps, how, stats, rows
+        self.frozen = Frozen(frozen_parameters(cell.cell), [])
         self.seed, self.conditions = fresh_seed(how.generator), Conditions(cell.cell, [*cell.state, *cell.others])
 
     def run(self) -> tuple[list[Any], Tensor | None]:
@@ -117,6 +118,7 @@ class ForwardRecursion(torch.autograd.Function):
         """Estimate the gradients of all tensors."""
         refuse_second_derivative("ForwardGradient")
         run, given = ctx.run, iter(cotangents)
+        run.frozen.check()
         estimate = _by_adjoints if run.how.perturb == "state" else _by_directions
         g = run.rows.join([next(given) if is_floating(leaf) else None for leaf in run.cell.state])
         with Untouched(run.cell.cell, run.conditions):

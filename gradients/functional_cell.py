@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.overrides import _len_torch_function_stack
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import closed_over, run
 from loopgrad.gradients.graphs import alias, is_floating, leaf_view
+from loopgrad.gradients.reading import Kept, Reading, kept
 from loopgrad.gradients.substituted import Substituted
 
 
@@ -25,6 +27,7 @@ class FunctionalCell:
         others: Every other tensor that the cell reads and that gets a gradient: tensor leaves of inputs, parameters
             that require grad, tensors that a `Stationary` closes over, and what the first updates were seen to read.
         num_inputs: How many of them, the first, are inputs.
+        kept: What updates without a graph have left in attributes, and no update that is run again may read.
     """
 
     def __init__(self, cell: nn.Module, state: Any, inputs: Any):
@@ -32,8 +35,21 @@ class FunctionalCell:
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
         given = tree.tensors(inputs)
-        own = {id(t): t for t in (*cell.parameters(), *closed_over(cell)) if t.requires_grad}
-        self.num_inputs, self.others = len(given), [*given, *own.values()]
+        # where the module (not a scripted one) had each parameter: in backward it may have another there, as after
+        # functional_call
+        own = [
+            module._parameters for module in cell.modules() if isinstance(module._parameters, dict)
+        ]  # scripted have none
+        self._places = [(each, name, p) for each in own for name, p in each.items() if p is not None]
+        loose = [tensor for _, tensor in kept(cell).values() if tensor.is_leaf]
+        known = {id(t): t for t in (*cell.parameters(), *closed_over(cell), *loose) if t.requires_grad}
+        if any(isinstance(parameter, UninitializedParameter) for parameter in cell.parameters()):
+            raise RuntimeError(
+                "the cell has lazy parameters whose sizes are not known yet: call cell(state, inputs, 0) once under "
+                "torch.no_grad() before"
+            )
+        self.num_inputs, self.others = len(given), [*given, *known.values()]
+        self.kept = Kept({})
 
     @property
     def own(self) -> list[Tensor]:
@@ -54,7 +70,7 @@ class FunctionalCell:
     def frozen(self) -> list[Tensor]:
         """Parameters that did not require grad; where they do now, they get no gradient all the same."""
         known = set(map(id, self.others))
-        return [parameter for parameter in self.cell.parameters() if id(parameter) not in known]
+        return [p for _, _, p in self._places if isinstance(p, nn.Parameter) and id(p) not in known]
 
     def stand_ins(self, wanted: Sequence[bool]) -> list[Tensor]:
         """Return leaves for autograd.grad in place of `others`: each parameter itself, an alias of any other tensor.
@@ -88,7 +104,17 @@ class FunctionalCell:
         inputs = self._unflatten_inputs(
             [next(queue) if isinstance(leaf, Tensor) else leaf for leaf in self._input_leaves]
         )
+        queue = list(queue)
+        stands = dict(zip(map(id, self.own), queue, strict=True))
+        moved = [(each[name], stands.get(id(t), t)) for each, name, t in self._places if each.get(name) is not t]
+        moved = [(now, then) for now, then in moved if now is not None]
         live = dict(self.cell.named_buffers()) if buffers else {}
-        old, new = [*self.own, *(live[name] for name in buffers)], [*queue, *buffers.values()]
-        with Substituted(old, new):
-            return fn(self.cell, inputs)
+        old = [*self.own, *(now for now, _ in moved), *(live[name] for name in buffers)]
+        new = [*queue, *(then for _, then in moved), *buffers.values()]
+        if not self.kept:
+            with Substituted(old, new):
+                return fn(self.cell, inputs)
+        with Substituted(old, new), Reading([*tree.tensors(inputs), *new]) as reading:
+            found = fn(self.cell, inputs)
+        self.kept.check(reading.found)
+        return found

@@ -91,14 +91,15 @@ def refuse_older(found: Search) -> None:
         )
 
 
-def reaches(tensor: Tensor, leaves: Sequence[Tensor]) -> bool:
-    """Return whether the graph of a tensor ends at one of the leaves."""
+def reaches(tensor: Tensor, leaves: Sequence[Tensor], since: int) -> bool:
+    """Return whether the graph of a tensor, as far as it was made after node number `since`, ends at a leaf."""
     wanted, nodes = {id(leaf) for leaf in leaves}, [tensor.grad_fn]
     seen = set(nodes)
     for node in nodes:
         if id(getattr(node, "variable", None)) in wanted:
             return True
-        fresh = {parent for parent, _ in node.next_functions if parent is not None} - seen  # pyright: ignore
+        parents = (parent for parent, _ in node.next_functions if parent is not None)  # pyright: ignore
+        fresh = {parent for parent in parents if parent._sequence_nr() >= since} - seen
         seen |= fresh
         nodes += fresh
     return False

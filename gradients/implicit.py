@@ -162,7 +162,7 @@ class _Recursion(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         refuse_second_derivative("ImplicitGradient")
         run, kept = ctx.run, ctx.saved_tensors[: ctx.count]
-        run.frozen.check(run.cell.cell)
+        run.frozen.check()
         with Untouched(run.cell.cell, run.cycle_conditions):
             found = implicit_gradients(run, kept, ctx.stats, cotangents, ctx.needs_input_grad[4:])
         return None, None, None, None, *found

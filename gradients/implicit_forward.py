@@ -46,6 +46,7 @@ class ImplicitPass:
         check_unchanged(held, versions, "its last cycle cannot be run again")
         drop_untouched(noted, end=Conditions(cell.cell, tensors, noted[-1]))
         self.frozen = self.watched.frozen()
+        del self.watched  # which knows the states of a cycle
         (last, self.rest_last), (begin, self.rest_start) = tree.apart(leaves), tree.apart(start)
         return leaves, [*last, *begin]
 

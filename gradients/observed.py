@@ -1,5 +1,6 @@
 """A forward pass without a graph whose first updates are watched, to learn what the cell reads beside its arguments."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -7,10 +8,11 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.graph import saved_tensors_hooks
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.checks import version_of
 from loopgrad.gradients.contract import Stats, check_structure, may_differentiate, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
@@ -23,8 +25,8 @@ from loopgrad.gradients.graphs import (
     requires_grad,
     search,
 )
+from loopgrad.gradients.reading import Kept, Reading, kept
 from loopgrad.gradients.recompute import Conditions, run_without_graph
-from loopgrad.gradients.untouched import Mode
 
 
 class Watched:
@@ -50,11 +52,11 @@ class Watched:
         self._entries: list[Tensor] = []
         self._plain: dict[int, tuple[Any, int]] = {}
         self._buffers: set[int] = set()
+        self._kept = kept(cell.cell)
         # compiled code would be compiled once more, for the mode, and is not seen by it anyway
         modules = list(cell.cell.modules())
         self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
-        named = cell.cell.named_parameters()
-        self._parameters = [(name, p, p._version) for name, p in named if not p.requires_grad]
+        self._parameters = frozen_parameters(cell.cell)
 
     def run(self, state: Any, inputs: Any, steps: range) -> Any:
         """Return the state after the updates `steps`, without a graph."""
@@ -72,7 +74,7 @@ class Watched:
         cell = self.cell
         self.watching = self._left > 0
         if not self.watching:
-            return state, cell.cell(state, inputs, step)
+            return state, cell.cell(state, tree.own_containers(inputs), step)
         self._left -= 1
         torch.clear_autocast_cache()  # casts of weights made before belong to other graphs
         self._buffers.update(map(id, cell.cell.buffers()))
@@ -80,13 +82,14 @@ class Watched:
         entries = [alias(leaf, True) for leaf in leaves]
         with torch.enable_grad():  # what the cell makes of its inputs and keeps may be read by all updates
             given = [tensor.view_as(tensor) for tensor in tree.tensors(inputs)]
-        queue, since, read = iter(given), next_number(), _Reading([*entries, *given])
+        queue, since, read = iter(given), next_number(), Reading([*entries, *given])
         before, inputs = unflatten(entries), tree.map_tensors(lambda _: next(queue), inputs)
+        # hooks of the caller's are for what is kept until backward; results that are saved would keep themselves alive
+        # if they were not detached. torch.func.grad within the cell allows no hooks, where there are none
+        hooks = _top_saved_tensors_default_hooks(True) is not None
+        saving = saved_tensors_hooks(Tensor.detach, lambda tensor: tensor) if hooks else nullcontext()
         try:
-            # hooks of the caller's are for what is kept until backward; results that are saved would keep themselves
-            # alive if they were not detached
-            hooks, watching = saved_tensors_hooks(Tensor.detach, _itself), nullcontext() if self._compiled else read
-            with torch.enable_grad(), hooks, watching:
+            with torch.enable_grad(), saving, nullcontext() if self._compiled else read:
                 after = cell.cell(before, inputs, step)
         except RuntimeError as error:
             if "leaf Variable that requires grad" in str(error) and "in-place" in str(error):
@@ -97,6 +100,8 @@ class Watched:
             raise
         self._entries += [entry for entry in entries if is_floating(entry)]
         self._take_in(list(read.found.values()), tree.flatten(after)[0], [*entries, *given], since)
+        if not self._left:
+            self._entries = []
         return before, after
 
     def _take_in(self, read: list[Tensor], outputs: list[Any], given: list[Any], since: int) -> None:
@@ -107,7 +112,7 @@ class Watched:
             if id(tensor) in known:
                 continue
             if not tensor.requires_grad:
-                self._plain.setdefault(id(tensor), (ref(tensor), tensor._version))
+                self._plain.setdefault(id(tensor), (ref(tensor), version_of(tensor)))
             elif tensor.is_leaf or not since <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
                 if not tensor.is_leaf and self._begin <= tensor.grad_fn._sequence_nr() < now:  # pyright: ignore
                     self._check_no_state(tensor)
@@ -119,7 +124,7 @@ class Watched:
         cell.others += [leaf for leaf in found.leaves if id(leaf) not in known]
 
     def _check_no_state(self, tensor: Tensor) -> None:
-        if self.strict and reaches(tensor, self._entries):
+        if self.strict and reaches(tensor, self._entries, self._begin):
             raise RuntimeError(
                 f"the cell keeps a tensor of shape {tuple(tensor.shape)} that one update made of its state and that a "
                 "later update reads (a cache in an attribute?), so a gradient through it would be lost: carry it in "
@@ -129,6 +134,16 @@ class Watched:
     def frozen(self) -> "Frozen":
         """Return what no update has written to and backward must find as it is."""
         plain = [noted for key, noted in self._plain.items() if key not in self._buffers]
+        known = {*self._kept, *map(id, self.cell.others)}
+        fresh = {key: found for key, found in kept(self.cell.cell).items() if key not in known}
+        graphs = [name for name, tensor in fresh.values() if not tensor.is_leaf]
+        if self.strict and graphs:
+            warnings.warn(
+                f"the cell leaves a tensor that requires grad in its attribute {graphs[0]!r}, and no gradient will go "
+                "through it: return it in the state, or detach it before it is kept",
+                stacklevel=2,
+            )
+        self.cell.kept = Kept(fresh)
         return Frozen(self._parameters, plain)
 
 
@@ -144,6 +159,7 @@ def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Callable[[], A
     try:
         return run()
     except HiddenTensor:
+        stats.cell_evaluations += 1  # the update that met it
         live = dict(cell.cell.named_buffers())
         with torch.no_grad():
             for name, buffer in conditions.buffers.items():  # as far as the attempt has changed them
@@ -166,6 +182,11 @@ def watch(cell: FunctionalCell, conditions: Conditions, stats: Stats) -> None:
     stats.cell_evaluations += count
 
 
+def frozen_parameters(cell: nn.Module) -> list[tuple[str, Tensor, int]]:
+    """Return (name, parameter, version) of those that do not require grad."""
+    return [(name, p, version_of(p)) for name, p in cell.named_parameters() if not p.requires_grad]
+
+
 class Frozen:
     """Tensors that get no gradient and that a second run must find unchanged: it reads them, and not their copies.
 
@@ -175,44 +196,20 @@ class Frozen:
     """
 
     def __init__(self, parameters: Sequence[tuple[str, Tensor, int]], plain: list[tuple[Any, int]]):
-        self._parameters = [(name, p, version) for name, p, version in parameters if p._version == version]
-        self._plain = [(kept, v) for kept, v in plain if (tensor := kept()) is not None and tensor._version == v]
+        self._parameters = [(name, p, version) for name, p, version in parameters if version_of(p) == version]
+        self._plain = [(kept, v) for kept, v in plain if (tensor := kept()) is not None and version_of(tensor) == v]
 
-    def check(self, cell: nn.Module) -> None:
-        """Raise if one of them has been written to, or a parameter replaced.
+    def check(self) -> None:
+        """Raise if one of them has been written to.
 
         Raises:
             RuntimeError: Naming the tensor.
         """
-        live = dict(cell.named_parameters()) if self._parameters else {}
-        names = [name for name, p, version in self._parameters if live.get(name) is not p or p._version != version]
-        shapes = [tensor.shape for kept, v in self._plain if (tensor := kept()) is not None and tensor._version != v]
+        names = [name for name, p, version in self._parameters if version_of(p) != version]
+        shapes = [tensor.shape for kept, v in self._plain if (tensor := kept()) is not None and version_of(tensor) != v]
         if names or shapes:
             what = f"parameter {names[0]}" if names else f"tensor of shape {tuple(shapes[0])}, which it reads,"
             raise RuntimeError(
                 f"the cell's {what} was changed between the forward and the backward pass, so its updates cannot be "
                 "run again: change it after backward, or use BPTT()"
             )
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-class _Reading(Mode):
-    """Notes the tensors that torch calls are given and that neither the caller nor another call has made."""
-
-    def __init__(self, given: list[Any]):
-        super().__init__()
-        self._made = {id(tensor) for tensor in given}
-        self.found: dict[int, Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
-            for tensor in (value,) if isinstance(value, Tensor) else tree.tensors(value):
-                if id(tensor) not in self._made and not is_functorch_wrapped_tensor(tensor):
-                    self.found.setdefault(id(tensor), tensor)
-        result = func(*args, **kwargs)
-        self._made.update(map(id, (result,) if isinstance(result, Tensor) else tree.tensors(result)))
-        return result

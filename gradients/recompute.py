@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.checks import version_of
 from loopgrad.gradients.untouched import Autocast, Untouched
 
 # modules that take another kernel where no graph is recorded, and whose values then differ by rounding
@@ -26,7 +27,7 @@ def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) ->
     """
     with GraphFree(cell) as prepared:
         for step in steps:
-            state = prepared(cell(state, inputs, step))
+            state = prepared(cell(state, tree.own_containers(inputs), step))
     return tree.map_tensors(torch.Tensor.detach, state)
 
 
@@ -41,7 +42,7 @@ class GraphFree:
     def __enter__(self) -> Callable[[Any], Any]:
         """Begin the block."""
         torch.set_grad_enabled(self._with_graph)
-        return partial(tree.map_tensors, _cut) if self._with_graph else lambda state: state
+        return partial(tree.map_tensors, _cut) if self._with_graph else _without_graph
 
     def __exit__(self, *exception: Any) -> None:
         """End the block."""
@@ -82,8 +83,8 @@ class Conditions:
         self.autocast = Autocast.now(("cpu", *types))
         self.derived = dict(parametrize._cache) if parametrize._cache_enabled else {}
         self.training = [module.training for module in cell.modules()]
-        live = dict(cell.named_buffers())
-        self.versions = {name: (id(buffer), buffer._version) for name, buffer in live.items()}
+        self.live = live = dict(cell.named_buffers())
+        self.versions = {name: (id(buffer), version_of(buffer)) for name, buffer in live.items()}
         if previous is not None and previous.versions == self.versions:
             self.buffers = previous.buffers
         else:
@@ -106,9 +107,14 @@ class Conditions:
     def changed_buffer(self, cell: nn.Module) -> str | None:
         """Return the name of a buffer that is not what it was when this was noted, or None."""
         for name, buffer in cell.named_buffers() if self.versions else ():
-            if self.versions.get(name) != (id(buffer), buffer._version):
+            if self.versions.get(name) != (id(buffer), version_of(buffer)):
                 return name
         return None
+
+    def written_buffer(self) -> str | None:
+        """Return the name of a buffer that has been written to since this was noted, or None."""
+        noted = ((name, self.live[name], version) for name, (_, version) in self.versions.items())
+        return next((name for name, buffer, version in noted if version_of(buffer) != version), None)
 
     def autocast_caches(self) -> bool:
         """Return whether autocast was on and kept the casts of weights for its whole region."""
@@ -122,7 +128,7 @@ class Conditions:
         Raises:
             RuntimeError: No update had changed a buffer, so that no copy was kept, and something has since then.
         """
-        if not self.buffers and (changed := self.changed_buffer(cell)) is not None:
+        if not self.buffers and (changed := self.written_buffer()) is not None:
             raise RuntimeError(
                 f"the cell's buffer {changed} was changed between the forward and the backward pass, so its updates "
                 "cannot be run again: change buffers after backward, or use BPTT()"
@@ -155,7 +161,10 @@ class Restored(Untouched):
                 if module.training != flag:
                     module.training = flag
             torch.set_grad_enabled(True)
-            return {name: buffer.clone() for name, buffer in met.buffers.items()}
+            if met.buffers:
+                return {name: buffer.clone() for name, buffer in met.buffers.items()}
+            now = dict(self._cell.named_buffers())  # others in their place, as after functional_call
+            return {name: buffer for name, buffer in met.live.items() if name in now and now[name] is not buffer}
         except BaseException:
             self.put_back()
             raise
@@ -177,6 +186,13 @@ def drop_untouched(noted: Sequence[Conditions], end: Conditions) -> None:
             conditions.buffers = {}
         if same_generators:
             conditions.generators = []
+
+
+def _without_graph(state: Any) -> Any:
+    """Return a state without the graph that a cell which turns autograd on has recorded."""
+    if isinstance(state, torch.Tensor):
+        return state.detach() if state.requires_grad else state
+    return tree.map_tensors(lambda leaf: leaf.detach() if leaf.requires_grad else leaf, state)
 
 
 def _cut(tensor: torch.Tensor) -> torch.Tensor:

@@ -27,11 +27,11 @@ class ReversiblePass:
     """
 
     def __init__(self, cell: FunctionalCell, how: Any, num_steps: int):
-        self.cell, self.how, self.num_steps, self.watched = cell, how, num_steps, Watched(cell)
+        self.cell, self.how, self.num_steps = cell, how, num_steps
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors that are kept for backward."""
-        cell, how = self.cell, self.how
+        cell, how, watched = self.cell, self.how, Watched(self.cell)
         tensors = [*tree.apart(cell.state)[0], *cell.others]
         versions, conditions = versions_of(tensors), Conditions(cell.cell, tensors)
         notes, draws, anchors = [], [conditions.generators], []
@@ -40,12 +40,12 @@ class ReversiblePass:
             for step in range(self.num_steps):
                 if how.anchors and step and step % how.anchors == 0:
                     anchors.append(tree.flatten(state)[0])
-                state, after = self.watched.update(state, inputs, step)
+                state, after = watched.update(state, inputs, step)
                 if step == 0:
                     check_structure(state, after)
                 with torch.no_grad():
                     notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
-                state = prepared(tree.map_tensors(torch.Tensor.detach, after) if self.watched.watching else after)
+                state = prepared(tree.map_tensors(torch.Tensor.detach, after) if watched.watching else after)
                 # the generators before each update; all the same object where nothing is drawn
                 now = conditions.generator_states()
                 draws.append(draws[-1] if all(map(torch.equal, now, draws[-1])) else now)
@@ -58,7 +58,7 @@ class ReversiblePass:
         conditions.buffers = {}  # no update changed them
         if draws[-1] is draws[0]:
             conditions.generators = []
-        self.conditions, self.draws, self.frozen = conditions, draws, self.watched.frozen()
+        self.conditions, self.draws, self.frozen = conditions, draws, watched.frozen()
         # all tensors in one flat list, for save_for_backward: it frees them in time and notices if they are written to
         leaves, self.touched = tree.flatten(state)[0], [note.touched for note in notes]
         kept, self.rest_last = tree.apart(leaves)
@@ -94,7 +94,7 @@ class ReversibleRecursion(torch.autograd.Function):
         """Undo the updates one after the other, each with its vector-Jacobian product."""
         refuse_second_derivative("ReversibleBPTT")
         run, saved = ctx.run, ctx.saved_tensors
-        run.frozen.check(run.cell.cell)
+        run.frozen.check()
         with Untouched(run.cell.cell, run.conditions):
             sweep = _Sweep(run, saved[len(run.cell.sources) :], ctx.needs_input_grad[3:], cotangents)
             try:
@@ -136,7 +136,7 @@ class _Sweep:
                 run.conditions.set_generators(run.draws[step])  # the masks that this update drew
             # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
             since = next_number()
-            undone = module(state, inputs, step, Note(run.touched[step], self.words[step]))
+            undone = module(state, tree.own_containers(inputs), step, Note(run.touched[step], self.words[step]))
             if not isinstance(undone, Undone):
                 raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
             state, reads = undone.before, undone.reads

@@ -11,7 +11,7 @@ from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged
+from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.recompute import GraphFree
@@ -62,6 +62,12 @@ def carry(
     width = sum(map(is_floating, leaves))
     of_state, of_others = directions[:width], directions[width:]
     moving = [i for i, v in enumerate(of_others) if v is not None]
+    still = [tensor for tensor, v in zip(others, of_others, strict=True) if v is None]
+    if moving and any(isinstance(module, torch.jit.ScriptModule) for module in cell.cell.modules()):
+        raise CannotCarry(
+            "the cell has scripted or traced modules, whose weights cannot be given tangents: use the modules from "
+            "before torch.jit, or ForwardGradient(perturb='state')"
+        )
     v = [of_others[i] for i in moving]
     given = next((d for d in directions if d is not None), None)
     leaves, others = list(map(_detached, leaves)), list(map(_detached, others))
@@ -71,6 +77,7 @@ def carry(
     with _Carrying(cell.cell):
         for step in steps:
             after: list[Any] = []
+            since = next_number()
 
             def update(state: list, moved: list, step: int = step, before: list = leaves, after: list = after) -> Any:
                 read = list(others)
@@ -86,7 +93,8 @@ def carry(
                 floating, pushed, carried = _pushed(
                     update, floating, [others[i] for i in moving], _split(u, floating), v
                 )
-            check_nothing_hidden(floating, [])
+            # what the cell reads itself, in code that a mode cannot see, is right as it is unless it is to move
+            check_nothing_hidden(floating, still, since)
             queue, floating = iter(carried), [leaf.detach() for leaf in floating]
             after = [next(queue) if _is_carried(leaf) else leaf for leaf in after]
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))

@@ -63,6 +63,12 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
     return unflatten([fn(leaf) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves])
 
 
+def own_containers(values: Any) -> Any:
+    """Return a tree with the same leaves in containers of its own, for a cell that fills those it is given."""
+    plain = values is None or isinstance(values, torch.Tensor)
+    return values if plain else map_tensors(lambda leaf: leaf, values)
+
+
 def apart(leaves: Leaves) -> tuple[list[torch.Tensor], Leaves]:
     """Return the tensors among leaves, and the leaves with a mark in the place of each tensor; see `together`."""
     rest = [torch.Tensor if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
