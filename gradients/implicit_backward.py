@@ -173,7 +173,7 @@ def _fallback_gradients(
                 entries = masked_inputs(cell, entries, rows, keep) if cut else entries
             rollout = cell.call(fall_back, entries, buffers)
         leaves = tree.flatten(rollout.state)[0]
-        if how.forward == "unroll":  # these updates have led to the last state before
+        if how.forward == "unroll" and not cut:  # these updates have led to the last state before
             met.compare(run.num_steps, leaves if keep is None else rows.masked(leaves, keep))
         return rollout, rows.join(leaves).detach()
 
@@ -181,11 +181,6 @@ def _fallback_gradients(
     rollout.stats.cell_evaluations += (runs - 1) * run.window
     met.judge("ImplicitGradient", "raise")
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
-    if how.forward == "unroll" and keep is None:  # the updates from there have led to the last state before
-        prints = Fingerprints()
-        prints.note(run.num_steps, last)
-        prints.compare(run.num_steps, leaves)
-        prints.judge("ImplicitGradient", "raise")
     asked = any(requires_grad(tensor) for tensor in sources)
     nodes = check_nothing_hidden(leaves, [*sources, *cell.frozen], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)
