@@ -1,7 +1,8 @@
 """Whether a state that was computed again is the state that was computed before, without keeping that one."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.linalg import vector_norm
 from loopgrad.gradients.graphs import is_floating
 
 _Mark = tuple[Tensor, Tensor]  # of the rows of a leaf: their numbers, and their sizes
+_Pair = tuple[int, Tensor, Tensor, Tensor]  # the step, the mark that was noted, and the numbers of now
 
 
 class Fingerprints:
@@ -31,8 +33,8 @@ class Fingerprints:
         self._noted: dict[int, list[_Mark]] = {}
         self._passing: dict[int, list[_Mark]] = {}
         self._weights: dict[Any, Tensor] = {}
-        self._excess: list[Tensor] = []
-        self._steps: list[int] = []
+        self._compared: list[_Pair] = []
+        self._missed: list[Tensor] = []  # of some comparisons, the first step that was not met; else infinity
 
     def note(self, step: int, leaves: Sequence[Any]) -> None:
         """Note the state before update number `step`."""
@@ -53,33 +55,48 @@ class Fingerprints:
     @torch.no_grad()
     def _compare(self, step: int, leaves: Sequence[Any]) -> None:
         known = self._noted.get(step) or self._passing.get(step)
-        for (noted, size), (now, _) in zip(known, self._marks(leaves), strict=False) if known else ():
-            if now.shape != noted.shape:
-                noted = size = torch.full_like(now, torch.inf)
-            allowed = size * min(max(self._rounding, torch.finfo(now.dtype).eps) ** (2 / 3), 0.03)
-            # where both have left the numbers there is no saying
-            met = (now == noted) | ~(now.isfinite() | noted.isfinite())
-            excess = torch.where(met, 0.0, (now - noted).abs() / allowed)
-            self._excess.append(excess.nan_to_num(torch.inf).amax().float())
-            self._steps.append(step)
+        for mark, rows in zip(known, _matrices(leaves), strict=False) if known else ():
+            self._compared.append((step, *mark, self._numbers(rows)))
+        if len(self._compared) >= 16:  # together, for each operation has its price, and yet not held for long
+            self._fold()
 
+    def _fold(self) -> None:
+        groups: dict[Any, list[_Pair]] = {}
+        for pair in self._compared:
+            step, then, _, now = pair
+            if then.shape == now.shape and then.dtype == now.dtype:
+                groups.setdefault((now.dtype, now.device), []).append(pair)
+            else:
+                self._missed.append(torch.tensor(float(step)))
+        self._compared = []
+        for (dtype, device), group in groups.items():
+            numbers, *marks = zip(*group, strict=True)
+            then, size, now = map(torch.cat, marks)
+            counts = torch.tensor([len(it) for it in marks[0]], device=device)
+            steps = torch.tensor(numbers, dtype=torch.float32, device=device).repeat_interleave(counts)
+            allowed = size * min(max(self._rounding, torch.finfo(dtype).eps) ** (2 / 3), 0.03)
+            # where both have left the numbers there is no saying
+            met = (now == then) | ~(now.isfinite() | then.isfinite()) | ((now - then).abs() < allowed)
+            self._missed.append(torch.where(met, torch.inf, steps).amin())
+
+    @torch.no_grad()
     def judge(self, owner: str, verify: str) -> None:
         """Raise or warn if a state was not met again, and forget what came of it.
 
         Raises:
             RuntimeError: verify="raise", naming the update and what to look for.
         """
-        excess, steps = self._excess, self._steps
-        self._excess, self._steps = [], []
-        if verify == "off" or not excess:
+        self._fold()
+        missed, self._missed = self._missed, []
+        if verify == "off" or not missed:
             return
-        # the one time that the device is waited for
-        found = torch.stack([each.to(excess[0]) for each in excess]).tolist()
-        missed = [step for step, much in zip(steps, found, strict=True) if not much <= 1]
-        if not missed:
+        first = min(
+            torch.stack([step.to(missed[0].device) for step in missed]).tolist()
+        )  # here the device is waited for
+        if first == math.inf:
             return
         message = (
-            f"{owner} did not meet the state before update {min(missed)} again, so the gradient is wrong: the cell "
+            f"{owner} did not meet the state before update {first:.0f} again, so the gradient is wrong: the cell "
             "gave other values when it was run again. Look for Python state that changes from call to call (a counter, "
             "a cache in a list), a generator of its own, tensors that were changed since the forward pass, or a kernel "
             "that is not deterministic (torch.use_deterministic_algorithms(True) finds it); carry what changes in the "
@@ -91,16 +108,22 @@ class Fingerprints:
 
     @torch.no_grad()
     def _marks(self, leaves: Sequence[Any]) -> list[_Mark]:
-        return [self._mark(leaf) for leaf in leaves if is_floating(leaf) and leaf.numel() and not leaf.is_meta]
+        return [(self._numbers(rows), vector_norm(rows, torch.inf, dim=1)) for rows in _matrices(leaves)]
 
-    def _mark(self, leaf: Tensor) -> _Mark:
-        leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
-        rows = leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1)
+    def _numbers(self, rows: Tensor) -> Tensor:
         key = rows.shape[1], rows.dtype, rows.device
         if key not in self._weights:
             wide = torch.arange(1, key[0] + 1, dtype=torch.float32, device=rows.device)
             self._weights[key] = (torch.cos(2.4 * wide) / key[0] ** 0.5).to(rows.dtype)
-        return torch.mv(rows, self._weights[key]), vector_norm(rows, torch.inf, dim=1)
+        return torch.mv(rows, self._weights[key])
+
+
+def _matrices(leaves: Sequence[Any]) -> Iterator[Tensor]:
+    """Give the floating leaves as (rows, numbers)."""
+    for leaf in leaves:
+        if is_floating(leaf) and leaf.numel() and not leaf.is_meta:
+            leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
+            yield leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1)
 
 
 def is_landmark(step: int, num_steps: int) -> bool:
