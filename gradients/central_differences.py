@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from loopgrad.gradients.contract import check_shapes, check_structure
+from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, check_nothing_hidden, merged, next_number
+from loopgrad.gradients.implicit_verdict import relative
 from loopgrad.gradients.noise import Noise
 from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
@@ -19,8 +22,10 @@ class TooCoarse(ValueError):
     """Central differences were asked for in 16-bit arithmetic."""
 
 
-def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[list[Any], Tensor]:
-    """Return the last state's leaves, and (z(+eps) - z(-eps)) / (2 eps) for each tangent, (K, rows, features).
+def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> tuple[list[Any], Tensor, Tensor]:
+    """Return the last state's leaves, (z(+eps) - z(-eps)) / (2 eps) for each tangent, and what is doubtful of it.
+
+    The tangents are (K, rows, features), the doubts of `ForwardStats` (K, rows).
 
     Args:
         run: The pass, whose conditions every recursion meets again.
@@ -28,7 +33,8 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
         chosen: Which of them are perturbed, once; none of them to perturb the state after each update.
     """
     cell, how, rows, width = run.cell, run.how, run.rows, len(tensors) - len(run.cell.others)
-    last, found = _run(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0), []
+    last = _run(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0, run.prints)
+    middle, found, doubts = rows.join(last), [], []
     for k in range(how.num_tangents):
         ends = []
         for epsilon in (how.epsilon, -how.epsilon):
@@ -41,8 +47,11 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
                 start = merged(moved[:width], cell.state)
                 end = _run(cell, run.num_steps, start, moved[width:], buffers, rows, within, epsilon)
             ends.append(rows.join(end))
-        found.append((ends[0] - ends[1]) / (2 * how.epsilon))
-    return last, torch.stack(found)
+        apart = ends[0] - ends[1]
+        found.append(apart / (2 * how.epsilon))
+        bend = (ends[0] + ends[1] - 2 * middle).abs() + torch.finfo(middle.dtype).eps * middle.abs()
+        doubts.append(relative(vector_norm(bend, dim=1), vector_norm(apart, dim=1)))
+    return last, torch.stack(found), torch.stack(doubts)
 
 
 def _run(
@@ -54,6 +63,7 @@ def _run(
     rows: RowLayout,
     noise: Noise | None,
     epsilon: float,
+    prints: Fingerprints | None = None,
 ) -> list[Any]:
     state, shifted = list(leaves), epsilon != 0
     still = [a for a, b in zip(cell.others, others, strict=True) if noise is not None or a is b or torch.equal(a, b)]
@@ -70,6 +80,8 @@ def _run(
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
             check_shapes("ForwardGradient", cell.unflatten_state(state), cell.unflatten_state(after))
             state = after
+            if prints is not None and is_landmark(step + 1, num_steps):
+                prints.meet(step + 1, state)
             if noise is not None and step < num_steps - 1:
                 joined = rows.join(state)
                 moved = joined + epsilon * noise.draw(joined.shape, joined.dtype)[0]

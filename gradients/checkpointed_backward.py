@@ -118,6 +118,7 @@ class _Reversal:
 
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
         self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
+        self.verify = run.verify
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
         queue = iter(saved[len(run.cell.sources) :])
         stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
@@ -154,6 +155,8 @@ class _Reversal:
             for stop in places:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
+                if self.verify != "off":
+                    self.prints.meet(bounds[stop], leaves)
                 if self.offload and stop != block:
                     leaves = [_stored(leaf) for leaf in leaves]
                 # what the updates have come to: in the copies they were given, or in the module where they set it anew

@@ -40,19 +40,27 @@ class Stats:
             parameters, however much of it BPTT would find in earlier updates. So is a sample at a fixed point of its
             arithmetic, which has its gradient as ever: nothing that is computed anyway tells the two apart. Only
             `ImplicitGradient` takes products with the Jacobian, and counts the former alone, after backward.
+        residual: Of estimators that take the last state for a fixed point and ask no further, `PhantomGradient` and
+            `TorchDEQ`: how far the cycles that are differentiated have moved it, |f(z) - z| / |f(z)|, the largest, per
+            sample. None of others, and where no gradient was asked for.
     """
 
     cell_evaluations: int
     vjps: int
     stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
+    residual: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def numbers(self) -> dict[str, float]:
         """Return what else is worth a line in a log once backward has run; one transfer from the device.
 
-        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any.
+        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any,
+        "residual" the largest one.
         """
-        share = 0.0 if self.stopped is None else self.stopped.double().mean().item()
-        return {"stopped": share} if share else {}
+        noted = [("stopped", self.stopped, torch.mean), ("residual", self.residual, torch.amax)]
+        known = [(name, of(value.double())) for name, value, of in noted if value is not None and value.numel()]
+        found = torch.stack([value for _, value in known]).tolist() if known else []
+        pairs = zip((name for name, _ in known), found, strict=True)
+        return {name: value for name, value in pairs if name != "stopped" or value}
 
 
 @dataclass(frozen=True)

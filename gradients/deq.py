@@ -107,7 +107,7 @@ class TorchDEQ(Estimator):
             found = list(filter(is_floating, carried))
             _count(stats, period, found)
             if stats.stopped is None and torch.is_grad_enabled():  # the first cycle that is differentiated
-                stats.stopped = before.stopped(found)
+                stats.stopped, stats.residual = before.stopped(found), before.moved(found)
             return found[0] if len(found) == 1 else tuple(found)
 
         starts = [leaf.detach() for leaf in leaves if is_floating(leaf)]

@@ -6,45 +6,65 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from loopgrad.gradients.graphs import is_floating
 
+_Mark = tuple[Tensor, Tensor, float]  # of the rows of a leaf: their numbers, their sizes, and the dtype's epsilon
+
 
 class Fingerprints:
-    """Notes a number per sample of a state, and compares it with that of a state that should be the same.
+    """Notes a number per row of each leaf of a state, and compares them with those of a state that should be the same.
 
-    The numbers are z q, with z a leaf as a matrix (batch, features) and q a fixed vector of cosines: one product with a
-    vector per state, and no state kept. A difference of a sample shows in its number in proportion to its size. Up to
-    the square root of the dtype's epsilon (3 % in 16 bits), relative to the sample's norm, it is put down to rounding.
+    The number is z q / sqrt(n), with z a leaf's row of n numbers and q a fixed vector of cosines: one product per
+    state, and no state kept. A difference of z shows in it in proportion to its size. Up to epsilon^(2/3) of the dtype,
+    relative to the largest number of the row, it is put down to rounding: rows apart, or one sample of 1e38 would pass
+    whatever becomes of the others. What a recursion has forgotten as far as that is not seen; it has then forgotten as
+    much of the gradient.
+
+    Args:
+        rounding: Epsilon to assume at least, where other kernels may have computed the state.
     """
 
-    def __init__(self) -> None:
-        self._noted: dict[int, list[Tensor]] = {}
+    def __init__(self, rounding: float = 0.0) -> None:
+        self._rounding = rounding
+        self._noted: dict[int, list[_Mark]] = {}
+        self._passing: dict[int, list[_Mark]] = {}
         self._weights: dict[Any, Tensor] = {}
         self._excess: list[Tensor] = []
         self._steps: list[int] = []
 
-    @torch.no_grad()
     def note(self, step: int, leaves: Sequence[Any]) -> None:
         """Note the state before update number `step`."""
-        self._noted[step] = [self._numbers(leaf) for leaf in leaves if is_floating(leaf) and not leaf.is_meta]
+        self._noted[step] = self._marks(leaves)
 
-    @torch.no_grad()
+    def meet(self, step: int, leaves: Sequence[Any]) -> None:
+        """Compare the state with what was noted of it; if nothing was, note it until `compare` has been there."""
+        if step in self._noted or step in self._passing:
+            self._compare(step, leaves)
+        else:
+            self._passing[step] = self._marks(leaves)
+
     def compare(self, step: int, leaves: Sequence[Any]) -> None:
         """Compare the state before update number `step`, as it is now, with what was noted; nothing waits for it."""
-        for noted, leaf in zip(self._noted.get(step, ()), filter(is_floating, leaves), strict=False):
-            now, size = self._numbers(leaf), torch.linalg.vector_norm(_matrix(leaf), dim=1)
+        self._compare(step, leaves)
+        self._passing.pop(step, None)
+
+    @torch.no_grad()
+    def _compare(self, step: int, leaves: Sequence[Any]) -> None:
+        known = self._noted.get(step) or self._passing.get(step)
+        for (noted, size, eps), (now, _, _) in zip(known, self._marks(leaves), strict=False) if known else ():
             if now.shape != noted.shape:
-                noted = torch.full_like(now, torch.inf)
-            allowed = size * min(torch.finfo(leaf.dtype).eps ** 0.5, 0.03)
+                noted, size = torch.full_like(now, torch.inf), torch.ones_like(now)
+            allowed = size * max(self._rounding, eps) ** (2 / 3)
             # where both have left the numbers there is no saying
             met = (now == noted) | ~(now.isfinite() | noted.isfinite())
-            excess = torch.where(met, 0.0, (now - noted).abs().nan_to_num(torch.inf) / allowed)
-            self._excess.append(excess.max() if excess.numel() else excess.sum())
+            excess = torch.where(met, 0.0, (now - noted).abs() / allowed)
+            self._excess.append(excess.nan_to_num(torch.inf).amax().float())
             self._steps.append(step)
 
     def judge(self, owner: str, verify: str) -> None:
-        """Raise or warn if a state was not met again, and forget what was compared.
+        """Raise or warn if a state was not met again, and forget what came of it.
 
         Raises:
             RuntimeError: verify="raise", naming the update and what to look for.
@@ -69,21 +89,22 @@ class Fingerprints:
             raise RuntimeError(message)
         warnings.warn(message, stacklevel=2)
 
-    def _numbers(self, leaf: Tensor) -> Tensor:
-        """One number for each sample."""
-        matrix = _matrix(leaf)
-        return torch.mv(matrix, self._cosines(matrix.shape[1], matrix))
+    @torch.no_grad()
+    def _marks(self, leaves: Sequence[Any]) -> list[_Mark]:
+        return [self._mark(leaf) for leaf in leaves if is_floating(leaf) and leaf.numel() and not leaf.is_meta]
 
-    def _cosines(self, count: int, like: Tensor) -> Tensor:
-        key = count, like.dtype, like.device
+    def _mark(self, leaf: Tensor) -> _Mark:
+        eps = torch.finfo(leaf.dtype).eps
+        leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
+        leaf = leaf.float() if leaf.dtype.itemsize < 4 else leaf  # where products neither overflow nor round much
+        rows = leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1)
+        key = rows.shape[1], rows.dtype, rows.device
         if key not in self._weights:
-            wide = torch.arange(1, count + 1, dtype=torch.float32, device=like.device)
-            self._weights[key] = torch.cos(2.4 * wide).to(like.dtype)
-        return self._weights[key]
+            wide = torch.arange(1, key[0] + 1, dtype=torch.float32, device=rows.device)
+            self._weights[key] = (torch.cos(2.4 * wide) / key[0] ** 0.5).to(rows.dtype)
+        return torch.mv(rows, self._weights[key]), vector_norm(rows, torch.inf, dim=1), eps
 
 
-def _matrix(leaf: Tensor) -> Tensor:
-    """A leaf as (samples, features), in a precision in which products neither overflow nor round much."""
-    leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
-    leaf = leaf.to(torch.promote_types(leaf.dtype, torch.float32)) if leaf.dtype.itemsize < 4 else leaf
-    return leaf.reshape(leaf.shape[0], leaf.shape[1:].numel()) if leaf.dim() else leaf.reshape(1, 1)
+def is_landmark(step: int, num_steps: int) -> bool:
+    """Return whether the state before update `step` is one of some sixteen to be compared, the last among them."""
+    return (num_steps - step) % (-(-num_steps // 16)) == 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients.checks import check_int, refuse_second_derivative
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
+from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.forward_recursion import ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating, merged
@@ -110,7 +111,7 @@ class ForwardMode(Estimator):
                 "or use CheckpointedBPTT(), whose cost does not depend on how many there are"
             )
         rows, width = RowLayout(cell.state, per_sample=False), sum(map(is_floating, cell.state))
-        parts, last = [], []
+        parts, last, prints = [], [], Fingerprints()
         for i, chunk in enumerate(chunks(count, self.chunk_size) if count else [range(0)]):
             directions: list[Tensor | None] = [None] * (width + len(cell.others))
             start = 0
@@ -121,11 +122,14 @@ class ForwardMode(Estimator):
                 directions[width + place] = (of_chunk == numbers).to(p.dtype).view(len(chunk), *p.shape)
                 start += p.numel()
             with conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
-                found, u = carry(cell, range(num_steps), cell.state, cell.others, buffers, rows, directions)
+                found, u = carry(
+                    cell, range(num_steps), cell.state, cell.others, buffers, rows, directions, prints=prints
+                )
             last = last if i else found
             parts += [] if u is None else [u]
             stats.cell_evaluations += num_steps
             stats.tangents += num_steps * len(chunk)
+        prints.judge("ForwardMode", "raise")
         return last, torch.cat(parts) if parts else None, chosen
 
     def _chosen(self, cell: nn.Module, functional: FunctionalCell) -> list[Tensor]:
@@ -157,6 +161,7 @@ class _Recursion(torch.autograd.Function):
         refuse_second_derivative("ForwardMode")
         (u,), given = ctx.saved_tensors, iter(cotangents)
         g = ctx.rows.join([next(given) if moves else None for moves in ctx.floating])
+        u = torch.where(g == 0, 0.0, u)  # what has no part in the loss may be infinite
         parts = torch.einsum("krf,rf->k", u, g).split([shape.numel() for shape, _ in ctx.shapes])
         pairs = zip(parts, ctx.shapes, strict=True)
         return None, None, None, *(part.reshape(shape).to(dtype) for part, (shape, dtype) in pairs)

@@ -1,7 +1,7 @@
 """The recursion of a forward gradient as one autograd node, and its two ways back: by directions and by adjoints."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Stats
+from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
     alias,
@@ -30,9 +31,22 @@ from loopgrad.gradients.untouched import Untouched
 
 @dataclass
 class ForwardStats(Stats):
-    """What a forward gradient cost; `tangents` counts updates that one tangent was carried through."""
+    """What a forward gradient cost.
+
+    Attributes:
+        tangents: Updates that one tangent was carried through.
+        doubt: Of mode="central", how much of a difference may be curvature or rounding, per tangent and row, on the
+            device: (|z(+eps) + z(-eps) - 2 z| + u |z|) / |z(+eps) - z(-eps)|, with u the dtype's epsilon. Near 0 all is
+            well; near 1 one of the two runs did not move, or went somewhere else altogether.
+    """
 
     tangents: int = 0
+    doubt: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def numbers(self) -> dict[str, float]:
+        """Return what every estimator does, and with mode="central" the largest doubt."""
+        known = self.doubt is not None and self.doubt.numel()
+        return super().numbers() | ({"doubt": self.doubt.max().item()} if known else {})  # pyright: ignore
 
 
 class ForwardPass:
@@ -59,25 +73,31 @@ class ForwardPass:
         cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.cell.sources, self.stats
         width, num_steps, versions = len(sources) - len(cell.others), self.num_steps, versions_of(sources)
         chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
+        parts = chunks(how.num_tangents, how.chunk_size)
+        again = how.perturb == "state" or (how.mode == "jvp" and len(parts) > 1)
+        dtypes = [rows.dtype, *(dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled)]
+        # attention has another kernel with tangents than without, and rounds otherwise
+        self.prints = Fingerprints(16 * max(torch.finfo(dtype).eps for dtype in dtypes))
         if how.mode == "central":
             check_precision(sources, chosen if any(chosen) else [i < width for i in range(len(sources))])
-            last, u = differences(self, sources, chosen)
+            last, u, stats.doubt = differences(self, sources, chosen)
             stats.cell_evaluations += num_steps * (1 + 2 * how.num_tangents)
         else:
-            last, parts = [], []
-            for i, chunk in enumerate(chunks(how.num_tangents, how.chunk_size)):
+            last, tangents = [], []
+            for i, chunk in enumerate(parts):
                 noise = Noise(self.seed, chunk, how.distribution, sources[0].device)
                 directions = _drawn(noise, sources, chosen)
                 streams = noise if how.perturb == "state" else None
                 with self.conditions.restored(cell.cell) if i else nullcontext({}) as buffers:
-                    found, u = carry(
-                        cell, range(num_steps), cell.state, cell.others, buffers, rows, directions, streams
-                    )
+                    given = cell, range(num_steps), cell.state, cell.others, buffers, rows, directions, streams
+                    found, u = carry(*given, self.prints if again else None)
                 last = last if i else found
                 stats.cell_evaluations += num_steps
                 stats.tangents += num_steps * len(chunk)
-                parts += [] if u is None else [u]
-            u = (torch.cat(parts) if len(parts) > 1 else parts[0]) if parts else None
+                tangents += [] if u is None else [u]
+            u = (torch.cat(tangents) if len(tangents) > 1 else tangents[0]) if tangents else None
+            if len(parts) > 1:
+                self.prints.judge("ForwardGradient", "raise")
         check_unchanged(sources, versions, "its updates cannot be run again")
         return last, u
 
@@ -109,7 +129,7 @@ class ForwardRecursion(torch.autograd.Function):
 def _by_directions(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the mean over tangents of (g . u) v, v drawn again."""
     how, rows, (u,) = run.how, run.rows, saved
-    c = torch.einsum("krf,rf->kr", u, g) / how.num_tangents
+    c = _coefficients(u, g)
     found: list[Tensor | None] = [None] * len(wanted)
     for k in range(how.num_tangents):
         noise = Noise(run.seed, range(k, k + 1), how.distribution, u.device)
@@ -131,7 +151,7 @@ def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: A
     others = cell.stand_ins(list(needs))
     known, found = [t for t in others if t.requires_grad], [None] * len(wanted)
     noise, u = Noise(run.seed, range(how.num_tangents), how.distribution, g.device), saved[len(wanted) :]
-    c = torch.einsum("krf,rf->kr", u[0], g) / how.num_tangents if u else g.new_zeros(how.num_tangents, len(g))
+    c = _coefficients(u[0], g) if u else g.new_zeros(how.num_tangents, len(g))
     with run.conditions.restored(cell.cell) as buffers:
         for step in range(run.num_steps):
             since = next_number()
@@ -147,11 +167,19 @@ def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: A
             last = step == run.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
             _accumulate(found, [*filter(is_floating, state), *others], outputs, adjoint, rows)
+            if is_landmark(step + 1, run.num_steps):
+                run.prints.meet(step + 1, outputs)
             leaves = [alias(leaf, False) for leaf in outputs]
             del outputs, state
+    run.prints.judge("ForwardGradient", "raise")
     run.stats.cell_evaluations += run.num_steps
     run.stats.vjps += run.num_steps
     return [None if total is None else total.to(dtype) for total, (_, dtype, _) in zip(found, shapes, strict=True)]
+
+
+def _coefficients(u: Tensor, g: Tensor) -> Tensor:
+    """Return (g . u) / K by row; 0 for a sample that has no part in the loss, even where u is not finite."""
+    return torch.where((g == 0).all(dim=1), 0.0, torch.einsum("krf,rf->kr", u, g) / len(u))
 
 
 def _accumulate(found: list, sources: list[Tensor], outputs: list[Any], adjoint: Tensor, rows: RowLayout) -> None:

@@ -145,9 +145,8 @@ def _fallback_gradients(
     run: Any, start: list[Any], last: list[Any], others: list[Tensor], b: Tensor, keep: Tensor | None
 ) -> tuple[Stats, list[Tensor | None], list[Tensor | None]]:
     """Return the cost of the fallback and its gradients of the state and the other tensors for the cotangent b."""
-    cell, how, rows, since = run.cell, run.how, run.rows, next_number()
-
-    runs = 0
+    cell, how, rows, since, runs, met = run.cell, run.how, run.rows, next_number(), 0, Fingerprints()
+    met.note(run.num_steps, last if keep is None else rows.masked(last, keep))
 
     def fallen(cut: bool) -> tuple[Rollout, Tensor]:
         nonlocal runs
@@ -162,16 +161,15 @@ def _fallback_gradients(
                 viewed = rows.masked(viewed, keep)
                 entries = masked_inputs(cell, entries, rows, keep) if cut else entries
             rollout = cell.call(fall_back, entries, buffers)
-        return rollout, rows.join(tree.flatten(rollout.state)[0]).detach()
+        leaves = tree.flatten(rollout.state)[0]
+        if how.forward == "unroll":  # these updates have led to the last state before
+            met.compare(run.num_steps, leaves if keep is None else rows.masked(leaves, keep))
+        return rollout, rows.join(leaves).detach()
 
     rollout = fallen(False)[0] if keep is None else without_lost(fallen, keep)
     rollout.stats.cell_evaluations += (runs - 1) * run.window
+    met.judge("ImplicitGradient", "raise")
     leaves, sources, stats = tree.flatten(rollout.state)[0], [*start, *others], rollout.stats
-    if how.forward == "unroll" and keep is None:  # the updates from there have led to the last state before
-        prints = Fingerprints()
-        prints.note(run.num_steps, last)
-        prints.compare(run.num_steps, leaves)
-        prints.judge("ImplicitGradient", "raise")
     asked = any(requires_grad(tensor) for tensor in sources)
     nodes = check_nothing_hidden(leaves, [*sources, *cell.frozen], since) if asked else []
     gradients = pull_back(leaves, rows.split(b), sources)

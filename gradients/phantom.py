@@ -81,18 +81,20 @@ class PhantomGradient(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         last = run_watched(cell, state, inputs, range(num_steps))
         leaves, unflatten = tree.flatten(last)
-        ahead, before = leaves, Before(leaves)
+        ahead, before, steps = leaves, Before(leaves), []
         for count in range(1, self.num_steps + 1):
             after = run(cell, unflatten(ahead), inputs, range(num_steps - period, num_steps))
             check_shapes("PhantomGradient", last, after)
             image = tree.flatten(after)[0]
             if not any(map(requires_grad, image)):  # nothing to differentiate, and so in any further cycle
                 return Rollout(last, Stats(num_steps + count * period, vjps=0))
+            steps.append(Before(ahead).moved(image))
             ahead = [self._damped(*pair) for pair in zip(ahead, image, strict=True)]
         extra, found = self.num_steps * period, before.stopped(ahead)
+        residual = None if None in steps else torch.stack(steps).amax(dim=0)
         pairs = zip(leaves, ahead, strict=True)
         state = unflatten([_WithGradientOf.apply(z, u) if is_floating(z) else z for z, u in pairs])
-        return Rollout(state, Stats(num_steps + extra, vjps=extra, stopped=found))
+        return Rollout(state, Stats(num_steps + extra, vjps=extra, stopped=found, residual=residual))
 
     def _damped(self, old: Any, new: Any) -> Any:
         return new if self.damping == 1 or not is_floating(new) else old + self.damping * (new - old)

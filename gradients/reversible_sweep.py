@@ -1,7 +1,5 @@
 """Going through an invertible recursion without keeping its states, and back by undoing update after update."""
 
-import math
-import warnings
 from typing import Any
 
 import torch
@@ -13,12 +11,10 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.gradient_sums import GradientSums
 from loopgrad.gradients.graphs import is_floating, next_number, requires_grad
 from loopgrad.gradients.invertible import Note, Undone
+from loopgrad.gradients.met_again import MetAgain
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions, GraphFree
 from loopgrad.gradients.untouched import Untouched
-
-# relative difference of a first state reconstructed in floating point that is put down to rounding
-TOLERANCE = 0.1
 
 
 class ReversiblePass:
@@ -132,7 +128,7 @@ class _Sweep:
         """Return the gradients of the floating leaves of the first state; those of the rest are added up in `sums`."""
         # invariant: `state` is the one after update `step`, and `grads` that of the loss by each of its leaves
         run, cell, last, grads, sums = self.forward, self.cell, self.last, self.grads, self.sums
-        state, verify, anchors = cell.unflatten_state(last), run.how.verify, run.how.anchors
+        state, met, anchors = cell.unflatten_state(last), MetAgain(cell, run.how.verify, last), run.how.anchors
         for step in reversed(range(run.num_steps)):
             if not any(grad is not None for grad in grads):
                 break
@@ -167,46 +163,15 @@ class _Sweep:
                     grads[i] = read.to(before[i].dtype) if grads[i] is None else torch.add(grads[i], read)
             if anchors and step and step % anchors == 0:
                 anchor = self.anchors[step // anchors - 1]
-                _verify(cell, verify, state, anchor, last, f"the state before update {step}")
+                met.judge(state, anchor, f"the state before update {step}")
                 state = cell.unflatten_state(anchor)
+            elif step:
+                met.undone(state)
         else:  # only a sweep that has come to the beginning can compare it with the first state
-            _verify(cell, verify, state, cell.state, last, "the first state")
+            met.judge(state, cell.state, "the first state")
         grads += [None] * (len(last) - len(grads))
         return [grad for grad, leaf in zip(grads, cell.state, strict=True) if is_floating(leaf)]
 
 
 def _name(cell: FunctionalCell) -> str:
     return type(getattr(cell.cell, "_orig_mod", cell.cell)).__name__
-
-
-@torch.no_grad()
-def _verify(cell: FunctionalCell, verify: str, got: Any, kept: Any, last: list[Any], what: str) -> None:
-    """Compare a state as reconstructed with what it was."""
-    if verify == "off":
-        return
-    states = (got, cell.unflatten_state(kept), cell.unflatten_state(last))
-    met, given, end = (cell.cell.verified(state) for state in states)  # pyright: ignore[reportCallIssue]
-    finite = all(bool(leaf.isfinite().all()) for leaf in last if is_floating(leaf))
-    worst = 0.0
-    for mine, true in zip(met, given, strict=True):
-        if not finite:  # where the recursion itself has left the numbers, nothing can be met again
-            known = mine.isfinite() & true.isfinite()
-            mine, true = torch.where(known, mine, 0), torch.where(known, true, 0)
-        if not torch.equal(mine, true):
-            worst = max(worst, float((mine - true).abs().nan_to_num(math.inf).max()))
-    # rounding is that of the values on the way, of which a first state of zeros says nothing
-    sizes = [float(leaf.abs().nan_to_num(0.0, posinf=0.0).max()) for leaf in (*given, *end) if leaf.numel()]
-    worst /= max([1e-30, *sizes])
-    if worst <= (0.0 if cell.cell.exact else TOLERANCE):
-        return
-    message = (
-        f"ReversibleBPTT did not meet {what} again (largest difference {worst:.2g} of the largest value), so "
-        "the gradient is wrong: the cell gave other values when it was run again, or its forward does not undo what it "
-        "does. Look for a generator of its own, a kernel that is not deterministic "
-        "(torch.use_deterministic_algorithms(True) finds it), Python state that changes from call to call, a state "
-        "beyond 2^20, where exact arithmetic ends, or a cell of your own whose arithmetic rounds: that one says "
-        "exact = False; or use CheckpointedBPTT()"
-    )
-    if verify == "raise":
-        raise RuntimeError(message)
-    warnings.warn(message, stacklevel=2)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import jvp, vmap
 
 from loopgrad.gradients.contract import check_shapes, check_structure
+from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
@@ -33,6 +34,7 @@ def carry(
     rows: RowLayout,
     directions: Sequence[Tensor | None],
     noise: Noise | None = None,
+    prints: Fingerprints | None = None,
 ) -> tuple[list[Any], Tensor | None]:
     """Run updates with tangents beside the state.
 
@@ -48,6 +50,7 @@ def carry(
         rows: How tangents are laid out.
         directions: For each floating one of `leaves` and each of `others`, its tangents (K, *shape), or None for zero.
         noise: Added to the tangents after each update but the last.
+        prints: Meet some of the states on the way, which every run must pass through.
 
     Returns:
         The last state's leaves, and its tangents (K, rows, features), None if nothing had any.
@@ -97,6 +100,8 @@ def carry(
             check_structure(cell.unflatten_state(leaves), cell.unflatten_state(after))
             check_shapes("a tangent", cell.unflatten_state(leaves), cell.unflatten_state(after))
             leaves = merged(floating, after)
+            if prints is not None and is_landmark(step + 1, steps.stop):
+                prints.meet(step + 1, leaves)
             u = u if u is None else _join(pushed, rows).detach()
             if noise is not None and step != steps[-1]:
                 drawn = noise.draw(rows.join(leaves).shape, rows.dtype)

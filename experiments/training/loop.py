@@ -97,7 +97,8 @@ def _step(
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     numbers = result.output.stats.numbers()
-    entry |= {name if name == "stopped" else f"implicit_{name}": value for name, value in numbers.items()}
+    own = ("stopped", "residual", "doubt")
+    entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
     if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
