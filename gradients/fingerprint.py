@@ -17,10 +17,10 @@ class Fingerprints:
     """Notes a number per row of each leaf of a state, and compares them with those of a state that should be the same.
 
     The number is z q / sqrt(n), with z a leaf's row of n numbers and q a fixed vector of cosines: one product per
-    state, and no state kept. A difference of z shows in it in proportion to its size. Up to epsilon^(2/3) of the dtype,
-    relative to the largest number of the row, it is put down to rounding: rows apart, or one sample of 1e38 would pass
-    whatever becomes of the others. What a recursion has forgotten as far as that is not seen; it has then forgotten as
-    much of the gradient.
+    state, and no state kept. A difference of z shows in it in proportion to its size. Up to epsilon^(2/3) of the dtype
+    (3 % in 16 bits), relative to the largest number of the row, it is put down to rounding: rows apart, or one sample
+    of 1e38 would pass whatever becomes of the others. What a recursion has forgotten as far as that is not seen; it has
+    then forgotten as much of the gradient.
 
     Args:
         rounding: Epsilon to assume at least, where other kernels may have computed the state.
@@ -56,7 +56,7 @@ class Fingerprints:
         for (noted, size, eps), (now, _, _) in zip(known, self._marks(leaves), strict=False) if known else ():
             if now.shape != noted.shape:
                 noted, size = torch.full_like(now, torch.inf), torch.ones_like(now)
-            allowed = size * max(self._rounding, eps) ** (2 / 3)
+            allowed = size * min(max(self._rounding, eps) ** (2 / 3), 0.03)
             # where both have left the numbers there is no saying
             met = (now == noted) | ~(now.isfinite() | noted.isfinite())
             excess = torch.where(met, 0.0, (now - noted).abs() / allowed)

@@ -57,10 +57,10 @@ class ImplicitGradient(Estimator):
     `Rollout.stats.verdict` holds the numbers per sample once backward has run.
 
     Cost:
-        T cell evaluations; in backward one cycle is run again, then one product of the cycle map per step of the
-        solver and one for the parameters. Saves two states. In backward the graph of one cycle lives beside the
-        solver's vectors (two per product for "gcr", one for "gmres", seven in all for "bicgstab"). Samples that are not
-        trusted add the fallback's own cost.
+        T cell evaluations; in backward one cycle is run again, and its first update twice, which shows what a cell
+        keeps outside its state. Then one product of the cycle map per step of the solver and one for the parameters.
+        Saves two states. In backward the graph of one cycle lives beside the solver's vectors (two per product for
+        "gcr", one for "gmres", seven in all for "bicgstab"). Samples that are not trusted add the fallback's own cost.
     Not recommended when:
         The recursion does not converge: all samples then get the fallback's gradient, which costs
         less by itself. With warm_start a run that is resumed is not repeated to the last bit.

@@ -22,6 +22,7 @@ from loopgrad.gradients.graphs import (
 )
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs, without_lost
+from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.solvers import LINEAR
 
 
@@ -45,6 +46,7 @@ def implicit_gradients(
     b, z = rows.join([next(given) if is_floating(leaf) else None for leaf in leaves]), rows.join(leaves)
     cycle, runs = (cell, leaves, others, run.cycle_conditions, run.cycle, rows), 1
     f = Linearised(*cycle)
+    _check_repeated(run, f.first, leaves, others)
     moved, size, largest = vector_norm(f.image - z, dim=1), vector_norm(f.image, dim=1), b.abs().amax(dim=1)
     finite = (moved + size + largest) < torch.inf  # nan is not
     forward = relative(moved, size)
@@ -85,7 +87,7 @@ def implicit_gradients(
     if any_solved:
         trusted = w * scale
         found = f.gradients(trusted if all_passed else torch.where(used.unsqueeze(1), trusted, 0.0))
-    evaluations, vjps = runs * len(run.cycle), f.vjps * len(run.cycle)
+    evaluations, vjps = runs * len(run.cycle) + 1, f.vjps * len(run.cycle)
     if any_back:
         del f, w
         keep = None if all_finite else finite
@@ -110,6 +112,15 @@ def implicit_gradients(
     if not all_passed and how.on_unconverged == "warn":
         warnings.warn(f"ImplicitGradient: {unconverged(verdict)}", stacklevel=2)
     return [g for g, leaf in zip(of_state, cell.state, strict=True) if is_floating(leaf)] + found
+
+
+def _check_repeated(run: Any, after: list[Any], leaves: list[Any], others: list[Tensor]) -> None:
+    """Raise if the first update of the cycle does something else when it is run once more."""
+    cell, step, met = run.cell, run.cycle.start, Fingerprints()
+    met.note(step + 1, after)
+    with run.cycle_conditions.restored(cell.cell) as buffers, GraphFree(cell.cell):
+        met.compare(step + 1, cell.run_on(leaves, others, buffers, step, step + 1))
+    met.judge("ImplicitGradient", "raise")
 
 
 def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
@@ -162,7 +173,7 @@ def _fallback_gradients(
                 entries = masked_inputs(cell, entries, rows, keep) if cut else entries
             rollout = cell.call(fall_back, entries, buffers)
         leaves = tree.flatten(rollout.state)[0]
-        if how.forward == "unroll":  # these updates have led to the last state before
+        if how.forward == "unroll" and not cut:  # these updates have led to the last state before
             met.compare(run.num_steps, leaves if keep is None else rows.masked(leaves, keep))
         return rollout, rows.join(leaves).detach()
 

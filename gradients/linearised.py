@@ -31,6 +31,7 @@ class Linearised:
 
     Attributes:
         image: f(z), (rows, features).
+        first: Leaves of the state after the first of these updates.
         vjps: Products taken so far.
         handed_on: Which rows of the first vector, where not zero, its product with J^T has left as they were, (rows,)
             bool: J is 1 in those rows, where the cell hands the state on. None before the first product.
@@ -56,7 +57,9 @@ class Linearised:
             if keep is not None and cut:
                 entries = masked_inputs(cell, entries, rows, keep)
             viewed = [leaf_view(leaf) for leaf in self._state]
-            self._outputs = cell.run_on(viewed, entries, buffers, steps.start, steps.stop)
+            self.first = cell.run_on(viewed, entries, buffers, steps.start, steps.start + 1)
+            self._outputs = cell.run_on(self.first, entries, buffers, steps.start + 1, steps.stop)
+        self.first = [alias(leaf, False) for leaf in self.first]
         check_nothing_hidden(self._outputs, [*self._state, *others, *cell.frozen], since)
         self.image = rows.join(self._outputs).detach()
 

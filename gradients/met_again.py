@@ -11,7 +11,7 @@ from torch import Tensor
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating
 
-# relative difference of a state reconstructed in floating point that is put down to rounding
+# share of a state that rounding may come to
 TOLERANCE = 0.1
 
 
@@ -36,6 +36,7 @@ class MetAgain:
     @torch.no_grad()
     def undone(self, state: Any) -> None:
         """Take a state as it was reconstructed, or better as it is known to have been."""
+        self._count += 1
         if self._rounds:
             size = _largest(self._verified(state))
             self._lost |= (size > 0) & (self._eps * self._size > TOLERANCE * size)  # of zeros nothing is lost
@@ -52,7 +53,7 @@ class MetAgain:
             return
         self.undone(self._cell.unflatten_state(list(kept)))
         worst = self._difference(state, kept)
-        if worst > (TOLERANCE if self._rounds else 0.0):
+        if worst > (self._allowed() if self._rounds else 0.0):
             self._say(
                 f"did not meet {what} again (largest difference {worst:.2g} of the largest value), so the gradient is "
                 "wrong: the cell gave other values when it was run again, or its forward does not undo what it does. "
@@ -70,11 +71,22 @@ class MetAgain:
         self._begin(kept)
 
     def _begin(self, leaves: Sequence[Any]) -> None:
+        self._count = 0
         if self._rounds:
             found = self._verified(self._cell.unflatten_state(list(leaves)))
             self._eps = max((torch.finfo(leaf.dtype).eps for leaf in found), default=0.0)
             self._size = _largest(found)
             self._lost = torch.zeros_like(self._size, dtype=torch.bool)
+
+    def _allowed(self) -> float:
+        """Return the difference that is put down to rounding.
+
+        Two thirds of the digits, for a cell may multiply it on the way back, or as much as the arithmetic of the
+        coupling does by itself, which comes to the tolerance at its `safe_length`.
+        """
+        safe = self._cell.cell.safe_length
+        used = min(1.0, self._count / safe) if safe else 0.0  # pyright: ignore[reportOperatorIssue]
+        return min(TOLERANCE, max(self._eps ** (1 / 3), 10 * self._eps ** (1 - used) * TOLERANCE**used))
 
     def _difference(self, state: Any, kept: Sequence[Any]) -> float:
         """Return the largest difference, relative to the largest value in the state that is known and in the last."""
