@@ -12,7 +12,7 @@ from torch.linalg import vector_norm
 from loopgrad.gradients.graphs import is_floating
 
 _Mark = tuple[Tensor, Tensor]  # of the rows of a leaf: their numbers, and their sizes
-_Pair = tuple[int, Tensor, Tensor, Tensor]  # the step, the mark that was noted, and the numbers of now
+_Pair = tuple[int, Tensor, Tensor, Tensor, float]  # the step, the mark of then, the numbers of now, and the epsilon
 
 
 class Fingerprints:
@@ -55,26 +55,26 @@ class Fingerprints:
     @torch.no_grad()
     def _compare(self, step: int, leaves: Sequence[Any]) -> None:
         known = self._noted.get(step) or self._passing.get(step)
-        for mark, rows in zip(known, _matrices(leaves), strict=False) if known else ():
-            self._compared.append((step, *mark, self._numbers(rows)))
+        for mark, (rows, eps) in zip(known, _matrices(leaves), strict=False) if known else ():
+            self._compared.append((step, *mark, self._numbers(rows), eps))
         if len(self._compared) >= 16:  # together, for each operation has its price, and yet not held for long
             self._fold()
 
     def _fold(self) -> None:
         groups: dict[Any, list[_Pair]] = {}
         for pair in self._compared:
-            step, then, _, now = pair
+            step, then, _, now, eps = pair
             if then.shape == now.shape and then.dtype == now.dtype:
-                groups.setdefault((now.dtype, now.device), []).append(pair)
+                groups.setdefault((eps, now.dtype, now.device), []).append(pair)
             else:
                 self._missed.append(torch.tensor(float(step)))
         self._compared = []
-        for (dtype, device), group in groups.items():
-            numbers, *marks = zip(*group, strict=True)
+        for (eps, _, device), group in groups.items():
+            numbers, *marks, _ = zip(*group, strict=True)
             then, size, now = map(torch.cat, marks)
             counts = torch.tensor([len(it) for it in marks[0]], device=device)
             steps = torch.tensor(numbers, dtype=torch.float32, device=device).repeat_interleave(counts)
-            allowed = size * min(max(self._rounding, torch.finfo(dtype).eps) ** (2 / 3), 0.03)
+            allowed = size * min(max(self._rounding, eps) ** (2 / 3), 0.03)
             # where both have left the numbers there is no saying
             met = (now == then) | ~(now.isfinite() | then.isfinite()) | ((now - then).abs() < allowed)
             self._missed.append(torch.where(met, torch.inf, steps).amin())
@@ -90,9 +90,8 @@ class Fingerprints:
         missed, self._missed = self._missed, []
         if verify == "off" or not missed:
             return
-        first = min(
-            torch.stack([step.to(missed[0].device) for step in missed]).tolist()
-        )  # here the device is waited for
+        # here the device is waited for
+        first = min(torch.stack([step.to(missed[0].device) for step in missed]).tolist())
         if first == math.inf:
             return
         message = (
@@ -108,7 +107,7 @@ class Fingerprints:
 
     @torch.no_grad()
     def _marks(self, leaves: Sequence[Any]) -> list[_Mark]:
-        return [(self._numbers(rows), vector_norm(rows, torch.inf, dim=1)) for rows in _matrices(leaves)]
+        return [(self._numbers(rows), vector_norm(rows, torch.inf, dim=1)) for rows, _ in _matrices(leaves)]
 
     def _numbers(self, rows: Tensor) -> Tensor:
         key = rows.shape[1], rows.dtype, rows.device
@@ -118,12 +117,14 @@ class Fingerprints:
         return torch.mv(rows, self._weights[key])
 
 
-def _matrices(leaves: Sequence[Any]) -> Iterator[Tensor]:
-    """Give the floating leaves as (rows, numbers)."""
+def _matrices(leaves: Sequence[Any]) -> Iterator[tuple[Tensor, float]]:
+    """Give the floating leaves as (rows, numbers), each with the epsilon of its dtype."""
     for leaf in leaves:
         if is_floating(leaf) and leaf.numel() and not leaf.is_meta:
+            eps = torch.finfo(leaf.dtype).eps
             leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
-            yield leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1)
+            leaf = leaf.float() if leaf.dtype.itemsize < 4 else leaf  # where products neither overflow nor round much
+            yield leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1), eps
 
 
 def is_landmark(step: int, num_steps: int) -> bool:

@@ -19,6 +19,7 @@ from loopgrad.gradients.row_layout import RowLayout
 
 # what torch says when an operator has no forward-mode rule, no batching rule, or writes where it must not
 _MARKS = ("forward ad", "forward-mode", "jvp", "vmap", "batching rule", "functorch", "functional transform", "in-place")
+_MARKS = (*_MARKS, "have storage", "numpy")
 
 
 class CannotCarry(RuntimeError):

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 # other schedules, couplings and tangents than those of the fast tests, which all run in test_foreign_cells.py
 MORE = ("checkpointed_4", "checkpointed_binomial_1", "checkpointed_budget", "reversible_damped")
-MORE = (*MORE, "random_whole", "forward_first_central", "truncated_whole")
+MORE = (*MORE, "random_whole", "forward_first_central", "truncated_whole", "forward_first_update", "checkpointed_1")
 EXACT = [
     pytest.param(name, marks=pytest.mark.slow) if name in MORE else name
     for name, case in CASES.items()

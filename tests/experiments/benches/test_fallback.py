@@ -35,6 +35,7 @@ def test_error_and_cosine_are_those_of_a_loop_that_is_cut(cell):
     assert found["checkpointed"]["error"] < 1e-12
 
 
+@pytest.mark.slow
 def test_every_candidate_has_a_row_in_every_setting_and_a_line_in_the_text():
     rows = SMALL.rows()
     assert [row["fallback"] for row in rows[:9]] == list(candidates(4))
