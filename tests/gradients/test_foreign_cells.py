@@ -11,6 +11,8 @@ from loopgrad.gradients import ForwardMode
 pytestmark = pytest.mark.usefixtures("float64")
 every_model = pytest.mark.parametrize("model", FOREIGN)
 
+# further schedules and lengths of what the fast cases have
+FURTHER = ("checkpointed_4", "checkpointed_binomial_1", "checkpointed_budget", "truncated_whole", "random_whole")
 # a surrogate gradient has no rule for forward differentiation
 NOT_FORWARD = {"spiking": "jvp and setup_context for an autograd.Function"}
 
@@ -34,7 +36,7 @@ def outcome(model, case, loss_of):
 
 
 @every_model
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in FURTHER else n for n in CASES])
 def test_gradient_is_bptts_or_meets_its_relation(name, model):
     case = CASES[name]
 

@@ -142,7 +142,10 @@ TRAINED = {name: make for name, make in READINGS.items() if "derived" not in nam
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("estimator", ["sqrt", "every_update", "binomial", "budget", "reversible"])
+@pytest.mark.parametrize(
+    "estimator",
+    ["sqrt", "reversible", *(pytest.param(n, marks=pytest.mark.slow) for n in ("every_update", "binomial", "budget"))],
+)
 def test_ten_steps_of_training_follow_a_loop_and_leave_the_module_alone(name, estimator):
     if name == "shared_statistics" and estimator == "reversible":
         pytest.skip("batch statistics cannot be undone, and are refused")

@@ -248,6 +248,7 @@ def test_under_leapfrog_both_copies_hold_a_sum():
     torch.testing.assert_close((state.current[1] + state.other[1]).float(), 1 + squares / 8, rtol=1e-6, atol=0)
 
 
+@pytest.mark.slow
 def test_a_compiler_sees_one_graph_of_an_update():
     torch.manual_seed(0)
     linear = nn.Linear(4, 4)

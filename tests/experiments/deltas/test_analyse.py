@@ -92,6 +92,7 @@ def test_residuals_and_outcomes_are_those_of_the_recursion_followed_by_hand(run,
     assert "z_L: 0 of 6 samples converged [0.0-39.0 %] after 8 cycles, the depth of training" in printed
 
 
+@pytest.mark.slow
 def test_a_folder_is_all_its_weights(loopgrad, compared, tmp_path):
     some_of(compared, tmp_path / "mine", *(f"{name}-seed{seed}" for name in ("bptt", "one_step") for seed in (0, 1)))
     result = loopgrad("analyse", "checkpoint=mine", "steps=-1", "output_dir=out", *BARE)
