@@ -11,7 +11,8 @@ from loopgrad.gradients.checkpointed_backward import CheckpointedPass, Checkpoin
 from loopgrad.gradients.checks import check_choice, is_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import merged
+from loopgrad.gradients.graphs import requires_grad
+from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.schedule import binomial, segments
 
 
@@ -127,12 +128,9 @@ class CheckpointedBPTT(Estimator):
             stats.vjps += num_steps
             return Rollout(state, stats)
         forward = CheckpointedPass(functional, schedule, offload, self.verify)
-        last, stored = forward.run(inputs)
-        sources = functional.sources
-        if not any(source.requires_grad for source in sources):
-            stats.cell_evaluations += num_steps
-            return Rollout(functional.unflatten_state(last), stats)
-        found = CheckpointedRecursion.apply(forward, last, stored, *sources)
-        stats.cell_evaluations += schedule.evaluations
-        stats.vjps += num_steps
-        return Rollout(functional.unflatten_state(merged(found, last)), stats)
+        last, kept = forward.run(inputs)
+        leaves = joined(CheckpointedRecursion, forward, last, kept, functional.sources)
+        differentiated = any(map(requires_grad, leaves))
+        stats.cell_evaluations += schedule.evaluations if differentiated else num_steps
+        stats.vjps += num_steps * differentiated
+        return Rollout(functional.unflatten_state(leaves), stats)

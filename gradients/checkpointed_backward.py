@@ -21,9 +21,11 @@ from loopgrad.gradients.graphs import (
     leaf_view,
     next_number,
     requires_grad,
+    spread,
 )
 from loopgrad.gradients.observed import Frozen, Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
+from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
 from loopgrad.gradients.untouched import Untouched
 
@@ -47,7 +49,7 @@ class CheckpointedPass:
     conditions: list[Conditions] = field(default_factory=list)
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
-        """Run the recursion without a graph; return the leaves of its last state, and the tensors it stores."""
+        """Run the recursion without a graph; return the leaves of its last state, and the tensors kept for backward."""
         cell, bounds, blocks = self.cell, self.schedule.bounds, len(self.schedule.bounds) - 1
         self.places = [0, *self.schedule.places(0, blocks, self.schedule.snapshots)]
         self.prints, watched, snapshots = Fingerprints(), Watched(cell), []
@@ -73,22 +75,11 @@ class CheckpointedPass:
             )
         drop_untouched(self.conditions, end=Conditions(cell.cell, tensors, self.conditions[-1]))
         self.frozen: Frozen = watched.frozen()
-        return state, [leaf for kept, _ in snapshots[1:] for leaf in kept]
+        return state, [*(leaf for kept, _ in snapshots[1:] for leaf in kept), *cell.sources]
 
 
-class CheckpointedRecursion(torch.autograd.Function):
-    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state.
-
-    Applied to the pass, what it has returned, and its `sources`.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, run: CheckpointedPass, last: list[Any], stored: list[torch.Tensor], *sources: Any) -> Any:
-        """Hand on the last state, and keep the stored ones for backward."""
-        ctx.set_materialize_grads(False)
-        ctx.run = run
-        ctx.save_for_backward(*sources, *stored)
-        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
+class CheckpointedRecursion(RecursionNode):
+    """The node of a `CheckpointedPass`; it keeps the tensors that the pass stores, and the sources."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
@@ -120,7 +111,7 @@ class _Reversal:
         self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
         self.verify = run.verify
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
-        queue = iter(saved[len(run.cell.sources) :])
+        queue = iter(saved)
         stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
         snapshots = zip(run.places, stored, run.conditions, strict=True)
         self.held = [_Snapshot(block, list(leaves), conditions) for block, leaves, conditions in snapshots]
@@ -128,9 +119,8 @@ class _Reversal:
     def run(self, wanted: Sequence[bool], cotangents: Sequence[torch.Tensor | None]) -> list:
         """Return the gradients of the sources."""
         # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
-        queue, needs = iter(cotangents), iter(wanted)
-        grads = [next(queue) if is_floating(leaf) else None for leaf in self.cell.state]
-        first = [next(needs) if is_floating(leaf) else False for leaf in self.cell.state]
+        needs, grads = iter(wanted), spread(iter(cotangents), self.cell.state)
+        first = spread(needs, self.cell.state)
         others = self.cell.stand_ins(list(needs))
         totals: list[torch.Tensor | None] = [None] * len(others)
         blocks = len(self.schedule.bounds) - 1

@@ -11,10 +11,11 @@ from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardPass, ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import merged, requires_grad
+from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
 from loopgrad.gradients.observed import watch
 from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.row_layout import RowLayout
 
 
@@ -119,18 +120,20 @@ class ForwardGradient(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run all but the last updates with tangents beside them, the last ones under autograd."""
-        functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
         stats = ForwardStats(0, 0)
-        if may_differentiate(cell, state, inputs) and not wanted:
+        if not may_differentiate(cell, state, inputs):
+            return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
+        functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
+        if not wanted:
             watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats)
             wanted = any(tensor.requires_grad for tensor in functional.others)
         first = max(0, num_steps - self.window) if wanted else 0
         if first:
             rows = RowLayout(functional.state, self.scope == "sample")
             forward = ForwardPass(functional, first, self, stats, rows)
-            last, u = forward.run()
-            found = ForwardRecursion.apply(forward, last, u, *functional.sources)
-            state = functional.unflatten_state(merged(found, last))
+            last, kept = forward.run()
+            leaves = joined(ForwardRecursion, forward, last, kept, functional.sources)
+            state = functional.unflatten_state(leaves)
         last = run(cell, state, inputs, range(first, num_steps))
         stats.cell_evaluations += num_steps - first
         stats.vjps += (num_steps - first) * wanted

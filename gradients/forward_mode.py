@@ -14,9 +14,10 @@ from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, r
 from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.forward_recursion import ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import is_floating, merged
+from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 
@@ -94,9 +95,9 @@ class ForwardMode(Estimator):
         )
         if u is None:
             return Rollout(functional.unflatten_state(last), stats)
-        rows = RowLayout(functional.state, per_sample=False)
-        found = _Recursion.apply(rows, last, u, *chosen)
-        return Rollout(functional.unflatten_state(merged(found, last)), stats)
+        rows, like = RowLayout(functional.state, per_sample=False), [(p.shape, p.dtype) for p in chosen]
+        leaves = joined(_Recursion, (rows, like), last, [u], chosen)
+        return Rollout(functional.unflatten_state(leaves), stats)
 
     def _run(
         self, cell: FunctionalCell, conditions: Conditions, num_steps: int, stats: ForwardStats
@@ -147,23 +148,15 @@ class ForwardMode(Estimator):
         return [every[name] for name in dict.fromkeys(self.parameters)]
 
 
-class _Recursion(torch.autograd.Function):
-    """The whole recursion, already run, as one node: chosen parameters -> floating leaves of the last state."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: RowLayout, last: list[Any], u: Tensor, *chosen: Any) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.rows, ctx.shapes = rows, [(p.shape, p.dtype) for p in chosen]
-        ctx.floating = [is_floating(leaf) for leaf in last]
-        ctx.save_for_backward(u)
-        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
+class _Recursion(RecursionNode):
+    """The node of the recursion, by chosen parameters; `run` is the layout of states, and their shapes and dtypes."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         refuse_second_derivative("ForwardMode")
-        (u,), given = ctx.saved_tensors, iter(cotangents)
-        g = ctx.rows.join([next(given) if moves else None for moves in ctx.floating])
+        (rows, like), (u,) = ctx.run, ctx.saved_tensors
+        g = rows.join(cotangents)
         u = torch.where(g == 0, 0.0, u)  # what has no part in the loss may be infinite
-        parts = torch.einsum("krf,rf->k", u, g).split([shape.numel() for shape, _ in ctx.shapes])
-        pairs = zip(parts, ctx.shapes, strict=True)
+        parts = torch.einsum("krf,rf->k", u, g).split([shape.numel() for shape, _ in like])
+        pairs = zip(parts, like, strict=True)
         return None, None, None, *(part.reshape(shape).to(dtype) for part, (shape, dtype) in pairs)

@@ -20,10 +20,12 @@ from loopgrad.gradients.graphs import (
     next_number,
     pull_back,
     requires_grad,
+    spread,
 )
 from loopgrad.gradients.noise import Noise, fresh_seed
 from loopgrad.gradients.observed import Frozen, frozen_parameters, seeing_all
 from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import carry, chunks
 from loopgrad.gradients.untouched import Untouched
@@ -65,11 +67,14 @@ class ForwardPass:
         self.frozen = Frozen(frozen_parameters(cell.cell), [])
         self.seed, self.conditions = fresh_seed(how.generator), Conditions(cell.cell, [*cell.state, *cell.others])
 
-    def run(self) -> tuple[list[Any], Tensor | None]:
-        """Return the leaves of the last state, and its tangents (K, rows, features) if it has any."""
-        return seeing_all(self.cell, self.conditions, self._run, self.stats)
+    def run(self) -> tuple[list[Any], list[Tensor]]:
+        """Run the updates; return the leaves of their last state, and the tensors kept for backward."""
+        last, u = seeing_all(self.cell, self.conditions, self._run, self.stats)
+        self.carries = u is not None
+        return last, [*([] if u is None else [u]), *(self.cell.sources if self.how.perturb == "state" else [])]
 
     def _run(self) -> tuple[list[Any], Tensor | None]:
+        """Return the leaves of the last state, and its tangents (K, rows, features) if it has any."""
         cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.cell.sources, self.stats
         width, num_steps, versions = len(sources) - len(cell.others), self.num_steps, versions_of(sources)
         chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
@@ -102,56 +107,48 @@ class ForwardPass:
         return last, u
 
 
-class ForwardRecursion(torch.autograd.Function):
-    """The updates before the window, already run, as one node: the sources of their pass -> floating leaves."""
-
-    @staticmethod
-    def forward(ctx: Any, run: ForwardPass, last: list[Any], u: Tensor | None, *sources: Tensor) -> Any:
-        """Hand on the last state, and keep what the way back needs."""
-        ctx.set_materialize_grads(False)
-        ctx.run, ctx.shapes = run, [(t.shape, t.dtype, t.device) for t in sources]
-        ctx.save_for_backward(*(sources if run.how.perturb == "state" else ()), *([] if u is None else [u]))
-        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
+class ForwardRecursion(RecursionNode):
+    """The node of a `ForwardPass`; it keeps the tangents of the last state, and the sources for a second recursion."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         """Estimate the gradients of all tensors."""
         refuse_second_derivative("ForwardGradient")
-        run, given = ctx.run, iter(cotangents)
+        run, saved = ctx.run, ctx.saved_tensors
         run.frozen.check()
         estimate = _by_adjoints if run.how.perturb == "state" else _by_directions
-        g = run.rows.join([next(given) if is_floating(leaf) else None for leaf in run.cell.state])
         with Untouched(run.cell.cell, run.conditions):
-            found = estimate(run, ctx.saved_tensors, ctx.shapes, g, ctx.needs_input_grad[3:])
+            u = saved[0] if run.carries else None
+            found = estimate(run, u, run.rows.join(cotangents), ctx.needs_input_grad[3:])
         return None, None, None, *found
 
 
-def _by_directions(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
+def _by_directions(run: ForwardPass, u: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the mean over tangents of (g . u) v, v drawn again."""
-    how, rows, (u,) = run.how, run.rows, saved
+    how, rows, sources = run.how, run.rows, run.cell.sources
+    given = len(sources) - len(run.cell.own)  # state and inputs
     c = _coefficients(u, g)
     found: list[Tensor | None] = [None] * len(wanted)
     for k in range(how.num_tangents):
         noise = Noise(run.seed, range(k, k + 1), how.distribution, u.device)
-        for i, (shape, dtype, _) in enumerate(shapes):
+        for i, source in enumerate(sources):
             if not wanted[i]:
                 continue
-            v = noise.draw(shape, torch.promote_types(dtype, torch.float32))[0]
-            given = len(shapes) - len(run.cell.others) + run.cell.num_inputs
-            own = i < given and rows.batch is not None and shape[:1] == (rows.batch,)
-            factor = c[k].view(-1, *[1] * (len(shape) - 1)) if own else c[k].sum()
+            v = noise.draw(source.shape, torch.promote_types(source.dtype, torch.float32))[0]
+            own = i < given and rows.batch is not None and source.shape[:1] == (rows.batch,)
+            factor = c[k].view(-1, *[1] * (source.dim() - 1)) if own else c[k].sum()
             found[i] = v.mul_(factor) if found[i] is None else found[i].addcmul_(v, factor)  # pyright: ignore
-    return [None if g is None else g.to(dtype) for g, (_, dtype, _) in zip(found, shapes, strict=True)]
+    return _as(found, sources)
 
 
-def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
+def _by_adjoints(run: ForwardPass, u: Any, g: Tensor, wanted: Any) -> list[Tensor | None]:
     """Return the sum over updates of the vjps with the estimated adjoints, in a second recursion."""
     cell, how, rows, needs = run.cell, run.how, run.rows, iter(wanted)
-    leaves, first = cell.state, [next(needs) if is_floating(leaf) else False for leaf in cell.state]
+    leaves, first = cell.state, spread(needs, cell.state)
     others = cell.stand_ins(list(needs))
     known, found = [t for t in others if t.requires_grad], [None] * len(wanted)
-    noise, u = Noise(run.seed, range(how.num_tangents), how.distribution, g.device), saved[len(wanted) :]
-    c = _coefficients(u[0], g) if u else g.new_zeros(how.num_tangents, len(g))
+    noise = Noise(run.seed, range(how.num_tangents), how.distribution, g.device)
+    c = g.new_zeros(how.num_tangents, len(g)) if u is None else _coefficients(u, g)
     with run.conditions.restored(cell.cell) as buffers:
         for step in range(run.num_steps):
             since = next_number()
@@ -174,7 +171,11 @@ def _by_adjoints(run: ForwardPass, saved: Any, shapes: Any, g: Tensor, wanted: A
     run.prints.judge("ForwardGradient", "raise")
     run.stats.cell_evaluations += run.num_steps
     run.stats.vjps += run.num_steps
-    return [None if total is None else total.to(dtype) for total, (_, dtype, _) in zip(found, shapes, strict=True)]
+    return _as(found, cell.sources)
+
+
+def _as(found: list[Any], sources: list[Tensor]) -> list[Tensor | None]:
+    return [None if g is None else g.to(source.dtype) for g, source in zip(found, sources, strict=True)]
 
 
 def _coefficients(u: Tensor, g: Tensor) -> Tensor:

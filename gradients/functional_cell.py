@@ -27,6 +27,7 @@ class FunctionalCell:
         others: Every other tensor that the cell reads and that gets a gradient: tensor leaves of inputs, parameters
             that require grad, tensors that a `Stationary` closes over, and what the first updates were seen to read.
         num_inputs: How many of them, the first, are inputs.
+        attributes: What the cell keeps in attributes before the first update.
         kept: What updates without a graph have left in attributes, and no update that is run again may read.
     """
 
@@ -35,13 +36,12 @@ class FunctionalCell:
         self.state, self.unflatten_state = tree.flatten(state)
         self._input_leaves, self._unflatten_inputs = tree.flatten(inputs)
         given = tree.tensors(inputs)
-        # where the module (not a scripted one) had each parameter: in backward it may have another there, as after
+        # where each module but a scripted one had each parameter: in backward it may have another there, as after
         # functional_call
-        own = [
-            module._parameters for module in cell.modules() if isinstance(module._parameters, dict)
-        ]  # scripted have none
+        own = [module._parameters for module in cell.modules() if isinstance(module._parameters, dict)]
         self._places = [(each, name, p) for each in own for name, p in each.items() if p is not None]
-        loose = [tensor for _, tensor in kept(cell).values() if tensor.is_leaf]
+        found = kept(cell)
+        self.attributes, loose = Kept(found), [tensor for _, tensor in found.values() if tensor.is_leaf]
         known = {id(t): t for t in (*cell.parameters(), *closed_over(cell), *loose) if t.requires_grad}
         if any(isinstance(parameter, UninitializedParameter) for parameter in cell.parameters()):
             raise RuntimeError(

@@ -1,6 +1,6 @@
 """What estimators ask of autograd's graphs: products with chosen tensors, and whether a graph holds what it should."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,11 @@ def merged(found: Sequence[Tensor], leaves: Sequence[Any]) -> list[Any]:
     return [next(queue) if is_floating(leaf) else leaf for leaf in leaves]
 
 
+def spread(values: Iterator[Any], leaves: Sequence[Any]) -> list[Any]:
+    """Return the next values at the places of floating leaves, and None at those of others."""
+    return [next(values) if is_floating(leaf) else None for leaf in leaves]
+
+
 def requires_grad(leaf: Any) -> bool:
     """Return whether a leaf is a tensor that requires grad."""
     return isinstance(leaf, Tensor) and leaf.requires_grad
@@ -145,7 +150,7 @@ def alias(leaf: Any, wanted: bool) -> Any:
     """Return a leaf of a graph that shares the memory of a tensor; what is not floating, or no tensor, as it is."""
     if not isinstance(leaf, Tensor):
         return leaf
-    return leaf.detach().requires_grad_(wanted and is_floating(leaf))
+    return leaf.detach().requires_grad_(is_floating(leaf) and wanted)
 
 
 def leaf_view(leaf: Any) -> Any:

@@ -3,16 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import check_choice, check_int, refuse_second_derivative
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.implicit_backward import implicit_gradients
 from loopgrad.gradients.implicit_forward import ImplicitPass
 from loopgrad.gradients.implicit_verdict import ImplicitStats
+from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
 from loopgrad.gradients.untouched import Untouched
@@ -133,36 +132,24 @@ class ImplicitGradient(Estimator):
             vjps = num_steps * needs_gradient(cell, state, inputs)
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0, 0)
-        forward = ImplicitPass(functional, self, num_steps)
-        last, kept = forward.run(inputs, stats)
-        sources = functional.sources
-        if not graph or not any(source.requires_grad for source in sources):
-            return Rollout(functional.unflatten_state(last), stats)
-        found = _Recursion.apply(forward, stats, last, kept, *sources)
-        return Rollout(functional.unflatten_state(merged(found, last)), stats)
+        forward = ImplicitPass(functional, self, num_steps, stats)
+        last, kept = forward.run(inputs)
+        leaves = joined(_Recursion, forward, last, kept, functional.sources) if graph else last
+        return Rollout(functional.unflatten_state(leaves), stats)
 
     def window(self, cell: nn.Module, num_steps: int) -> int:
         """Return the number of last updates that the fallback goes through."""
         return self.fallback.length(cell, num_steps) if isinstance(self.fallback, TruncatedBPTT) else num_steps
 
 
-class _Recursion(torch.autograd.Function):
-    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, run: ImplicitPass, stats: ImplicitStats, last: list[Any], kept: list[Tensor], *sources: Tensor
-    ) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.run, ctx.stats, ctx.count = run, stats, len(kept)
-        ctx.save_for_backward(*kept, *run.cell.others)
-        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
+class _Recursion(RecursionNode):
+    """The node of an `ImplicitPass`; it keeps the tensors of the last state and of the fallback's start."""
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
         refuse_second_derivative("ImplicitGradient")
-        run, kept = ctx.run, ctx.saved_tensors[: ctx.count]
+        run, saved = ctx.run, ctx.saved_tensors
         run.frozen.check()
         with Untouched(run.cell.cell, run.cycle_conditions):
-            found = implicit_gradients(run, kept, ctx.stats, cotangents, ctx.needs_input_grad[4:])
-        return None, None, None, None, *found
+            found = implicit_gradients(run, saved, run.stats, cotangents, ctx.needs_input_grad[3:])
+        return None, None, None, *found

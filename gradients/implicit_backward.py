@@ -19,6 +19,7 @@ from loopgrad.gradients.graphs import (
     next_number,
     pull_back,
     requires_grad,
+    spread,
 )
 from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, unconverged
 from loopgrad.gradients.linearised import Linearised, masked_inputs, without_lost
@@ -38,12 +39,12 @@ def implicit_gradients(
         cotangents: Cotangents of the floating leaves of the last state; None for zero.
         wanted: Which floating leaves of the state, and then which other tensors, want a gradient.
     """
-    cell, how, rows, needs, given = run.cell, run.how, run.rows, iter(wanted), iter(cotangents)
-    first = [next(needs) if is_floating(leaf) else False for leaf in cell.state]
+    cell, how, rows, needs = run.cell, run.how, run.rows, iter(wanted)
+    first = spread(needs, cell.state)
     others = cell.stand_ins(list(needs))
     queue = iter(saved)
     leaves, start = (tree.together(queue, rest) for rest in (run.rest_last, run.rest_start))
-    b, z = rows.join([next(given) if is_floating(leaf) else None for leaf in leaves]), rows.join(leaves)
+    b, z = rows.join(cotangents), rows.join(leaves)
     cycle, runs = (cell, leaves, others, run.cycle_conditions, run.cycle, rows), 1
     f = Linearised(*cycle)
     _check_repeated(run, f.first, leaves, others)

@@ -22,33 +22,34 @@ class ImplicitPass:
         cell: The cell.
         how: The estimator.
         num_steps: Number of updates.
+        stats: Take the cost, and the verdict of backward.
     """
 
-    def __init__(self, cell: FunctionalCell, how: Any, num_steps: int):
-        self.cell, self.how, self.num_steps = cell, how, num_steps
+    def __init__(self, cell: FunctionalCell, how: Any, num_steps: int, stats: ImplicitStats):
+        self.cell, self.how, self.num_steps, self.stats = cell, how, num_steps, stats
         self.rows = RowLayout(cell.state, how.scope == "sample")
         self.window = how.window(cell.cell, num_steps)
         self.cycle, self.first = range(num_steps - period_of(cell.cell), num_steps), num_steps - self.window
         self.watched = Watched(cell)
 
-    def run(self, inputs: Any, stats: ImplicitStats) -> tuple[list[Any], list[Tensor]]:
-        """Run the recursion; return the leaves of the last state, and the tensors that are kept of it and the start."""
+    def run(self, inputs: Any) -> tuple[list[Any], list[Tensor]]:
+        """Run the recursion; return the leaves of its last state, and the tensors kept for backward."""
         cell, tensors = self.cell, [*self.cell.state, *self.cell.others]
         held = [tensor for tensor in tensors if isinstance(tensor, Tensor)]
         versions = versions_of(held)
         if self.how.forward == "unroll":
             leaves, start, noted = self._unrolled(inputs, tensors)
-            stats.cell_evaluations += self.num_steps
+            self.stats.cell_evaluations += self.num_steps
         else:
             noted = [Conditions(cell.cell, tensors)]
-            leaves = start = self._solved(inputs, stats, noted)
+            leaves = start = self._solved(inputs, noted)
             self.start_conditions = self.cycle_conditions = noted[-1]
         check_unchanged(held, versions, "its last cycle cannot be run again")
         drop_untouched(noted, end=Conditions(cell.cell, tensors, noted[-1]))
         self.frozen = self.watched.frozen()
         del self.watched  # which knows the states of a cycle
         (last, self.rest_last), (begin, self.rest_start) = tree.apart(leaves), tree.apart(start)
-        return leaves, [*last, *begin]
+        return leaves, [*last, *begin, *cell.others]
 
     def _unrolled(self, inputs: Any, tensors: list[Any]) -> tuple[list[Any], list[Any], list[Conditions]]:
         cell, num_steps, noted = self.cell, self.num_steps, []
@@ -66,7 +67,7 @@ class ImplicitPass:
             leaves = tree.flatten(last)[0]
         return leaves, start, noted
 
-    def _solved(self, inputs: Any, stats: ImplicitStats, noted: list[Conditions]) -> list[Any]:
+    def _solved(self, inputs: Any, noted: list[Conditions]) -> list[Any]:
         cell, how, rows, carried = self.cell, self.how, self.rows, self.cell.state
 
         def image(z: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class ImplicitPass:
 
         cycles, solver = self.num_steps // len(self.cycle), how.forward
         found = solver(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
-        stats.cell_evaluations += found.evaluations * len(self.cycle)
+        self.stats.cell_evaluations += found.evaluations * len(self.cycle)
         # where no step was finite there is no best point: the loss must hear of it
         known = found.residual.isfinite().unsqueeze(1)
         return rows.split(torch.where(known, found.state, torch.nan).detach(), carried)

@@ -52,7 +52,6 @@ class Watched:
         self._entries: list[Tensor] = []
         self._plain: dict[int, tuple[Any, int]] = {}
         self._buffers: set[int] = set()
-        self._kept = kept(cell.cell)
         # compiled code would be compiled once more, for the mode, and is not seen by it anyway
         modules = list(cell.cell.modules())
         self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
@@ -134,8 +133,9 @@ class Watched:
     def frozen(self) -> "Frozen":
         """Return what no update has written to and backward must find as it is."""
         plain = [noted for key, noted in self._plain.items() if key not in self._buffers]
-        known = {*self._kept, *map(id, self.cell.others)}
-        fresh = {key: found for key, found in kept(self.cell.cell).items() if key not in known}
+        known, before = set(map(id, self.cell.others)), self.cell.attributes
+        found = kept(self.cell.cell).items()
+        fresh = {key: named for key, named in found if key not in known and named[1] not in before}
         graphs = [name for name, tensor in fresh.values() if not tensor.is_leaf]
         if self.strict and graphs:
             warnings.warn(

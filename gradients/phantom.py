@@ -74,9 +74,7 @@ class PhantomGradient(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion without a graph, and the damped cycles with one."""
         period = period_of(cell)
-        if num_steps < period or not may_differentiate(
-            cell, state, inputs
-        ):  # less than a cycle is differentiated exactly
+        if num_steps < period or not may_differentiate(cell, state, inputs):  # less than a cycle is taken exactly
             vjps = num_steps * needs_gradient(cell, state, inputs)
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         last = run_watched(cell, state, inputs, range(num_steps))

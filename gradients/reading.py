@@ -11,6 +11,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.untouched import Mode
 
 CONTAINERS = (list, tuple, dict, set, deque)
+LONG = 1000  # of a container that begins with something else: a vocabulary, not tensors
 
 
 class Reading(Mode):
@@ -50,7 +51,10 @@ def kept(cell: nn.Module) -> dict[int, tuple[str, Tensor]]:
 
 
 def _collect(name: str, values: Any, found: dict[int, tuple[str, Tensor]], depth: int) -> None:
-    for value in list(values.values() if isinstance(values, dict) else values):
+    items = list(values.values() if isinstance(values, dict) else values)
+    if len(items) > LONG and not isinstance(items[0], (Tensor, *CONTAINERS)):
+        return
+    for value in items:
         if isinstance(value, Tensor):
             found[id(value)] = (name, value)
         elif isinstance(value, CONTAINERS) and depth:
@@ -58,7 +62,7 @@ def _collect(name: str, values: Any, found: dict[int, tuple[str, Tensor]], depth
 
 
 class Kept:
-    """Tensors that updates without a graph have left in attributes: read by an update, they lose their gradient.
+    """Tensors in attributes of a cell, held weakly.
 
     Args:
         tensors: As `kept` returns them.
@@ -71,17 +75,20 @@ class Kept:
         """Whether there are any."""
         return bool(self._refs)
 
+    def __contains__(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one of them."""
+        return id(tensor) in self._refs and self._refs[id(tensor)][1]() is tensor
+
     def check(self, read: dict[int, Tensor]) -> None:
-        """Raise if one of them was read.
+        """Raise if one of them, left there by an update without a graph, was read: its gradient would be lost.
 
         Raises:
             RuntimeError: Naming the attribute.
         """
         for key, tensor in read.items():
-            name, known = self._refs.get(key, ("", None))
-            if known is not None and known() is tensor:
+            if tensor in self:
                 raise RuntimeError(
-                    f"the cell keeps a tensor of shape {tuple(tensor.shape)} in its attribute {name!r} that one update "
-                    "has made and that another reads, so a gradient through it would be lost: carry it in the state, "
-                    "or use BPTT()"
+                    f"the cell keeps a tensor of shape {tuple(tensor.shape)} in its attribute {self._refs[key][0]!r} "
+                    "that one update has made and that another reads, so a gradient through it would be lost: carry it "
+                    "in the state, or use BPTT()"
                 )

@@ -116,10 +116,6 @@ class Conditions:
         noted = ((name, self.live[name], version) for name, (_, version) in self.versions.items())
         return next((name for name, buffer, version in noted if version_of(buffer) != version), None)
 
-    def autocast_caches(self) -> bool:
-        """Return whether autocast was on and kept the casts of weights for its whole region."""
-        return self.autocast.caches()
-
     def restored(self, cell: nn.Module) -> "Restored":
         """Meet the conditions again with autograd on, for a block that is given copies of the buffers to run with.
 

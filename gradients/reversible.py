@@ -9,8 +9,9 @@ from loopgrad.gradients.cell_call import takes
 from loopgrad.gradients.checks import check_choice, is_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import merged
+from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.reversible_sweep import ReversiblePass, ReversibleRecursion
 
 
@@ -95,11 +96,9 @@ class ReversibleBPTT(Estimator):
                 f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
                 "or CheckpointedBPTT()"
             )
-        forward = ReversiblePass(FunctionalCell(cell, state, inputs), self, num_steps)
+        functional = FunctionalCell(cell, state, inputs)
+        forward = ReversiblePass(functional, self, num_steps)
         last, kept = forward.run(inputs)
-        sources = forward.cell.sources
-        if not any(source.requires_grad for source in sources):
-            return Rollout(forward.cell.unflatten_state(last), Stats(cell_evaluations=num_steps, vjps=0))
-        found = ReversibleRecursion.apply(forward, last, kept, *sources)
-        leaves = merged(found, last)
-        return Rollout(forward.cell.unflatten_state(leaves), Stats(cell_evaluations=2 * num_steps, vjps=num_steps))
+        leaves = joined(ReversibleRecursion, forward, last, kept, functional.sources)
+        passes = 2 if any(map(requires_grad, leaves)) else 1
+        return Rollout(functional.unflatten_state(leaves), Stats(passes * num_steps, vjps=(passes - 1) * num_steps))

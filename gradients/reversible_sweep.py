@@ -9,11 +9,12 @@ from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative,
 from loopgrad.gradients.contract import check_structure, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.gradient_sums import GradientSums
-from loopgrad.gradients.graphs import is_floating, next_number, requires_grad
+from loopgrad.gradients.graphs import is_floating, next_number, requires_grad, spread
 from loopgrad.gradients.invertible import Note, Undone
 from loopgrad.gradients.met_again import MetAgain
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions, GraphFree
+from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.untouched import Untouched
 
 
@@ -59,7 +60,7 @@ class ReversiblePass:
         if draws[-1] is draws[0]:
             conditions.generators = []
         self.conditions, self.draws, self.frozen = conditions, draws, watched.frozen()
-        # all tensors in one flat list, for save_for_backward: it frees them in time and notices if they are written to
+        # all tensors in one flat list
         leaves, self.touched = tree.flatten(state)[0], [note.touched for note in notes]
         kept, self.rest_last = tree.apart(leaves)
         self.lengths = [len(note.dropped) for note in notes]
@@ -69,34 +70,24 @@ class ReversiblePass:
             found, rest = tree.apart(anchor)
             kept += found
             self.rest_anchors.append(rest)
-        return leaves, kept
+        return leaves, [*kept, *cell.sources]
 
 
-class ReversibleRecursion(torch.autograd.Function):
-    """The whole recursion, already run, as one node: the sources of its pass -> floating leaves of the last state.
+class ReversibleRecursion(RecursionNode):
+    """The node of a `ReversiblePass`; it keeps the tensors of the last state, of notes and anchors, and the sources.
 
-    One node, so that autograd keeps nothing of the updates and hands each parameter one gradient. Backward must then do
-    by hand what autograd would have done: go through the updates from the last to the first, and sum.
+    Backward does by hand what autograd would have done: it goes through the updates from the last to the first, and
+    sums.
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, run: ReversiblePass, last: list[Any], kept: list[torch.Tensor], *sources: torch.Tensor
-    ) -> Any:
-        """Hand on the last state, and keep for backward what undoing needs."""
-        ctx.set_materialize_grads(False)
-        ctx.run = run
-        ctx.save_for_backward(*sources, *kept)
-        return tuple(leaf.detach() for leaf in last if is_floating(leaf))
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         """Undo the updates one after the other, each with its vector-Jacobian product."""
         refuse_second_derivative("ReversibleBPTT")
-        run, saved = ctx.run, ctx.saved_tensors
+        run = ctx.run
         run.frozen.check()
         with Untouched(run.cell.cell, run.conditions):
-            sweep = _Sweep(run, saved[len(run.cell.sources) :], ctx.needs_input_grad[3:], cotangents)
+            sweep = _Sweep(run, ctx.saved_tensors, ctx.needs_input_grad[3:], cotangents)
             try:
                 with run.conditions.restored(run.cell.cell):
                     grads = run.cell.call(sweep.run, sweep.sums.entries, {})
@@ -109,16 +100,13 @@ class _Sweep:
     """One backward pass, from the last update to the first."""
 
     def __init__(self, run: ReversiblePass, kept: Any, wanted: Any, cotangents: Any):
-        cell, queue, needs, given = run.cell, iter(kept), iter(wanted), iter(cotangents)
+        cell, queue = run.cell, iter(kept)
         self.forward, self.cell, self.period = run, cell, period_of(cell.cell)
         self.last = tree.together(queue, run.rest_last)
         self.words = [tuple(next(queue) for _ in range(length)) for length in run.lengths]
         self.anchors = [tree.together(queue, rest) for rest in run.rest_anchors]
-        self.grads = [next(given) if is_floating(leaf) else None for leaf in self.last]
-        for leaf in cell.state:
-            if is_floating(leaf):
-                next(needs)
-        others, caches = cell.stand_ins(list(needs)), run.conditions.autocast_caches()
+        self.grads = spread(iter(cotangents), self.last)
+        others, caches = cell.stand_ins(wanted[len(wanted) - len(cell.others) :]), run.conditions.autocast.caches()
         # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
         leaves = [tensor.is_leaf and tensor.requires_grad for tensor in cell.others]
         bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(leaves)]

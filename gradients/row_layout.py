@@ -46,9 +46,11 @@ class RowLayout:
         self._sizes = [leaf.shape[1:].numel() if per_sample else leaf.numel() for leaf in leaves]
 
     def join(self, leaves: Sequence[Any]) -> Tensor:
-        """Return the matrix of the leaves of a state, where None stands for zeros."""
+        """Return the matrix of the leaves of a state, or of its floating ones alone; None stands for zeros."""
         count, parts = (self.batch if self.batch is not None else 1), []
-        floating = [leaf for leaf, moves in zip(leaves, self._floating, strict=True) if moves]
+        floating = list(leaves)
+        if len(leaves) > len(self._like):
+            floating = [leaf for leaf, moves in zip(leaves, self._floating, strict=True) if moves]
         if len(floating) == 1 and floating[0] is not None:
             return floating[0].to(self.dtype).reshape(count, self._sizes[0])
         for leaf, size, (shape, _, device) in zip(floating, self._sizes, self._like, strict=True):

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from loopgrad.gradients.checks import version_of
+from loopgrad.gradients.graphs import is_floating
+
 
 class Before:
     """The leaves of a state, to be compared with those that updates make of it."""
@@ -40,7 +43,9 @@ class Before:
             return torch.where(step == 0, 0.0, step / size)
 
     def _pairs(self, after: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
-        pairs = [(old, new) for old, new in zip(self._leaves, after, strict=False) if _floating(old) and _floating(new)]
+        pairs = [
+            (old, new) for old, new in zip(self._leaves, after, strict=False) if is_floating(old) and is_floating(new)
+        ]
         if len(self._leaves) != len(after) or any(old.shape != new.shape for old, new in pairs):
             return []
         return pairs if self._versions == [_version(leaf) for leaf in self._leaves] else []
@@ -53,11 +58,7 @@ def _by_sample(leaves: list[Tensor]) -> list[Tensor]:
     return [leaf.reshape(1, -1) if together else leaf.unsqueeze(1).flatten(1) for leaf in leaves]
 
 
-def _floating(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
-
-
 def _version(leaf: Any) -> int:
     if torch.compiler.is_compiling():  # which traces neither of these, and lets nothing be written to in secret
         return 0
-    return leaf._version if isinstance(leaf, Tensor) and not leaf.is_inference() else 0
+    return version_of(leaf) if isinstance(leaf, Tensor) else 0
