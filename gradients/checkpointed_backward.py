@@ -145,7 +145,7 @@ class _Reversal:
             for stop in places:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
-                if self.verify != "off" and len(bounds) <= 65:  # each costs a number per row until it is passed
+                if self.verify != "off":
                     self.prints.meet(bounds[stop], leaves)
                 if self.offload and stop != block:
                     leaves = [_stored(leaf) for leaf in leaves]
