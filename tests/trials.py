@@ -1,0 +1,138 @@
+"""Commands as real processes, hundreds of them: each in a folder, within limits, with all that it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SERVER = Path(__file__).with_name("trial_server.py")
+TINY = (  # a comparison or a run that takes a second
+    "experiment=smoke model.hidden_size=16 model.num_heads=2 task.num_train=40 task.num_test=16 trainer.train_steps=4 "
+    "trainer.batch_size=8 trainer.eval_every=2 trainer.checkpoint_every=2"
+).split()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        code: Exit code; minus the number of the signal that killed it; None if it ran past its time.
+        out: Standard output.
+        err: Standard error.
+        most_bytes: Peak of resident memory.
+        left: Command lines of processes that it left running.
+    """
+
+    code: int | None
+    out: str
+    err: str
+    most_bytes: int
+    left: tuple[str, ...]
+
+    def in_one_line(self) -> bool:
+        """Whether it succeeded silently, or said in one line of our own why not, and left no process."""
+        if self.left or "Traceback" in self.out + self.err:
+            return False
+        if self.code == 0:
+            return self.err == ""
+        ours = self.err.startswith("loopgrad: ") and self.err.count("\n") == 1 and self.err.endswith("\n")
+        return self.code is not None and self.code > 0 and ours
+
+
+class Commands:
+    """Runs commands one after the other, each a fork of one warm interpreter; a context manager.
+
+    A command whose jobs go to several processes works as in a new interpreter too.
+    """
+
+    def __enter__(self) -> "Commands":
+        reading, writing = os.pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONFAULTHANDLER": ""}
+        self._server = subprocess.Popen(
+            [sys.executable, str(SERVER), str(writing)],
+            stdin=subprocess.PIPE,
+            pass_fds=[writing],
+            env=environment,
+        )
+        os.close(writing)
+        self._replies = os.fdopen(reading)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait()
+        self._replies.close()
+
+    def run(
+        self,
+        folder: Path,
+        *arguments: Any,
+        timeout: float = 60,
+        limits: Mapping[str, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+        out: str | None = None,
+        meanwhile: Callable[[int], None] = lambda pid: None,
+    ) -> Outcome:
+        """Run `loopgrad ARGUMENTS` in a folder to its end.
+
+        Args:
+            folder: Working folder.
+            arguments: Of the command line.
+            timeout: Seconds after which it is killed.
+            limits: Names of resource limits, such as RLIMIT_FSIZE, and their values.
+            environment: Variables set beside those of the test.
+            out: Where standard output goes in place of a file that is read, such as /dev/full.
+            meanwhile: Called with the process id as soon as it has begun, to disturb it.
+        """
+        streams = {name: folder.parent / f".{folder.name}.{name}" for name in ("out", "err")}
+        for path in streams.values():
+            path.unlink(missing_ok=True)
+        request = {
+            "folder": str(folder),
+            "arguments": [str(argument) for argument in arguments],
+            "timeout": timeout,
+            "limits": dict(limits or {}),
+            "environment": dict(environment or {}),
+            "out": out or str(streams["out"]),
+            "err": str(streams["err"]),
+        }
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
+        self._server.stdin.flush()
+        pid = int(self._replies.readline())
+        meanwhile(pid)
+        code, most_bytes = json.loads(self._replies.readline())
+        left = _rest_of(pid)
+        printed = {name: path.read_text(errors="replace") if path.exists() else "" for name, path in streams.items()}
+        return Outcome(code, printed["out"], printed["err"], most_bytes, left)
+
+
+def _rest_of(session: int, patience: float = 5.0) -> tuple[str, ...]:
+    """Return the command lines of a session's processes that do not end within `patience` seconds, and kill them."""
+    end = time.monotonic() + patience
+    while (found := _in_session(session)) and time.monotonic() < end:
+        time.sleep(0.02)
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+    return tuple(found.values())
+
+
+def _in_session(session: int) -> dict[int, str]:
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
