@@ -57,7 +57,12 @@ def main() -> None:
         if command == "bench" and overrides and overrides[0].isidentifier():
             overrides[0] = f"bench={overrides[0]}"
         asked = get_args(overrides)
-        if not (asked.config_path or asked.config_name or asked.config_dir or asked.experimental_rerun):
+        if asked.experimental_rerun:
+            raise ConfigError(
+                f"--experimental-rerun={asked.experimental_rerun}: it unpickles a file, which could run anything: "
+                "repeat the command as it was typed, which records hold under `command`"
+            )
+        if not (asked.config_path or asked.config_name or asked.config_dir):
             composed(command, asked.overrides, sweep=asked.multirun)  # else Hydra alone knows the configuration
     except ConfigError as error:
         _end(2, str(error))
