@@ -1,4 +1,4 @@
-"""A warm interpreter that begins commands: it has imported everything, and each command is a fork of it, as fresh as a new one.
+"""A warm interpreter that begins commands: it has imported everything, and each is a fork of it, as fresh as a new one.
 
 Run as a program by `trials.Commands`; a request is a line of JSON on its standard input.
 """

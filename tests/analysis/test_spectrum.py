@@ -109,6 +109,7 @@ def test_exponents_of_settled_logistic_maps(r, exact, tolerance):
     assert found.mean[:, 0] == pytest.approx(np.full(64, exact), abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("r", "exact", "tolerance"), [(3.9, 0.4961, 0.01), (4.0, math.log(2), 5e-3)])
 def test_chaotic_logistic_maps_and_their_standard_errors(r, exact, tolerance):
     f = mapped(logistic(r), torch.linspace(0.1, 0.79, 64, dtype=torch.float64).unsqueeze(1))
@@ -118,6 +119,7 @@ def test_chaotic_logistic_maps_and_their_standard_errors(r, exact, tolerance):
     assert 0.4 * found.mean.std() < np.median(found.error) < (2.5 if r < 4 else 5) * found.mean.std()
 
 
+@pytest.mark.slow
 def test_exponents_of_the_henon_map_add_up_to_its_contraction():
     def henon(z, x):
         return torch.stack([1 - 1.4 * z[:, 0] ** 2 + z[:, 1], 0.3 * z[:, 0]], dim=1)

@@ -208,6 +208,7 @@ del x, cell
 """
 
 
+@pytest.mark.slow
 def test_a_deep_encoder_in_front_of_a_cell_that_keeps_a_projection():
     assert subprocess.run([sys.executable, "-c", DEEP], capture_output=True).returncode == 0
 

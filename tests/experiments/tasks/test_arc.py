@@ -50,7 +50,8 @@ def colour_counts(pair):
 
 
 @pytest.mark.parametrize(
-    "dataset, version, pairs, tests", [("arc1", "arcagi", 3066, 419), ("arc2", "arcagi2", 4667, 167)]
+    "dataset, version, pairs, tests",
+    [("arc1", "arcagi", 3066, 419), pytest.param("arc2", "arcagi2", 4667, 167, marks=pytest.mark.slow)],
 )
 def test_no_held_out_pair_is_trained_on_even_turned_or_recoloured(dataset, version, pairs, tests):
     task = Arc(dataset, num_augmentations=0)

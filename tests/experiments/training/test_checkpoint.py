@@ -155,7 +155,10 @@ def test_a_run_that_is_told_to_end_stores_its_step_and_goes_on(tmp_path):
     assert whole.read_bytes() == cut.read_bytes()
 
 
-@pytest.mark.parametrize("name", NOISY)
+SLOW_NOISE = ("forward_state", "zeroth_order")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_NOISE else n for n in NOISY])
 def test_noise_goes_on_where_it_was_and_evaluations_draw_none(tmp_path, name):
     def run(folder, *ends, seed=0, **values):
         it = plan(tmp_path / folder, seeded(NOISY[name], seed), **values)
