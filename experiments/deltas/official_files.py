@@ -47,11 +47,13 @@ def configuration(folder: Path) -> dict[str, Any]:
     found = {}
     for theirs, (ours, kind) in ARCHITECTURE.items():
         value = arch.get(theirs)
-        if value in (None, 0, "learned"):  # no puzzle tokens, and learned positions, follow from the tensors
+        if value is None or value == 0 or value == "learned":  # no puzzle tokens, and learned positions, follow from the tensors
             continue
         if type(value) is not kind or (kind is int and not 0 < value <= MOST):
             limits = f"an int in 1..{MOST}" if kind is int else "a word"
-            raise ConfigError(f"{path} cannot be read: arch.{theirs} must be {limits}, got {shown(repr(value))}")
+            # what anchors repeat is small as long as nobody writes it out
+            has = shown(value) if isinstance(value, str | int | float) else type(value).__name__
+            raise ConfigError(f"{path} cannot be read: arch.{theirs} must be {limits}, got {has}")
         found[ours] = value
     return found
 

@@ -85,6 +85,8 @@ def _check_archive(path: Path, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
+            if any(name.endswith("constants.pkl") for name in names):
+                raise Unreadable("it is a program of TorchScript, not weights: save model.state_dict() alone")
             if not any(name.endswith("data.pkl") for name in names):
                 numpy = any(name.endswith(".npy") for name in names)
                 raise Unreadable(
@@ -105,7 +107,8 @@ def _check_archive(path: Path, size: int) -> None:
 
 def _unpickled(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # a name would make torch.load choose by its suffix
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch advises to switch its guard off, which would run whatever the file says
         named = re.search(r"(?:GLOBAL|class|type|function) '?\"?([A-Za-z_][\w.]*\.[\w.]+)", str(error))
@@ -126,8 +129,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
             told = (file.metadata() or {}).get(CHECKSUM)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        reason = "it is cut off, or longer than it says" if "Buffer" in str(error) else "its header is damaged"
-        raise Unreadable(reason) from error
+        length = any(word in str(error) for word in ("covered", "length", "Buffer"))
+        raise Unreadable("it is cut off, or longer than it says" if length else "its header is damaged") from error
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:  # a dtype that torch does not have
         raise Unreadable("its header is damaged") from error
     if told is not None and told != _digest(tensors):
