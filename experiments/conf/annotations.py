@@ -10,10 +10,13 @@ from loopgrad.gradients.checks import is_int, is_number
 MOST_SHOWN = 120
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = MOST_SHOWN) -> str:
     """Return a value for a message, cut where it is long: a file may hold anything."""
-    text = str(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

@@ -46,7 +46,8 @@ def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -
         while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
             cause = cause.__cause__
         if isinstance(cause, InstantiationException):  # Hydra itself refuses what the user's node names
-            raise ConfigError(f"{name}: {str(cause).splitlines()[0]}") from error
+            reason = " ".join(str(cause).split()).split(". ")[0]
+            raise ConfigError(f"{name}: {reason}") from error
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
         if isinstance(cause, ArithmeticError | RuntimeError | MemoryError):  # sizes that no one foresaw

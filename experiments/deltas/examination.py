@@ -116,7 +116,7 @@ def meet(weights: Weights, settings: Examination) -> Subject:
             f"{weights.path}: {segments} segments of {model.num_steps} updates are more than {MOST_UPDATES}: "
             "give analysis.segments=, or model="
         )
-    batch = task.test_set()[: settings.samples].to(device)
+    batch = weights.samples(task)[: settings.samples].to(device)
     try:
         with torch.no_grad():
             x = model.encode(batch.inputs, batch.puzzle_ids)

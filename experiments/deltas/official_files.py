@@ -47,7 +47,9 @@ def configuration(folder: Path) -> dict[str, Any]:
     found = {}
     for theirs, (ours, kind) in ARCHITECTURE.items():
         value = arch.get(theirs)
-        if value is None or value == 0 or value == "learned":  # no puzzle tokens, and learned positions, follow from the tensors
+        if (
+            value is None or value == 0 or value == "learned"
+        ):  # no puzzle tokens, and learned positions, follow from the tensors
             continue
         if type(value) is not kind or (kind is int and not 0 < value <= MOST):
             limits = f"an int in 1..{MOST}" if kind is int else "a word"

@@ -5,28 +5,31 @@ such a file tells is built from loopgrad's own classes alone; what the user gave
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from loopgrad.experiments.conf.annotations import shown
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import OWN
 from loopgrad.experiments.conf.parts import build_model
 from loopgrad.experiments.deltas import official_files
 from loopgrad.experiments.deltas.outlines import check_identities, check_outline
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training import checkpoint, tensor_files
 from loopgrad.models import FixedSegments
 from loopgrad.models.recursive import RecursiveModel
 
 Node = dict[str, Any]
+Found = TypeVar("Found")
 PUBLISHED_SEGMENTS = 16
+MOST_OF_REASON = 500
 ALONE = "copy the file of weights into a folder of its own and name that, with task= and model="
 
 
@@ -57,11 +60,22 @@ class Weights:
     official: Node
 
     def make_task(self) -> Task:
-        """Return the task, with its data."""
+        """Return the task; its data are read or made where they are asked for, see `samples`."""
         task = self._built("task")
         if not isinstance(task, Task):
             raise ConfigError(f"task: {self.given['task']['_target_']} is not a Task")
+        with self._naming_the_file("task"):
+            _of_task(lambda: task.spec)
         return task
+
+    def samples(self, task: Task) -> Batch:
+        """Return the held-out samples of the task.
+
+        Raises:
+            ConfigError: Its data cannot be read or made.
+        """
+        with self._naming_the_file("task"):
+            return _of_task(task.test_set)
 
     def make_trainer(self) -> Trainer:
         """Return the trainer; where none is known, that of the published TRM in evaluation."""
@@ -94,15 +108,14 @@ class Weights:
         except ConfigError:
             raise
         except (ValueError, RuntimeError, TypeError, OverflowError) as error:
-            reason = " ".join(str(error).split())
+            reason = shown(" ".join(str(error).split()), MOST_OF_REASON)
             raise ConfigError(f"{self.path} does not hold weights of this model and task: {reason}") from error
         return model.eval()
 
     def _built(self, part: str, **extra: Any) -> Any:
-        if part in self.given:
-            return build(self.given[part], part, **extra)
         with self._naming_the_file(part):
-            return build(self.told[part], part, OWN[part], **extra)
+            given = part in self.given
+            return build(self.given[part] if given else self.told[part], part, None if given else OWN[part], **extra)
 
     def _told_model(self, task: Task) -> RecursiveModel:
         with self._naming_the_file("model"):
@@ -113,9 +126,10 @@ class Weights:
         try:
             yield
         except ConfigError as error:
-            raise ConfigError(
-                f"{self.path.parent / 'checkpoint.pt'}: {error}: give {part}= on the command line"
-            ) from error
+            if part in self.given:
+                raise
+            file, reason = self.path.parent / "checkpoint.pt", shown(error, MOST_OF_REASON)
+            raise ConfigError(f"{file}: {reason}: give {part}= on the command line") from error
 
     def _check_same_identities(self, task: Task) -> None:
         """Raise ValueError if tasks with puzzle identities are as many, but not the same."""
@@ -127,6 +141,13 @@ class Weights:
             return  # a task of the user's own, or damaged: there is nothing to compare with
         if trained_on != task:
             raise ValueError(f"puzzles go by their identities in {trained_on}, the task is {task}: leave task= out")
+
+
+def _of_task(ask: Callable[[], Found]) -> Found:
+    try:
+        return ask()
+    except (ValueError, ImportError, MemoryError, OverflowError) as error:
+        raise ConfigError(f"task: {error or 'its data do not fit in memory'}") from error
 
 
 def find(place: Path, given: Node, official: Node, steps: list[int] | None) -> list[Weights]:

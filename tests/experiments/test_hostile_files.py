@@ -171,11 +171,13 @@ def test_a_pickled_configuration_is_not_run_anew(refused_as_typed, canary, tmp_p
         assert "unpickles a file" in refused_as_typed("train", option, "config.pickle")
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.run", "builtins.exec", "builtins.eval", "pickle.loads"])
-def test_hydra_refuses_what_only_runs_commands_on_the_command_line_too(refused, target):
+@pytest.mark.parametrize(
+    ("target", "key"), [("os.system", "command"), ("os.popen", "cmd"), ("subprocess.Popen", "args")]
+)
+def test_hydra_refuses_what_only_runs_commands_on_the_command_line_too(refused, canary, target, key):
     """The guard of hydra-core 1.3.8, which is why nothing older is asked for; what else the user names is called."""
-    line = refused("compare", f"++estimator.mine={{_target_: {target}}}")
-    assert "estimator.mine" in line
+    line = refused("compare", f"++estimator.mine={{_target_: {target}, {key}: 'touch {canary}'}}")
+    assert f"estimator.mine: Target '{target}' is blocklisted" in line
 
 
 def test_a_checkpoint_of_another_folder_is_no_part_of_a_run(run):
