@@ -55,8 +55,8 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                     _check_key(override, base, parsed, choices)
             config = compose(command, [str(o.input_line) for o in parsed])
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(str(error).strip().split("\n")[0]) from error
+        except (HydraException, OmegaConfBaseException, RecursionError) as error:
+            raise ConfigError(said(error)) from error
         for key in default:
             if config.get(key) is None and default[key] is not None:
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
@@ -64,9 +64,29 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
         return config
 
 
+def said(error: BaseException) -> str:
+    """Return on one line what Hydra or OmegaConf says, with the key that it speaks of and the reason behind it."""
+    if isinstance(error, RecursionError):
+        return "the configuration is nested too deeply, or refers to itself"
+    told = [_first_line(error)]
+    key = getattr(error, "full_key", None)
+    if key and str(key) not in told[0]:
+        told.insert(0, str(key))
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        told.append(_first_line(cause))
+    return ": ".join(dict.fromkeys(told))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _parsed(line: str) -> Override:
     try:
         return OverridesParser.create().parse_override(line)
+    except RecursionError as error:
+        raise ConfigError(f"{line[:40]}...: is nested too deeply to be read") from error
     except HydraException as error:
         raise ConfigError(f"{line}: cannot be read as key=value: {' '.join(str(error).split())}") from error
 
