@@ -20,6 +20,7 @@ from rich.console import Console
 from loopgrad import __version__
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.overrides import composed, keys_of, said
+from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.endings import OUTPUT, cut_off, in_one_line, on_signals
 from loopgrad.experiments.errors import ConfigError
@@ -101,9 +102,13 @@ def _check(command: str, overrides: list[str]) -> None:
         raise ConfigError("--experimental-rerun would run what a pickle says: give the overrides themselves")
     if asked.package and not asked.cfg:
         raise ConfigError(f"--package {asked.package}: goes with --cfg, of which it shows a part")
+    for folder in filter(None, (asked.config_dir, asked.config_path)):
+        check_folder(Path(folder))
     if asked.config_path or asked.config_name or asked.config_dir or asked.shell_completion:
         return  # Hydra alone knows the configuration
     config = composed(command, asked.overrides, sweep=asked.multirun)
+    if asked.multirun and "output_dir" in config:
+        _of_job(config, 0)  # Hydra makes the folder of the sweep before the first job
     if asked.package and asked.cfg == "job" and OmegaConf.select(config, asked.package) is None:
         raise ConfigError(f"--package {asked.package}: there is none; {nearest(asked.package, keys_of(config))}")
 
@@ -112,12 +117,18 @@ def _run(command: str, config: DictConfig, console: Console) -> None:
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN and "output_dir" in config:
         with open_dict(config):
-            config.output_dir = str(Path(config.output_dir) / str(runtime.job.num))
+            config.output_dir = _of_job(config, runtime.job.num)
     main = importlib.import_module(f"loopgrad.experiments.commands.{command}").main
     try:
         main(config, Names.chosen(), console)
     except OmegaConfBaseException as error:  # a configuration of the user's own lacks a key, say
         raise ConfigError(said(error)) from error
+
+
+def _of_job(config: DictConfig, number: int) -> str:
+    from loopgrad.experiments.folders import output_folder  # loads torch
+
+    return str(output_folder(config.output_dir) / str(number))
 
 
 class Output(Console):

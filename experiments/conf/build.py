@@ -6,6 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.targets import parameters_of, target_of
 from loopgrad.experiments.errors import ConfigError
@@ -60,9 +61,12 @@ def check(node: DictConfig, name: str, given: set[str] = frozenset()) -> None:  
         child = node._get_node(key)
         if isinstance(child, DictConfig) and not child._is_none():
             check(child, f"{name}.{key}")
-        elif key in hints:
-            value = OmegaConf.to_object(node[key]) if OmegaConf.is_config(node[key]) else node[key]
+            continue
+        value = OmegaConf.to_object(node[key]) if OmegaConf.is_config(node[key]) else node[key]
+        if key in hints:
             check_value(f"{name}.{key}", value, hints[key])
+        if str(target).startswith("loopgrad."):  # others know best what they can hold
+            check_bounds(f"{name}.{key}", value)
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:
@@ -95,7 +99,9 @@ def matches(value: Any, annotation: Any) -> bool:
     if origin in (tuple, list):
         items = [option for a in arguments if a is not ... for option in _options(a)]
         return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
-    return not isinstance(annotation, type) or isinstance(value, annotation)
+    if getattr(annotation, "_is_protocol", False):  # which no plain value can be
+        return False
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
 
 
 def _options(annotation: Any) -> list[Any]:

@@ -4,6 +4,8 @@ Hydra refuses unknown keys too, but without names, and silently takes any key wi
 """
 
 import re
+from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.targets import parameters_of
 from loopgrad.experiments.errors import ConfigError
 
@@ -37,7 +40,10 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             typed = [_parsed(line) for line in overrides]
             parsed = [_single(o, sweep) for o in typed]
             loader = GlobalHydra.instance().config_loader()
-            places = [str(o.input_line) for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            searched = [o for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            for place in searched:
+                _check_search_path(place.value())
+            places = [str(place.input_line) for place in searched]
             whole = compose(command, places, return_hydra_config=True)
             default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
             choices = {
@@ -46,8 +52,8 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 if group in default or group in whole.hydra.runtime.choices
             }
             for override in typed:
-                if _group(override) in choices:
-                    _check_choice(override, choices[_group(override)])
+                if (group := _group(override)) in choices:
+                    _check_choice(override, choices[group], several=_takes_several(default.get(group)))
             groups = [o for o in parsed if _group(o) in choices]
             base = compose(command, places + [str(o.input_line) for o in groups]) if groups else default
             for override in parsed:
@@ -62,6 +68,13 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+def _check_search_path(value: Any) -> None:
+    for place in value if isinstance(value, list) else [value]:
+        kind, _, folder = str(place).rpartition("://")
+        if kind in ("", "file"):
+            check_folder(Path(folder))
 
 
 def said(error: BaseException) -> str:
@@ -109,13 +122,20 @@ def _group(override: Override) -> str:
     return override.key_or_group.split("@")[0]
 
 
-def _check_choice(override: Override, options: list[str]) -> None:
+def _takes_several(node: Any) -> bool:
+    """Whether the choices of a group stand side by side, each under its name, as estimators do."""
+    return isinstance(node, DictConfig) and "_target_" not in node
+
+
+def _check_choice(override: Override, options: list[str], several: bool) -> None:
     if override.is_delete():
         return
     group = _group(override)
     if override.is_add() or override.is_force_add():
         raise ConfigError(f"{override.input_line}: {group} is chosen without a +, by {group}=")
     values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if not several and any(isinstance(value, list) for value in values):
+        raise ConfigError(f"{override.input_line}: takes one {group}; with -m, {group}=A,B runs one after another")
     for choice in [item for value in values for item in (value if isinstance(value, list) else [value])]:
         choice = "null" if choice is None else choice
         if str(choice) not in options:
