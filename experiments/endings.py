@@ -25,6 +25,7 @@ GOES_ON = {  # what the same command does once it has been cut off
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)
 OUTPUT = "standard output"
+LONGEST = 2_000
 NO_THREAD = "can't start new thread"
 
 
@@ -198,5 +199,6 @@ def _end(code: int, message: str) -> NoReturn:
 
 
 def _inert(text: str) -> str:
-    """Return text on one line, with control characters shown and not obeyed."""
+    """Return text on one line of bearable length, with control characters shown and not obeyed."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

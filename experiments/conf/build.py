@@ -3,6 +3,7 @@
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -32,6 +33,8 @@ def build(node: DictConfig, name: str, **extra: Any) -> Any:
         cause: BaseException = error
         while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
             cause = cause.__cause__
+        if isinstance(cause, InstantiationException):  # Hydra itself refuses what the user's node names
+            raise ConfigError(f"{name}: {str(cause).splitlines()[0]}") from error
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
         if isinstance(cause, ArithmeticError | RuntimeError):  # sizes that no one foresaw

@@ -61,8 +61,10 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                     _check_key(override, base, parsed, choices)
             config = compose(command, [str(o.input_line) for o in parsed])
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException, RecursionError) as error:
-            raise ConfigError(said(error)) from error
+        except ConfigError:
+            raise
+        except (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            raise ConfigError(said(error)) from error  # Hydra's own, of what it did not foresee
         for key in default:
             if config.get(key) is None and default[key] is not None:
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
@@ -99,9 +101,10 @@ def _parsed(line: str) -> Override:
     try:
         return OverridesParser.create().parse_override(line)
     except RecursionError as error:
-        raise ConfigError(f"{line[:40]}...: is nested too deeply to be read") from error
-    except HydraException as error:
-        raise ConfigError(f"{line}: cannot be read as key=value: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{line[:80]}...: is nested too deeply to be read") from error
+    except (HydraException, ValueError) as error:  # Python itself refuses an int of thousands of digits
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{line[:80]}: cannot be read as key=value: {reason[:400]}") from error
 
 
 def _single(override: Override, sweep: bool) -> Override:
@@ -160,7 +163,7 @@ def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool
     given = {o.key_or_group: o for o in overrides}
     parent, _, name = key.rpartition(".")
     path = key.split(".")
-    if path[0] == "estimator" and path[1:] and path[1] not in base.get("estimator", {}):
+    if path[0] == "estimator" in base and path[1:] and path[1] not in (base.estimator or {}):
         new = f"estimator.{path[1]}"
         return key == new or f"{new}._target_" in given or new in given
     node = OmegaConf.select(base, parent) if parent else None
