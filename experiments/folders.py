@@ -1,5 +1,6 @@
 """The folder of a command's results: claimed by one configuration, checked when it is met again."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: froze
     try:
         records.write(stored, [described])
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):  # the folder is none the worse
+            raise
         raise ConfigError(f"output_dir={folder}: cannot write {stored}: {error.strerror}") from error
     return False
 
