@@ -99,7 +99,10 @@ def _check(command: str, overrides: list[str]) -> None:
     parser.error = refuse
     asked = parser.parse_args(overrides)
     if asked.experimental_rerun:
-        raise ConfigError("--experimental-rerun would run what a pickle says: give the overrides themselves")
+        raise ConfigError(
+            f"--experimental-rerun={asked.experimental_rerun}: it unpickles a file, which could run anything: "
+            "repeat the command as it was typed, which records hold under `command`"
+        )
     if asked.package and not asked.cfg:
         raise ConfigError(f"--package {asked.package}: goes with --cfg, of which it shows a part")
     for folder in filter(None, (asked.config_dir, asked.config_path)):

@@ -40,12 +40,13 @@ def check_bounds(name: str, value: Any) -> None:
     Raises:
         ConfigError: A number is too large, not finite, or no number at all.
     """
-    most = OF_NAME.get(name.rsplit(".", 1)[-1], LARGEST)
+    most = OF_NAME.get(name.rsplit(".", 1)[-1])
     for number in value if isinstance(value, list | tuple) else (value,):
         if isinstance(number, float) and not math.isfinite(number):
             raise ConfigError(f"{name}={number}: must be a finite number")
-        if isinstance(number, int | float) and abs(number) > most:
-            raise ConfigError(f"{name}={_short(number)}: must be at most {most}")
+        limit = LARGEST if most is None and isinstance(number, int) else most
+        if limit is not None and isinstance(number, int | float) and abs(number) > limit:
+            raise ConfigError(f"{name}={_short(number)}: must be at most {limit}")
 
 
 def _short(number: float) -> str:

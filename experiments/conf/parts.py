@@ -4,9 +4,10 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
@@ -104,12 +105,13 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
     return estimators
 
 
-def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int) -> RecursiveModel:
-    """Build the model of a configuration for a task, with initial weights drawn from a seed."""
+def build_model(
+    node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None
+) -> RecursiveModel:
+    """Build the model of a configuration for a task, with initial weights drawn from a seed; see `build`."""
     spec = task.spec
-    node = OmegaConf.create(node) if isinstance(node, dict) else node
     sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
-    model = build(node, "model", **sizes, seed=seed)
+    model = build(node, "model", classes, **sizes, seed=seed)
     if not isinstance(model, RecursiveModel):
         raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
     return model
