@@ -64,7 +64,9 @@ def matches(value: Any, annotation: Any) -> bool:
     if origin in (tuple, list):
         items = [option for a in arguments if a is not ... for option in _options(a)]
         return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
-    return not isinstance(annotation, type) or isinstance(value, annotation)
+    if getattr(annotation, "_is_protocol", False):  # which no plain value can be
+        return False
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
 
 
 def _options(annotation: Any) -> list[Any]:

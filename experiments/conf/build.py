@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loopgrad.experiments.conf.annotations import check_class, check_value, shown
+from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.targets import taken_by, target_of
@@ -115,8 +116,11 @@ def _check(node: Any, name: str, given: set[str], find: Callable[[Any], Any], de
             inner = _check(value, place, set(), find, depth - 1)
             if key in hints:
                 check_class(place, inner, value["_target_"], hints[key])
-        elif key in hints:
+            continue
+        if key in hints:
             check_value(place, value, hints[key])
+        if str(target).startswith("loopgrad."):  # others know best what they can hold
+            check_bounds(place, value)
     return found
 
 

@@ -13,6 +13,7 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
+from loopgrad.gradients.host_memory import check_fits
 from loopgrad.models import Coupling, RecursiveModel
 
 
@@ -45,12 +46,21 @@ def parts(config: DictConfig) -> Parts:
     estimators = estimators_of(config)
     trainer = build(config.trainer, "trainer")
     try:
-        trainer.torch_device()
-        task.train_batch(0, 0, trainer.batch_size)
+        device = trainer.torch_device()
+    except ValueError as error:
+        raise ConfigError(f"trainer.{error}") from error
+    try:
+        rows, tokens = trainer.batch_size, task.spec.seq_len
+        check_fits(3 * 8 * rows * tokens, f"trainer.batch_size={rows} samples of {tokens} tokens")
+        task.train_batch(0, 0, rows)
         task.test_set()
-    except (ValueError, ImportError, MemoryError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
+    except MemoryError as error:
+        raise ConfigError(f"task: its data do not fit into memory: {error}") from error
     model = build_model(config.model, task, seed=0)
+    if device.type == "cpu":
+        _check_training_fits(model, rows, tokens)
     for name, estimator in estimators.items():
         if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
             raise ConfigError(
@@ -59,6 +69,21 @@ def parts(config: DictConfig) -> Parts:
         if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
             raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
     return Parts(task, estimators, trainer, plain(config))
+
+
+def _check_training_fits(model: RecursiveModel, rows: int, tokens: int) -> None:
+    """Refuse sizes of which what any training holds, however it obtains gradients, is more than the machine has.
+
+    Raises:
+        ConfigError: As said.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    states = rows * (model.embedding.puzzle_tokens + tokens) * model.embedding.hidden_size * len(model.streams)
+    try:
+        check_fits(5 * 4 * weights, f"model: {weights:,} weights with their average, gradient and two moments")
+        check_fits(2 * 4 * states, f"trainer.batch_size={rows} states of the model")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def estimators_of(config: DictConfig) -> dict[str, Estimator]:

@@ -1,6 +1,7 @@
 """One training run in a folder of its own (train.jsonl, checkpoint.pt, weights*.safetensors); it goes on from there."""
 
 import copy
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +131,8 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
             for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
+                if not log.exists():  # else what is stored next would make a folder of half a run
+                    raise FileNotFoundError(errno.ENOENT, "was removed while the run went on", str(log))
                 show(entry)
                 report(plan.name, entry)
                 last, stop, every = run.step == plan.trainer.train_steps, stopped(), plan.trainer.weights_every

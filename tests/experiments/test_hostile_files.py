@@ -20,7 +20,8 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks import Task
 from loopgrad.experiments.training import checkpoint
 
-PLACES = ("task", "model", "trainer", "halting", "in a list")
+SLOW = pytest.mark.slow  # as many again in another place
+PLACES = ("task", "halting", *(pytest.param(place, marks=SLOW) for place in ("model", "trainer", "in a list")))
 
 
 @pytest.fixture
