@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from loopgrad import __version__
 from loopgrad.experiments.conf.nearest import nearest
-from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.conf.overrides import composed, keys_of, said
+from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, WorkerLost
+from loopgrad.experiments.endings import OUTPUT, cut_off, in_one_line, on_signals
+from loopgrad.experiments.errors import ConfigError
 
 COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")
 USAGE = """usage: loopgrad COMMAND [key=value ...]
@@ -36,13 +39,21 @@ Configuration groups: task, model, estimator, trainer, analysis, experiment. For
   loopgrad compare experiment=smoke output_dir=results/smoke
   loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
   loopgrad analyse checkpoint=results/compare
-loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does."""
+loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does.
+
+A command that ends badly says why in one line, and its exit code says of what kind that is: 1 the computation failed,
+2 it was asked for wrongly, 3 the system refused (disk full, output closed), 130 Ctrl-C, 143 SIGTERM."""
 
 
 def main() -> None:
-    """Run the command named on the command line; exit with 2 if it was asked for wrongly, with 130 if interrupted."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-    arguments = sys.argv[1:]
+    """Run the command named on the command line; what ends it badly becomes one line and an exit code."""
+    with in_one_line():
+        _main(sys.argv)
+
+
+def _main(typed: list[str]) -> None:
+    console = Output(highlight=False, soft_wrap=not sys.stdout.isatty())
+    arguments = typed[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         raise SystemExit(0 if arguments else 2)
@@ -50,50 +61,82 @@ def main() -> None:
         print(__version__)
         raise SystemExit(0)
     command, *overrides = arguments
-    typed = sys.argv
-    try:
-        if command not in COMMANDS:
-            raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
-        if command == "bench" and overrides and overrides[0].isidentifier():
-            overrides[0] = f"bench={overrides[0]}"
-        asked = get_args(overrides)
-        if not (asked.config_path or asked.config_name or asked.config_dir or asked.experimental_rerun):
-            composed(command, asked.overrides, sweep=asked.multirun)  # else Hydra alone knows the configuration
-    except ConfigError as error:
-        _end(2, str(error))
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # what is not the user's mistake is shown whole
+    if command not in COMMANDS:
+        raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
+    if command == "bench" and overrides and overrides[0].isidentifier():
+        overrides[0] = f"bench={overrides[0]}"
+    _check(command, overrides)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files
+    begun = []
 
     def task(config: DictConfig) -> None:
+        begun.append(command)
         sys.argv = typed  # for records, which hold the command as typed
-        _run(command, config, console)
+        with on_signals(cut_off), in_one_line(command):  # in here, for Hydra reports what passes in lines of its own
+            _run(command, config, console)
 
-    sys.argv = [sys.argv[0], *overrides]
-    hydra.main(config_path="conf", config_name=command, version_base="1.3")(task)()
+    sys.argv = [typed[0], *overrides]
+    try:
+        hydra.main(config_path="conf", config_name=command, version_base="1.3")(task)()
+    except Exception as error:
+        if begun or isinstance(error, MemoryError) or getattr(error, "filename", None) == OUTPUT:
+            raise
+        raise ConfigError(said(error)) from error  # Hydra raises all kinds of them for what it was asked
+
+
+def _check(command: str, overrides: list[str]) -> None:
+    """Check options and overrides before Hydra reads them.
+
+    Raises:
+        ConfigError: An option is unknown or lacks its value, or an override is refused.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError(f"{message}; loopgrad {command} --help shows what there is")
+
+    parser.error = refuse
+    asked = parser.parse_args(overrides)
+    if asked.experimental_rerun:
+        raise ConfigError(
+            f"--experimental-rerun={asked.experimental_rerun}: it unpickles a file, which could run anything: "
+            "repeat the command as it was typed, which records hold under `command`"
+        )
+    if asked.package and not asked.cfg:
+        raise ConfigError(f"--package {asked.package}: goes with --cfg, of which it shows a part")
+    for folder in filter(None, (asked.config_dir, asked.config_path)):
+        check_folder(Path(folder))
+    if asked.config_path or asked.config_name or asked.config_dir or asked.shell_completion:
+        return  # Hydra alone knows the configuration
+    config = composed(command, asked.overrides, sweep=asked.multirun)
+    if asked.multirun and "output_dir" in config:
+        _of_job(config, 0)  # Hydra makes the folder of the sweep before the first job
+    if asked.package and asked.cfg == "job" and OmegaConf.select(config, asked.package) is None:
+        raise ConfigError(f"--package {asked.package}: there is none; {nearest(asked.package, keys_of(config))}")
 
 
 def _run(command: str, config: DictConfig, console: Console) -> None:
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN and "output_dir" in config:
         with open_dict(config):
-            config.output_dir = str(Path(config.output_dir) / str(runtime.job.num))
+            config.output_dir = _of_job(config, runtime.job.num)
+    main = importlib.import_module(f"loopgrad.experiments.commands.{command}").main
     try:
-        importlib.import_module(f"loopgrad.experiments.commands.{command}").main(config, Names.chosen(), console)
-    except ConfigError as error:
-        _end(2, str(error))
-    except NonFinite as error:
-        _end(1, f"the loss is not finite any more: {error}")
-    except WorkerLost as error:
-        _end(1, str(error))
-    except OSError as error:
-        if error.filename is None:
-            raise
-        _end(1, f"{error.filename}: {error.strerror}")
-    except (Interrupted, KeyboardInterrupt):
-        rest = {"compare": "goes on from the last checkpoint", "analyse": "goes on with the weights left"}
-        rest["train"] = rest["compare"]
-        _end(130, f"interrupted; the same command {rest.get(command, 'begins anew: nothing was stored')}")
+        main(config, Names.chosen(), console)
+    except OmegaConfBaseException as error:  # a configuration of the user's own lacks a key, say
+        raise ConfigError(said(error)) from error
 
 
-def _end(code: int, message: str) -> NoReturn:
-    print(f"loopgrad: {message}", file=sys.stderr)
-    raise SystemExit(code) from None
+def _of_job(config: DictConfig, number: int) -> str:
+    from loopgrad.experiments.folders import output_folder  # loads torch
+
+    return str(output_folder(config.output_dir) / str(number))
+
+
+class Output(Console):
+    """The console, which leaves a broken pipe to those who end the command."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what was caught."""
+        raise

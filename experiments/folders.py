@@ -1,5 +1,6 @@
 """The folder of a command's results: claimed by one configuration, checked when it is met again."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,16 @@ def output_folder(output_dir: Any) -> Path:
     Raises:
         ConfigError: It names none.
     """
-    if not isinstance(output_dir, str | int | float) or not str(output_dir):
-        raise ConfigError(f"output_dir={output_dir}: must be the path of a folder")
-    return Path(str(output_dir))
+    if isinstance(output_dir, bool) or not isinstance(output_dir, str | int) or not str(output_dir).strip():
+        raise ConfigError(f"output_dir={output_dir}: must be the path of a folder, such as ./{output_dir or 'results'}")
+    if not str(output_dir).isprintable():
+        raise ConfigError(f"output_dir={output_dir}: holds characters that cannot be printed")
+    folder = Path(str(output_dir))
+    try:
+        folder.exists()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ConfigError(f"output_dir={str(folder)[:80]}: {error.strerror}") from error
+    return folder
 
 
 def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: frozenset[str] = TRAINING) -> bool:
@@ -61,6 +69,8 @@ def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: froze
     try:
         records.write(stored, [described])
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):  # the folder is none the worse
+            raise
         raise ConfigError(f"output_dir={folder}: cannot write {stored}: {error.strerror}") from error
     return False
 

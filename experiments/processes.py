@@ -13,7 +13,8 @@ from typing import TypeVar
 
 import torch
 
-from loopgrad.experiments.errors import WorkerLost
+from loopgrad.experiments.endings import SIGNALS
+from loopgrad.experiments.errors import Interrupted, WorkerLost
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -86,16 +87,21 @@ class Stop:
     """Whether the user, or the cluster, has asked to stop."""
 
     requested: bool = False
+    signal: int = signal.SIGINT
 
 
 @contextmanager
 def on_signal() -> Iterator[Stop]:
-    """Turn the first SIGINT or SIGTERM into a request, so that a step is never cut in half; a second one interrupts."""
+    """Turn the first signal that ends commands into a request, so that no step is cut in half; a second one interrupts.
+
+    Signals that are ignored, as under nohup, stay so.
+    """
     stop = Stop()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
     def ask(number: int, frame: object) -> None:
-        stop.requested = True
+        stop.requested, stop.signal = True, number
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -103,6 +109,9 @@ def on_signal() -> Iterator[Stop]:
         signal.signal(number, ask)
     try:
         yield stop
+    except Interrupted as error:
+        error.signal = stop.signal
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

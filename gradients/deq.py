@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.checks import check_choice
+from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, check_shapes, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.stopped import Before
+
+SOLVERS = ("fixed_point_iter", "simple_fixed_point_iter", "anderson", "broyden")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class TorchDEQ(Estimator):
 
     Raises:
         ImportError: torchdeq is not installed.
-        ValueError: gradient or core is not one of the above.
+        ValueError: An argument is not one of the above, or a number is out of range.
 
     Example:
         >>> from loopgrad.gradients import TorchDEQ
@@ -70,6 +72,17 @@ class TorchDEQ(Estimator):
     def __post_init__(self) -> None:
         check_choice("TorchDEQ", "gradient", self.gradient, ("ift", "hook_ift", "phantom"))
         check_choice("TorchDEQ", "core", self.core, ("sliced", "indexing"))
+        for name in ("f_solver", "b_solver"):
+            check_choice("TorchDEQ", name, getattr(self, name), SOLVERS)
+        for name in ("f_stop_mode", "b_stop_mode"):
+            check_choice("TorchDEQ", name, getattr(self, name), ("abs", "rel"))
+        for name in ("f_tol", "b_tol"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"TorchDEQ({name}={getattr(self, name)}) must be a finite number of at least 0")
+        for name in ("b_max_iter", "num_steps"):
+            check_int("TorchDEQ", name, getattr(self, name), 1)
+        if not 0 < self.damping <= 1:
+            raise ValueError(f"TorchDEQ(damping={self.damping}) must be in (0, 1]")
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Hand the cycle map to torchdeq."""

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from loopgrad.gradients.host_memory import check_fits
 from loopgrad.models.attention import Rotary
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.input_embedding import InputEmbedding
+from loopgrad.models.layers import swiglu_inner_size
 
 
 class Puzzles(NamedTuple):
@@ -37,6 +39,11 @@ class Architecture:
     puzzles: Puzzles
 
     def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.expansion < float("inf"):
+            raise ValueError(f"expansion must be a finite number above 0, got {self.expansion}")
         if self.mixer not in ("attention", "mlp"):
             raise ValueError(f"mixer must be 'attention' or 'mlp', got {self.mixer!r}")
         if self.positions not in (None, "rope", "learned", "none"):
@@ -50,6 +57,8 @@ class Architecture:
 
     def embedding(self, generator: torch.Generator) -> InputEmbedding:
         """Build the input embedding."""
+        table = self.puzzles.number * (self.puzzles.dim or self.hidden_size)
+        check_fits(4 * table, f"a table of {self.puzzles.number} puzzles with hidden_size={self.hidden_size}")
         return InputEmbedding(
             self.vocab_size,
             self.hidden_size,
@@ -66,9 +75,19 @@ class Architecture:
         if num_layers < 1:
             raise ValueError(f"a net needs at least one layer, got {num_layers}")
         num_positions = 0 if self.seq_len is None else self.puzzles.tokens + self.seq_len
+        check_fits(
+            4 * num_layers * self._numbers(num_positions),
+            f"weights of {num_layers} layers with hidden_size={self.hidden_size}, expansion={self.expansion}",
+        )
         turned = self.mixer == "attention" and self.positions in (None, "rope")
         rotary = Rotary(self.hidden_size // self.num_heads, num_positions) if turned else None
         return Net([self._block(num_positions, generator) for _ in range(num_layers)], rotary)
+
+    def _numbers(self, num_positions: int) -> int:
+        """Return how many weights a block holds."""
+        width, mixed = self.hidden_size, num_positions if self.mixer == "mlp" else 0
+        swiglus = sum(3 * size * swiglu_inner_size(size, self.expansion) for size in (width, mixed))
+        return swiglus + (4 * width**2 if self.mixer == "attention" else 0)
 
     def _block(self, num_positions: int, generator: torch.Generator) -> nn.Module:
         if self.mixer == "mlp":

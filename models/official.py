@@ -100,11 +100,13 @@ class OfficialWeights:
 
     def num_layers(self, level: str) -> int:
         """Return the number of blocks of `level`."""
-        matches = (re.match(rf"{level}\.layers\.(\d+)\.", name) for name in self.tensors)
+        matches = (re.match(rf"{level}\.layers\.([0-9]{{1,9}})\.", name) for name in self.tensors)
         numbers = {int(match.group(1)) for match in matches if match}
         if not numbers:
             raise ValueError(self._missing(f"{level}.layers.0.mlp.gate_up_proj.weight"))
-        return max(numbers) + 1
+        if max(numbers) >= len(numbers):  # a name may hold any number, and a model of so many layers would be built
+            raise ValueError(f"the checkpoint has {len(numbers)} layers of {level}, numbered up to {max(numbers)}")
+        return len(numbers)
 
     def positions(self, given: str | None) -> str:
         """Return how positions enter: "learned" if there is a table, else what is given or usual with the mixer."""

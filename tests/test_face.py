@@ -15,6 +15,7 @@ from repository import FOLDERS, PYPROJECT, ROOT
 
 import loopgrad
 from loopgrad.__main__ import main
+from loopgrad.experiments import endings
 
 PACKAGES = [name for name in FOLDERS if name != "loopgrad"]
 
@@ -68,6 +69,7 @@ def test_the_version_loads_no_torch_and_is_the_same_by_every_way(monkeypatch, ca
     assert said == version("loopgrad") == loopgrad.__version__ and not {"torch", "hydra"} & set(loaded.split())
     assert fresh("-m", "loopgrad", "-V").stdout.strip() == said
     monkeypatch.setattr("sys.argv", ["loopgrad", "-V"])
+    monkeypatch.setattr(endings, "ignore_signals", lambda: None)  # the end of this command is not that of the tests
     main()
     assert capsys.readouterr().out.strip() == said
     assert PYPROJECT["project"]["scripts"] == {"loopgrad": "loopgrad.__main__:main"}
@@ -77,6 +79,7 @@ def test_run_as_a_module_the_command_of_a_record_is_that_of_the_program(monkeypa
     from loopgrad.experiments import cli, provenance
 
     seen = []
+    monkeypatch.setattr(endings, "ignore_signals", lambda: None)
     monkeypatch.setattr(cli, "main", lambda: seen.append(provenance.command()))
     monkeypatch.setattr("sys.argv", ["/somewhere/loopgrad/__main__.py", "compare", "a=1"])
     monkeypatch.delitem(sys.modules, "loopgrad.__main__")  # runpy warns of what is loaded already

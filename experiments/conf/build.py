@@ -1,105 +1,132 @@
-"""Building objects from configuration nodes, after checking every key and value against what the target takes."""
+"""Building objects from configuration nodes, after checking every key and value against what the target takes.
 
-import types
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+A node that the user gave names any class or function, which Hydra calls. A node out of a file names a class of a
+table, and its values are what they are: nothing is imported, interpolated or called but these classes.
+"""
 
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from loopgrad.experiments.conf.annotations import check_class, check_value, shown
+from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
-from loopgrad.experiments.conf.targets import parameters_of, target_of
+from loopgrad.experiments.conf.own import Classes
+from loopgrad.experiments.conf.targets import taken_by, target_of
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.gradients.checks import is_int, is_number
+
+Node = DictConfig | Mapping[str, Any]
+DEEPEST = 16
+"""Nodes in one another; those of this package are two deep."""
 
 
-def build(node: DictConfig, name: str, **extra: Any) -> Any:
-    """Instantiate `node` by its `_target_`.
+def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -> Any:
+    """Make the object that `node` describes by its `_target_`.
 
     Args:
         node: A node with `_target_` and values for the target's parameters.
         name: Where the node stands, for messages, such as "task".
+        classes: What a node out of a file may name; None for a node of the user's own, which may name anything.
         extra: Arguments that are not configuration: sizes that follow from the task, the seed.
 
     Raises:
         ConfigError: A key is not a parameter of the target, a value is of the wrong type or not a valid choice, or the
             target itself refuses its arguments.
     """
-    check(node, name, set(extra))
+    check(node, name, set(extra), classes)
     try:
-        return instantiate(node, **extra, _convert_="all")
+        if classes is not None:
+            return _made(node, classes, extra)
+        return instantiate(OmegaConf.create(dict(node)) if isinstance(node, dict) else node, **extra, _convert_="all")
     except Exception as error:
         cause: BaseException = error
         while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
             cause = cause.__cause__
+        if isinstance(cause, InstantiationException):  # Hydra itself refuses what the user's node names
+            reason = " ".join(str(cause).split()).split(". ")[0]
+            raise ConfigError(f"{name}: {reason}") from error
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
-        if isinstance(cause, ArithmeticError | RuntimeError):  # sizes that no one foresaw
+        if isinstance(cause, ArithmeticError | RuntimeError | MemoryError):  # sizes that no one foresaw
             reason = str(cause).split("\n")[0]
-            raise ConfigError(f"{name}: {node['_target_']} cannot be made of these values: {reason}") from error
+            target = shown(node["_target_"])
+            raise ConfigError(f"{name}: {target} cannot be made of these values: {reason}") from error
         raise
 
 
-def check(node: DictConfig, name: str, given: set[str] = frozenset()) -> None:  # pyright: ignore[reportArgumentType]
+def _made(node: Node, classes: Classes, extra: Mapping[str, Any]) -> Any:
+    """Call the class of a table, nodes in nodes first; all has been checked."""
+    values = {str(key): value for key, value in node.items() if key != "_target_"}
+    made = {key: _made(value, classes, {}) if isinstance(value, dict) else value for key, value in values.items()}
+    return classes[node["_target_"]](**made, **extra)
+
+
+def check(node: Node, name: str, given: set[str] = frozenset(), classes: Classes | None = None) -> None:  # pyright: ignore[reportArgumentType]
     """Check the keys and values of a node and of the nodes in it against the signatures of their targets.
 
     Raises:
         ConfigError: As `build`.
     """
+    try:
+        plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
+    find = target_of if classes is None else _finder(classes, name)
+    _check(plain, name, given, find, DEEPEST)
+
+
+def _finder(classes: Classes, name: str) -> Callable[[Any], type]:
+    def find(target: Any) -> type:
+        if isinstance(target, str) and target in classes:
+            return classes[target]
+        raise ConfigError(
+            f"{name} is of {shown(target)}, and no class but loopgrad's own is taken from a file, for it could run "
+            "anything"
+        )
+
+    return find
+
+
+def _check(node: Any, name: str, given: set[str], find: Callable[[Any], Any], depth: int) -> Any:
+    """Check a node; return what its target is."""
+    if not isinstance(node, dict):
+        raise ConfigError(f"{name} must be a node with a _target_, got {type(node).__name__}")
     if "_target_" not in node:
         raise ConfigError(f"{name} has no _target_: give the class that it configures")
+    if not depth:
+        raise ConfigError(f"{name}: nodes in one another, more than {DEEPEST} deep")
     target = node["_target_"]
-    known, found = parameters_of(target), target_of(target)
-    hints = get_type_hints(found.__init__ if isinstance(found, type) else found)
-    for key in node:
+    found = find(target)
+    known, hints = taken_by(found, target), _hints_of(found)
+    for key, value in node.items():
+        place = f"{name}.{shown(key)}"
         if key == "_target_":
             continue
+        if key in ("_args_", "_convert_", "_partial_", "_recursive_"):
+            raise ConfigError(f"{place}: of Hydra's own keys _target_ alone is read: give parameters by their names")
         if key not in known:
-            raise ConfigError(f"{name}.{key}: {target} takes no {key}; {nearest(str(key), known)}")
+            raise ConfigError(f"{place}: {target} takes no {shown(key)}; {nearest(shown(key), known)}")
         if key in given:
-            raise ConfigError(f"{name}.{key} is not free: it follows from the rest of the configuration")
-        child = node._get_node(key)
-        if isinstance(child, DictConfig) and not child._is_none():
-            check(child, f"{name}.{key}")
-        elif key in hints:
-            value = OmegaConf.to_object(node[key]) if OmegaConf.is_config(node[key]) else node[key]
-            check_value(f"{name}.{key}", value, hints[key])
+            raise ConfigError(f"{place} is not free: it follows from the rest of the configuration")
+        if isinstance(value, dict):
+            inner = _check(value, place, set(), find, depth - 1)
+            if key in hints:
+                check_class(place, inner, value["_target_"], hints[key])
+            continue
+        if key in hints:
+            check_value(place, value, hints[key])
+        if str(target).startswith("loopgrad."):  # others know best what they can hold
+            check_bounds(place, value)
+    return found
 
 
-def check_value(name: str, value: Any, annotation: Any) -> None:
-    """Check a value against a type annotation.
-
-    Raises:
-        ConfigError: The value is of another type, or none of the choices.
-    """
-    options = _options(annotation)
-    if any(matches(value, option) for option in options):
-        return
-    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
-    if choices and isinstance(value, str):
-        raise ConfigError(f"{name}={value}: no such choice; {nearest(value, map(str, choices))}")
-    kinds = [option for option in options if get_origin(option) is not Literal]
-    names = ["null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds]
-    wanted = " or ".join([*map(repr, choices), *names])
-    raise ConfigError(f"{name}={value}: must be {wanted}, got {type(value).__name__}")
-
-
-def matches(value: Any, annotation: Any) -> bool:
-    """Return whether a plain value (number, string, bool, None, list) fits a type annotation that is no union."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return any(value == choice and type(value) is type(choice) for choice in arguments)
-    if annotation is float:
-        return is_number(value)
-    if annotation is int:
-        return is_int(value)
-    if origin in (tuple, list):
-        items = [option for a in arguments if a is not ... for option in _options(a)]
-        return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
-    return not isinstance(annotation, type) or isinstance(value, annotation)
-
-
-def _options(annotation: Any) -> list[Any]:
-    """Return what a union takes one of; anything else is its only option."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [option for argument in get_args(annotation) for option in _options(argument)]
-    return [annotation]
+def _hints_of(found: Any) -> dict[str, Any]:
+    """Return the annotations of what a target takes; nothing where they name what is not there, as a user's own may."""
+    try:
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+    except (NameError, TypeError, AttributeError):
+        return {}

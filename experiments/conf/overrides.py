@@ -4,6 +4,8 @@ Hydra refuses unknown keys too, but without names, and silently takes any key wi
 """
 
 import re
+from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -14,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.targets import parameters_of
 from loopgrad.experiments.errors import ConfigError
 
@@ -37,7 +40,10 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             typed = [_parsed(line) for line in overrides]
             parsed = [_single(o, sweep) for o in typed]
             loader = GlobalHydra.instance().config_loader()
-            places = [str(o.input_line) for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            searched = [o for o in parsed if o.get_key_element() == "hydra.searchpath"]
+            for place in searched:
+                _check_search_path(place.value())
+            places = [str(place.input_line) for place in searched]
             whole = compose(command, places, return_hydra_config=True)
             default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
             choices = {
@@ -46,8 +52,8 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 if group in default or group in whole.hydra.runtime.choices
             }
             for override in typed:
-                if _group(override) in choices:
-                    _check_choice(override, choices[_group(override)])
+                if (group := _group(override)) in choices:
+                    _check_choice(override, choices[group], several=_takes_several(default.get(group)))
             groups = [o for o in parsed if _group(o) in choices]
             base = compose(command, places + [str(o.input_line) for o in groups]) if groups else default
             for override in parsed:
@@ -55,8 +61,10 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                     _check_key(override, base, parsed, choices)
             config = compose(command, [str(o.input_line) for o in parsed])
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(str(error).strip().split("\n")[0]) from error
+        except ConfigError:
+            raise
+        except (HydraException, OmegaConfBaseException, RecursionError, ValueError, TypeError) as error:
+            raise ConfigError(said(error)) from error  # Hydra's own, of what it did not foresee
         for key in default:
             if config.get(key) is None and default[key] is not None:
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
@@ -64,11 +72,39 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
         return config
 
 
+def _check_search_path(value: Any) -> None:
+    for place in value if isinstance(value, list) else [value]:
+        kind, _, folder = str(place).rpartition("://")
+        if kind in ("", "file"):
+            check_folder(Path(folder))
+
+
+def said(error: BaseException) -> str:
+    """Return on one line what Hydra or OmegaConf says, with the key that it speaks of and the reason behind it."""
+    if isinstance(error, RecursionError):
+        return "the configuration is nested too deeply, or refers to itself"
+    told = [_first_line(error)]
+    key = getattr(error, "full_key", None)
+    if key and str(key) not in told[0]:
+        told.insert(0, str(key))
+    cause = error.__cause__
+    if isinstance(error, HydraException) and isinstance(cause, OmegaConfBaseException):
+        told.append(_first_line(cause))
+    return ": ".join(dict.fromkeys(told))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _parsed(line: str) -> Override:
     try:
         return OverridesParser.create().parse_override(line)
-    except HydraException as error:
-        raise ConfigError(f"{line}: cannot be read as key=value: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{line[:80]}...: is nested too deeply to be read") from error
+    except (HydraException, ValueError) as error:  # Python itself refuses an int of thousands of digits
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{line[:80]}: cannot be read as key=value: {reason[:400]}") from error
 
 
 def _single(override: Override, sweep: bool) -> Override:
@@ -89,13 +125,20 @@ def _group(override: Override) -> str:
     return override.key_or_group.split("@")[0]
 
 
-def _check_choice(override: Override, options: list[str]) -> None:
+def _takes_several(node: Any) -> bool:
+    """Whether the choices of a group stand side by side, each under its name, as estimators do."""
+    return isinstance(node, DictConfig) and "_target_" not in node
+
+
+def _check_choice(override: Override, options: list[str], several: bool) -> None:
     if override.is_delete():
         return
     group = _group(override)
     if override.is_add() or override.is_force_add():
         raise ConfigError(f"{override.input_line}: {group} is chosen without a +, by {group}=")
     values = list(override.sweep_iterator()) if override.is_discrete_sweep() else [override.value()]
+    if not several and any(isinstance(value, list) for value in values):
+        raise ConfigError(f"{override.input_line}: takes one {group}; with -m, {group}=A,B runs one after another")
     for choice in [item for value in values for item in (value if isinstance(value, list) else [value])]:
         choice = "null" if choice is None else choice
         if str(choice) not in options:
@@ -120,7 +163,7 @@ def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool
     given = {o.key_or_group: o for o in overrides}
     parent, _, name = key.rpartition(".")
     path = key.split(".")
-    if path[0] == "estimator" and path[1:] and path[1] not in base.get("estimator", {}):
+    if path[0] == "estimator" in base and path[1:] and path[1] not in (base.estimator or {}):
         new = f"estimator.{path[1]}"
         return key == new or f"{new}._target_" in given or new in given
     node = OmegaConf.select(base, parent) if parent else None

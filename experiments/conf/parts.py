@@ -4,14 +4,16 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
+from loopgrad.gradients.host_memory import check_fits
 from loopgrad.models import Coupling, RecursiveModel
 
 
@@ -44,12 +46,21 @@ def parts(config: DictConfig) -> Parts:
     estimators = estimators_of(config)
     trainer = build(config.trainer, "trainer")
     try:
-        trainer.torch_device()
-        task.train_batch(0, 0, trainer.batch_size)
+        device = trainer.torch_device()
+    except ValueError as error:
+        raise ConfigError(f"trainer.{error}") from error
+    try:
+        rows, tokens = trainer.batch_size, task.spec.seq_len
+        check_fits(3 * 8 * rows * tokens, f"trainer.batch_size={rows} samples of {tokens} tokens")
+        task.train_batch(0, 0, rows)
         task.test_set()
-    except (ValueError, ImportError, MemoryError) as error:
+    except (ValueError, ImportError) as error:
         raise ConfigError(str(error)) from error
+    except MemoryError as error:
+        raise ConfigError(f"task: its data do not fit into memory: {error}") from error
     model = build_model(config.model, task, seed=0)
+    if device.type == "cpu":
+        _check_training_fits(model, rows, tokens)
     for name, estimator in estimators.items():
         if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
             raise ConfigError(
@@ -58,6 +69,21 @@ def parts(config: DictConfig) -> Parts:
         if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
             raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
     return Parts(task, estimators, trainer, plain(config))
+
+
+def _check_training_fits(model: RecursiveModel, rows: int, tokens: int) -> None:
+    """Refuse sizes of which what any training holds, however it obtains gradients, is more than the machine has.
+
+    Raises:
+        ConfigError: As said.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    states = rows * (model.embedding.puzzle_tokens + tokens) * model.embedding.hidden_size * len(model.streams)
+    try:
+        check_fits(5 * 4 * weights, f"model: {weights:,} weights with their average, gradient and two moments")
+        check_fits(2 * 4 * states, f"trainer.batch_size={rows} states of the model")
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def estimators_of(config: DictConfig) -> dict[str, Estimator]:
@@ -79,12 +105,13 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
     return estimators
 
 
-def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int) -> RecursiveModel:
-    """Build the model of a configuration for a task, with initial weights drawn from a seed."""
+def build_model(
+    node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None
+) -> RecursiveModel:
+    """Build the model of a configuration for a task, with initial weights drawn from a seed; see `build`."""
     spec = task.spec
-    node = OmegaConf.create(node) if isinstance(node, dict) else node
     sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
-    model = build(node, "model", **sizes, seed=seed)
+    model = build(node, "model", classes, **sizes, seed=seed)
     if not isinstance(model, RecursiveModel):
         raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
     return model

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.errors import ConfigError
 
 
@@ -34,12 +35,13 @@ def check_count(name: str, value: Any, least: int = 1, optional: bool = False) -
     """Check a number of things.
 
     Raises:
-        ConfigError: It is not an int of at least `least` (or null, where it is optional).
+        ConfigError: It is not an int of at least `least` (or null, where it is optional), or beyond all bounds.
     """
     if optional and value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name}={value}: must be an int of at least {least}{' or null' if optional else ''}")
+    check_bounds(name, value)
 
 
 def run_seeds(seeds: Any, name: str = "seeds") -> list[int]:
@@ -56,6 +58,7 @@ def run_seeds(seeds: Any, name: str = "seeds") -> list[int]:
     if not values or any(isinstance(s, bool) or not isinstance(s, int) or s < 0 for s in values):
         example = "an int of at least 0" if name == "seed" else "a list of ints of at least 0, such as seeds=[0,1,2]"
         raise ConfigError(f"{name}={seeds}: must be {example}")
+    check_bounds(name, values)
     if len(set(values)) < len(values):
         raise ConfigError(f"{name}={seeds}: a seed is named twice")
     return values

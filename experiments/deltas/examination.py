@@ -14,6 +14,9 @@ from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.models.recursive import RecursiveModel, State
 
+MOST_UPDATES = 100_000
+"""Updates down to the training depth of a model whose recursion is followed."""
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -107,7 +110,13 @@ def meet(weights: Weights, settings: Examination) -> Subject:
     task, trainer = weights.make_task(), weights.make_trainer()
     device = device_of(settings.device)
     model = weights.load(task).to(device)
-    batch = task.test_set()[: settings.samples].to(device)
+    segments = settings.segments or trainer.halting.max_segments
+    if segments * model.num_steps > MOST_UPDATES:  # a file may tell any number of cycles
+        raise ConfigError(
+            f"{weights.path}: {segments} segments of {model.num_steps} updates are more than {MOST_UPDATES}: "
+            "give analysis.segments=, or model="
+        )
+    batch = weights.samples(task)[: settings.samples].to(device)
     try:
         with torch.no_grad():
             x = model.encode(batch.inputs, batch.puzzle_ids)

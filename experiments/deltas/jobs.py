@@ -40,7 +40,10 @@ class Job:
 
     def done(self) -> bool:
         """Whether its record is of these very weights."""
-        return self.stored.exists() and records.read(self.stored)[0].get("sha256") == self.digest
+        try:
+            return self.stored.exists() and records.read(self.stored)[0].get("sha256") == self.digest
+        except ValueError:  # damaged: it is examined anew
+            return False
 
 
 def do_all(jobs: list[Job], workers: int) -> Iterator[None]:

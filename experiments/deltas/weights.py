@@ -1,41 +1,36 @@
 """Finding trained weights: a file, a run, a comparison, or a checkpoint of the official code; each with what it needs.
 
-A run of ours keeps task, model and trainer in its checkpoint; the official code keeps its own in all_config.yaml.
+A run of ours keeps task, model and trainer in its checkpoint; the official code keeps its own in all_config.yaml. What
+such a file tells is built from loopgrad's own classes alone; what the user gave on the command line, from any.
 """
 
-import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from omegaconf import OmegaConf
-from safetensors.torch import load_file
 from torch import Tensor
 
+from loopgrad.experiments.conf.annotations import shown
 from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.own import OWN
+from loopgrad.experiments.conf.parts import build_model
+from loopgrad.experiments.deltas import official_files
+from loopgrad.experiments.deltas.outlines import check_identities, check_outline
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.experiments.training import checkpoint
-from loopgrad.experiments.training.runs import build_model
-from loopgrad.models import HRM, TRM, FixedSegments
-from loopgrad.models.official import OfficialWeights
+from loopgrad.experiments.training import checkpoint, tensor_files
+from loopgrad.models import FixedSegments
 from loopgrad.models.recursive import RecursiveModel
 
 Node = dict[str, Any]
+Found = TypeVar("Found")
 PUBLISHED_SEGMENTS = 16
-ARCHITECTURE = {  # what all_config.yaml calls it -> what `official` here does
-    "num_heads": "num_heads",
-    "H_cycles": "H_cycles",
-    "L_cycles": "L_cycles",
-    "halt_max_steps": "max_segments",
-    "puzzle_emb_len": "puzzle_tokens",
-    "forward_dtype": "dtype",
-    "pos_encodings": "positions",
-}
-DTYPES = ("float32", "bfloat16", "float16", "float64")
+MOST_OF_REASON = 500
+ALONE = "copy the file of weights into a folder of its own and name that, with task= and model="
 
 
 @dataclass(frozen=True)
@@ -49,9 +44,8 @@ class Weights:
         estimator: What trained them, "" where that is not known.
         seed: Seed of the run; None where it is not known.
         step: Optimiser steps taken; None where it is not known.
-        task: Configuration node of the task.
-        model: Configuration node of the model; None for the official layout.
-        trainer: Configuration node of the trainer; None where it is not known.
+        told: Nodes of task, model and trainer that the file of the run tells; empty where there is none.
+        given: Nodes of those that the user gave, which go first.
         official: What no tensor of an official checkpoint tells, such as num_heads; None where it tells.
     """
 
@@ -61,20 +55,36 @@ class Weights:
     estimator: str
     seed: int | None
     step: int | None
-    task: Node
-    model: Node | None
-    trainer: Node | None
+    told: Node
+    given: Node
     official: Node
 
     def make_task(self) -> Task:
-        """Return the task, with its data."""
-        return build(OmegaConf.create(self.task), "task")
+        """Return the task; its data are read or made where they are asked for, see `samples`."""
+        task = self._built("task")
+        if not isinstance(task, Task):
+            raise ConfigError(f"task: {self.given['task']['_target_']} is not a Task")
+        with self._naming_the_file("task"):
+            _of_task(lambda: task.spec)
+        return task
+
+    def samples(self, task: Task) -> Batch:
+        """Return the held-out samples of the task.
+
+        Raises:
+            ConfigError: Its data cannot be read or made.
+        """
+        with self._naming_the_file("task"):
+            return _of_task(task.test_set)
 
     def make_trainer(self) -> Trainer:
         """Return the trainer; where none is known, that of the published TRM in evaluation."""
-        if self.trainer is not None:
-            return build(OmegaConf.create(self.trainer), "trainer")
-        return Trainer(FixedSegments(self.official.get("max_segments") or PUBLISHED_SEGMENTS))
+        if "trainer" not in {**self.told, **self.given}:
+            return Trainer(FixedSegments(self.official.get("max_segments") or PUBLISHED_SEGMENTS))
+        trainer = self._built("trainer")
+        if not isinstance(trainer, Trainer):
+            raise ConfigError(f"trainer: {({**self.told, **self.given})['trainer']['_target_']} is not a Trainer")
+        return trainer
 
     def load(self, task: Task) -> RecursiveModel:
         """Return the model with these weights, in evaluation mode.
@@ -84,24 +94,69 @@ class Weights:
         """
         tensors = _tensors(self.path)
         try:
-            if self.model is not None:
-                model = build_model(self.model, task, seed=0)
+            check_identities(tensors, task)
+            self._check_same_identities(task)
+            if "model" in self.given:
+                model = build_model(self.given["model"], task, seed=0)
+                model.load_state_dict(tensors)
+            elif "model" in self.told:
+                check_outline(tensors, lambda: self._told_model(task), self.told["model"])
+                model = self._told_model(task)
                 model.load_state_dict(tensors)
             else:
-                model = _official(tensors, task, self.official)
-        except (ValueError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
+                model = official_files.model(tensors, task, self.official)
+        except ConfigError:
+            raise
+        except (ValueError, RuntimeError, TypeError, OverflowError) as error:
+            reason = shown(" ".join(str(error).split()), MOST_OF_REASON)
             raise ConfigError(f"{self.path} does not hold weights of this model and task: {reason}") from error
         return model.eval()
 
+    def _built(self, part: str, **extra: Any) -> Any:
+        with self._naming_the_file(part):
+            given = part in self.given
+            return build(self.given[part] if given else self.told[part], part, None if given else OWN[part], **extra)
 
-def find(place: Path, task: Node | None, model: Node | None, official: Node, steps: list[int] | None) -> list[Weights]:
+    def _told_model(self, task: Task) -> RecursiveModel:
+        with self._naming_the_file("model"):
+            return build_model(self.told["model"], task, 0, OWN["model"])
+
+    @contextmanager
+    def _naming_the_file(self, part: str) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError as error:
+            if part in self.given:
+                raise
+            file, reason = self.path.parent / "checkpoint.pt", shown(error, MOST_OF_REASON)
+            raise ConfigError(f"{file}: {reason}: give {part}= on the command line") from error
+
+    def _check_same_identities(self, task: Task) -> None:
+        """Raise ValueError if tasks with puzzle identities are as many, but not the same."""
+        if not task.spec.num_puzzles or "task" not in self.given or "task" not in self.told:
+            return
+        try:
+            trained_on = build(self.told["task"], "task", OWN["task"])
+        except ConfigError:
+            return  # a task of the user's own, or damaged: there is nothing to compare with
+        if trained_on != task:
+            raise ValueError(f"puzzles go by their identities in {trained_on}, the task is {task}: leave task= out")
+
+
+def _of_task(ask: Callable[[], Found]) -> Found:
+    try:
+        return ask()
+    except (ValueError, ImportError, MemoryError, OverflowError) as error:
+        raise ConfigError(f"task: {error or 'its data do not fit in memory'}") from error
+
+
+def find(place: Path, given: Node, official: Node, steps: list[int] | None) -> list[Weights]:
     """Return the weights at a place.
 
     Args:
         place: A file of weights, the folder of a run, or that of a comparison.
-        task: Node that replaces the run's own; needed where there is none.
-        model: As task; without one, and without a run, the file must be in the official layout.
+        given: Nodes of task, model and trainer that replace the run's own; a task is needed where there is no run, and
+            without a model such a file must be in the official layout.
         official: Settings of an official checkpoint.
         steps: Steps whose weights are wanted, -1 for the last; None for all that were kept. Of folders only.
 
@@ -110,8 +165,8 @@ def find(place: Path, task: Node | None, model: Node | None, official: Node, ste
     """
     if not place.exists():
         raise ConfigError(f"checkpoint={place}: there is no such file or folder")
-    if place.is_file():
-        return [_of_file(place, task, model, official)]
+    if not place.is_dir():
+        return [_of_file(place, given, official)]
     runs = sorted(path.parent for path in place.glob("runs/*/checkpoint.pt"))
     runs = runs or [path.parent for path in place.glob("checkpoint.pt")]
     if not runs:
@@ -120,54 +175,69 @@ def find(place: Path, task: Node | None, model: Node | None, official: Node, ste
         )
     found = []
     for run in runs:
-        last, told = _told(run)
-        kept = {int(path.stem.split("-")[1]): path for path in sorted(run.glob("weights-*.safetensors"))}
+        last, told, seed = _told(run, given)
+        kept = {
+            step: path for path in sorted(run.glob("weights-*.safetensors")) if (step := _step_of(path)) is not None
+        }
         if (run / "weights.safetensors").exists():
             kept[last] = run / "weights.safetensors"
         chosen = sorted(kept) if steps is None else sorted({last if step == -1 else step for step in steps})
         missing = [step for step in chosen if step not in kept] or ([] if kept else [last])
         if missing:
             raise ConfigError(f"{run} keeps no weights of step {missing}; there is: {sorted(kept) or 'none'}")
-        found += [_of_run(run, kept[step], step, told, task, model) for step in chosen]
+        found += [_of_run(run, kept[step], step, told, seed, given) for step in chosen]
     return found
 
 
-def _of_file(path: Path, task: Node | None, model: Node | None, official: Node) -> Weights:
+def _of_file(path: Path, given: Node, official: Node) -> Weights:
     if (path.parent / "checkpoint.pt").exists():
-        numbered, (last, told) = re.fullmatch(r"weights-(\d+)", path.stem), _told(path.parent)
-        return _of_run(path.parent, path, int(numbered[1]) if numbered else last, told, task, model)
-    if task is None:
-        raise ConfigError(f"checkpoint={path}: no run lies beside it that tells its task: give task=")
+        last, told, seed = _told(path.parent, given)
+        of_the_end = path.name in ("weights.safetensors", "checkpoint.pt")
+        return _of_run(path.parent, path, last if of_the_end else _step_of(path), told, seed, given)
     tensors = _tensors(path)
-    if model is None and not any("L_level.layers." in name for name in tensors):
+    if "task" not in given:
+        raise ConfigError(f"checkpoint={path}: no run lies beside it that tells its task: give task=")
+    if "model" not in given and not any("L_level.layers." in name for name in tensors):
         raise ConfigError(f"checkpoint={path} is not in the official layout, so its model is not known: give model=")
-    known = {**_official_config(path.parent), **{key: value for key, value in official.items() if value is not None}}
-    return Weights(path.stem or path.name, path, path.parent.name, "", None, None, task, model, None, known)
+    settings = {key: value for key, value in official.items() if value is not None}
+    known = {**official_files.configuration(path.parent), **settings}
+    return Weights(path.stem or path.name, path, path.parent.name, "", None, None, {}, given, known)
 
 
-def _told(run: Path) -> tuple[int, Node]:
-    """Return the last step of a run and its configuration, from its checkpoint."""
+def _step_of(path: Path) -> int | None:
+    """Return the step in the name of weights that were kept on the way, None for a name of another kind."""
+    numbered = re.fullmatch(r"weights-([0-9]{1,18})\.safetensors", path.name)
+    return int(numbered[1]) if numbered else None
+
+
+def _told(run: Path, given: Node) -> tuple[int, Node, int | None]:
+    """Return the last step of a run, the nodes that its checkpoint tells, and its seed."""
     path = run / "checkpoint.pt"
-    content = checkpoint.read(path, "name the file of weights, with task= and model=")
-    fingerprint = json.loads(content["fingerprint"])
-    if not {"task", "model", "trainer"} <= fingerprint.keys():
-        raise ConfigError(f"{path} does not tell task, model and trainer of its run")
-    return content["step"], fingerprint
+    content = checkpoint.read(path, ALONE)
+    fingerprint = checkpoint.fingerprint_of(content, path, ALONE)
+    told = {part: fingerprint[part] for part in OWN if part in fingerprint}
+    if missing := [part for part in OWN if part not in told and part not in given]:
+        raise ConfigError(f"{path} does not tell the {missing[0]} of its run: give {missing[0]}= on the command line")
+    step, seed = content.get("step"), fingerprint.get("seed")
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ConfigError(f"{path} does not tell the step of its run: {ALONE}")
+    return step, told, seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
-def _of_run(run: Path, path: Path, step: int, told: Node, task: Node | None, model: Node | None) -> Weights:
+def _of_run(run: Path, path: Path, step: int | None, told: Node, seed: int | None, given: Node) -> Weights:
+    if not path.is_file():
+        raise ConfigError(f"checkpoint={path} cannot be read: it is no regular file")
     folder = run.parent.parent.name if run.parent.name == "runs" else run.name
-    estimator, _, seed = run.name.rpartition("-seed")
+    estimator, _, number = run.name.rpartition("-seed")
     return Weights(
-        name=f"{folder}/{run.name}@{step}",
+        name=f"{folder}/{run.name}@{path.stem if step is None else step}",
         path=path,
         group=folder,
         estimator=estimator or run.name,
-        seed=int(seed) if seed.isdigit() else told.get("seed"),
+        seed=int(number) if re.fullmatch(r"[0-9]{1,18}", number) else seed,
         step=step,
-        task=task or told["task"],
-        model=model or told["model"],
-        trainer=told["trainer"],
+        told=told,
+        given=given,
         official={},
     )
 
@@ -175,42 +245,10 @@ def _of_run(run: Path, path: Path, step: int, told: Node, task: Node | None, mod
 def _tensors(path: Path) -> dict[str, Tensor]:
     """Read a file of safetensors, a state_dict of torch.save, or the averaged weights of our own checkpoint."""
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"checkpoint={path} cannot be read: {reason}") from error
-    if isinstance(content, dict) and {"average", "fingerprint"} <= content.keys():
-        average = content["average"].items()
-        return {name.removeprefix("module."): t for name, t in average if name.startswith("module.")}
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"checkpoint={path} holds no state_dict: save model.state_dict() itself")
-    return content
-
-
-def _official_config(folder: Path) -> Node:
-    """Return what the official code's all_config.yaml says of its architecture; nothing where there is none."""
-    path = folder / "all_config.yaml"
-    if not path.exists():
-        return {}
-    try:
-        stored: Any = OmegaConf.load(path)
-        found = {ours: stored["arch"].get(theirs) for theirs, ours in ARCHITECTURE.items()}
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-    # 0 puzzle tokens and learned positions follow from the tensors
-    return {name: value for name, value in found.items() if value not in (None, 0, "learned")}
-
-
-def _official(tensors: dict[str, Tensor], task: Task, settings: Node) -> RecursiveModel:
-    given = {key: value for key, value in settings.items() if value is not None and key != "max_segments"}
-    dtype = given.pop("dtype", "float32")
-    if dtype not in DTYPES:
-        raise ValueError(f"official.dtype={dtype}: must be one of {', '.join(DTYPES)}")
-    spec, told = task.spec, OfficialWeights(tensors)
-    if told.vocab_size != spec.vocab_size:
-        raise ValueError(f"the checkpoint has {told.vocab_size} symbols, the task {spec.vocab_size}")
-    kind = HRM if any(name.startswith("H_level.") for name in told.tensors) else TRM
-    forward = None if dtype == "float32" else getattr(torch, dtype)
-    return kind.from_official(tensors, seq_len=spec.seq_len, forward_dtype=forward, **given)
+        content = tensor_files.read(path)
+        if isinstance(content, dict) and {"average", "fingerprint"} <= content.keys():
+            average = tensor_files.check_dense(content["average"], "average")
+            return {name.removeprefix("module."): t for name, t in average.items() if name.startswith("module.")}
+        return tensor_files.check_dense(content, "state_dict")
+    except tensor_files.Unreadable as error:
+        raise ConfigError(f"checkpoint={path} cannot be read: {error}") from error

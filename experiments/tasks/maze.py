@@ -34,7 +34,7 @@ class Maze(Task):
         be independent of the path (the closing walls stand beside it).
 
     Attributes:
-        size: Rows and columns, at least 2.
+        size: Rows and columns, 2 to 512.
         min_path: Fewest moves from start to goal; None: `size`.
         wall_fraction: Probability of a wall, in [0, 1); most long paths at 0.35 to 0.4.
         num_train: Training mazes.
@@ -67,7 +67,7 @@ class Maze(Task):
     references = ("lehnert2024beyond",)
 
     def __post_init__(self) -> None:
-        self.check_int("size", 2)
+        self.check_int("size", 2, 512)
         self.check_int("min_path", 1, self.size**2 - 1, optional=True)
         if not is_number(self.wall_fraction):
             raise ValueError(f"Maze(wall_fraction=...) must be a number in [0, 1), got {self.wall_fraction!r}")

@@ -2,18 +2,20 @@
 
 import io
 import json
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks.base import IGNORE
+from loopgrad.experiments.training import random_states, tensor_files
 from loopgrad.experiments.training.loop import Run
 from loopgrad.experiments.training.seeds import generators
+from loopgrad.experiments.training.structure import misfit
 from loopgrad.gradients import Estimator
 
 FORMAT = 1
@@ -28,7 +30,13 @@ def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
         estimator: Whose generators are stored too.
         fingerprint: The configuration of the run, plain values; `load` refuses another one.
     """
-    content = {
+    buffer = io.BytesIO()
+    torch.save(_content(run, estimator, fingerprint), buffer)
+    replace_bytes(path, buffer.getvalue())
+
+
+def _content(run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
         "step": run.step,
@@ -38,40 +46,47 @@ def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
         "carry": run.carry.tensors(),
         "exploration": run.exploration.get_state(),
         "estimator": [generator.get_state() for generator in generators(estimator)],
-        "generators": _generators(),
+        "generators": random_states.take(),
     }
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    replace_bytes(path, buffer.getvalue())
 
 
 def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> None:
     """Put a run, the estimator's generators and the global ones into the state of a checkpoint.
 
+    All of it is checked against what `save` would write for this run before anything is put in place.
+
     Raises:
         ConfigError: The file is not a checkpoint of this version, or of a run with another configuration, or it does
-            not hold the noise of this estimator.
+            not hold what this run needs.
     """
     remedy = "delete it to begin this run anew"
     content = read(path, remedy)
-    stored = json.loads(content["fingerprint"])
+    stored = fingerprint_of(content, path, remedy)
     if stored != json.loads(json.dumps(fingerprint)):
-        changed = ", ".join(records.differences(stored, fingerprint))
+        changed = ", ".join(line[:200] for line in records.differences(stored, fingerprint)[:5])
         raise ConfigError(
             f"{path} belongs to another configuration ({changed}): choose another output_dir, or restart=true"
         )
-    noise, states = generators(estimator), content.get("estimator", [])  # older checkpoints have none
-    if len(states) != len(noise):
+    noise, states = generators(estimator), content.setdefault("estimator", [])  # older checkpoints have none
+    if not isinstance(states, list) or len(states) != len(noise):
         raise ConfigError(f"{path} holds no state of the estimator's random numbers: {remedy}")
+    try:
+        _check(content, run, _content(run, estimator, fingerprint))
+        for generator, state in zip(noise, states, strict=True):
+            random_states.check_torch(state, generator.device)
+    except ValueError as error:
+        raise ConfigError(f"{path} does not hold the state of this run ({error}): {remedy}") from error
     run.step = content["step"]
     run.model.load_state_dict(content["model"])
     run.average.load_state_dict(content["average"])
-    run.optimizer.load_state_dict(content["optimizer"])
+    # rates and decays are the configuration's, whatever the file says
+    groups = run.optimizer.state_dict()["param_groups"]
+    run.optimizer.load_state_dict({"state": content["optimizer"]["state"], "param_groups": groups})
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
     for generator, state in zip(noise, states, strict=True):
         generator.set_state(state)
-    _restore_generators(content["generators"])
+    random_states.put(content["generators"])
 
 
 def read(path: Path, remedy: str) -> dict[str, Any]:
@@ -81,31 +96,70 @@ def read(path: Path, remedy: str) -> dict[str, Any]:
         ConfigError: The file is not a checkpoint of this version; the message ends in the remedy.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = tensor_files.read(path)
+        if not isinstance(content, dict) or "format" not in content:
+            raise tensor_files.Unreadable("it is none that loopgrad wrote")
         version = content["format"]
-    except Exception as error:  # a damaged file makes torch.load raise almost anything
-        reason = str(error).split("\n")[0]
-        raise ConfigError(f"{path} is not a checkpoint that can be read ({reason}): {remedy}") from error
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise tensor_files.Unreadable("its format is no number")
+    except tensor_files.Unreadable as error:
+        raise ConfigError(f"{path} is not a checkpoint that can be read ({error}): {remedy}") from error
     if version != FORMAT:
         raise ConfigError(f"{path} has checkpoint format {version}, this version reads {FORMAT}")
     return content
 
 
-def _generators() -> dict[str, Any]:
-    version, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": json.dumps(random.getstate()),
-        "numpy": [version, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
-    }
+def fingerprint_of(content: dict[str, Any], path: Path, remedy: str) -> dict[str, Any]:
+    """Return the configuration that a checkpoint tells.
+
+    Raises:
+        ConfigError: It tells none.
+    """
+    try:
+        found = json.loads(content["fingerprint"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} tells no configuration of its run: {remedy}")
+    return found
 
 
-def _restore_generators(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if torch.cuda.is_available() and states["cuda"]:
-        torch.cuda.set_rng_state_all(states["cuda"])
-    version, internal, gauss = json.loads(states["python"])
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+def _check(content: dict[str, Any], run: Run, wanted: dict[str, Any]) -> None:
+    """Raise ValueError if the content of a checkpoint is not what this run would have written at some step."""
+    optimizer = content.get("optimizer")
+    moments = optimizer.get("state") if isinstance(optimizer, dict) else None
+    if isinstance(moments, dict):  # a run that has just begun has none yet, and a parameter without gradient never
+        parameters = dict(enumerate(p for group in run.optimizer.param_groups for p in group["params"]))
+        of_adam = {key: _moments(parameters[key]) for key in moments if key in parameters}
+        # what is beside the parameters' numbers comes from this run, so that it need not be there
+        groups = wanted["optimizer"]["param_groups"]
+        wanted = {**wanted, "optimizer": {"state": of_adam, "param_groups": groups}}
+        content = {**content, "optimizer": {**optimizer, "param_groups": groups}}  # pyright: ignore[reportGeneralTypeIssues]
+    if reason := misfit(content, wanted, passed=("fingerprint", "generators.cuda", "generators.python")):
+        raise ValueError(reason)
+    if content["step"] < 0:
+        raise ValueError(f"step is {content['step']}")
+    _check_carry(content["carry"], run)
+    random_states.check_torch(content["exploration"], run.exploration.device)
+    random_states.check(content["generators"])
+
+
+def _moments(parameter: Tensor) -> dict[str, Tensor]:
+    return {"step": torch.zeros(()), "exp_avg": parameter.detach(), "exp_avg_sq": parameter.detach()}
+
+
+def _check_carry(carry: dict[str, Tensor], run: Run) -> None:
+    """Raise ValueError if a sample of the carry is none of the model's: a token would be read outside its table."""
+    embedding = run.model.embedding
+    symbols = embedding.tokens.weight.shape[0]
+    puzzles = embedding.puzzles.weight.shape[0] if embedding.puzzles is not None else 1
+    limits = {"inputs": (0, symbols), "labels": (0, symbols), "puzzle_ids": (0, puzzles)}
+    for name, (least, end) in limits.items():
+        values = carry[f"carry.batch.{name}"]
+        inside = (values >= least) & (values < end)
+        if name == "labels":
+            inside |= values == IGNORE
+        if not inside.all():
+            raise ValueError(f"carry.batch.{name} has numbers outside {least}..{end - 1}")
+    if (carry["carry.segment"] < 0).any():
+        raise ValueError("carry.segment has numbers below 0")

@@ -45,9 +45,8 @@ def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run
     device = trainer.torch_device()
     model = model.to(device).train()
     torch.manual_seed(seed_for("dropout", seed))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), trainer.learning_rate, (trainer.beta1, trainer.beta2), weight_decay=trainer.weight_decay
-    )
+    betas = float(trainer.beta1), float(trainer.beta2)  # torch takes 0 for another kind than 0.9
+    optimizer = torch.optim.AdamW(model.parameters(), trainer.learning_rate, betas, weight_decay=trainer.weight_decay)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
     first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))

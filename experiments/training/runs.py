@@ -1,14 +1,13 @@
 """One training run in a folder of its own (train.jsonl, checkpoint.pt, weights*.safetensors); it goes on from there."""
 
 import copy
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from safetensors.torch import save as safetensors_bytes
 
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
@@ -17,7 +16,7 @@ from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite
 from loopgrad.experiments.processes import on_signal
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.experiments.training import checkpoint
+from loopgrad.experiments.training import checkpoint, tensor_files
 from loopgrad.experiments.training.loop import Run, begin, train
 from loopgrad.experiments.training.seeds import seed_for, seeded
 from loopgrad.experiments.training.tensorboard import check_installed, scalars
@@ -132,6 +131,8 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
             for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
+                if not log.exists():  # else what is stored next would make a folder of half a run
+                    raise FileNotFoundError(errno.ENOENT, "was removed while the run went on", str(log))
                 show(entry)
                 report(plan.name, entry)
                 last, stop, every = run.step == plan.trainer.train_steps, stopped(), plan.trainer.weights_every
@@ -149,14 +150,13 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
 
 
 def _keep_weights(run: Run, path: Path) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in run.evaluated.state_dict().items()}
-    replace_bytes(path, safetensors_bytes(weights))
+    replace_bytes(path, tensor_files.weight_bytes(run.evaluated.state_dict()))
 
 
 def trained_model(plan: Plan) -> RecursiveModel:
     """Return the trained model of a finished run, in evaluation mode, on the run's device."""
     model = _initial_model(plan)
-    model.load_state_dict(load_file(plan.folder / "weights.safetensors"))
+    model.load_state_dict(tensor_files.read(plan.folder / "weights.safetensors"))
     return model.to(plan.trainer.torch_device()).eval()
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from loopgrad.experiments import cli
 from loopgrad.experiments.commands import compare, train
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.values import Names
+from loopgrad.experiments.endings import SIGNALS
 from loopgrad.experiments.errors import ConfigError
 
 TINY = (
@@ -54,13 +56,15 @@ def loopgrad(monkeypatch, capsys, tmp_path):
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["/some/where/bin/loopgrad", *map(str, arguments)])
         capsys.readouterr()
-        code = 0
+        code, handlers = 0, {number: signal.getsignal(number) for number in SIGNALS}
         try:
             cli.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         finally:
             torch.set_num_threads(1)  # a command sets what its configuration says
+            for number, handler in handlers.items():  # and one that has ended is not to be interrupted
+                signal.signal(number, handler)
         found = capsys.readouterr()
         return Result(code, found.out, found.err)
 

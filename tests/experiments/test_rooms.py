@@ -15,6 +15,7 @@ FLOORS = (
     {"training"},
     {"conf", "folders"},
     {"tasks", "records", "provenance", "processes", "trainer"},
+    {"endings"},
     {"errors"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

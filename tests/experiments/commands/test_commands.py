@@ -176,7 +176,7 @@ def test_a_full_disk_ends_in_one_line(loopgrad, tiny, monkeypatch):
 
     monkeypatch.setattr("loopgrad.experiments.training.checkpoint.save", full)
     result = loopgrad("train", *tiny, "estimator=bptt", "output_dir=out")
-    assert result.code == 1 and result.err.count("\n") == 1
+    assert result.code == 3 and result.err.count("\n") == 1
     assert "checkpoint.pt: No space left on device" in result.err
 
 

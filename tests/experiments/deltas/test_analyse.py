@@ -59,7 +59,7 @@ def some_of(compared, folder, *names):
 
 def by_hand(run, cycles, samples=6):
     """The recursion from nothing but the model's own parts: float32 states, a last cycle in float64, its scale."""
-    (weights,) = find(run / "weights.safetensors", None, None, {}, None)
+    (weights,) = find(run / "weights.safetensors", {}, {}, None)
     task = weights.make_task()
     model, batch = weights.load(task), task.test_set()[:samples]
     with torch.no_grad():
@@ -157,9 +157,8 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     (record,) = records.read(tmp_path / "out" / "records.jsonl")
     assert (record["cycles_per_segment"], record["segments"], record["period"]) == (3, 4, 3)
     assert record["dtype"] == {"z_L": "bfloat16", "z_H": "bfloat16"} and 1e-4 < record["depths"][0]["floor"] < 0.1
-    (weights,) = find(
-        tmp_path / "step_12", {"_target_": "loopgrad.experiments.tasks.RollingSum", "length": 6}, None, {}, None
-    )
+    given = {"task": {"_target_": "loopgrad.experiments.tasks.RollingSum", "length": 6}}
+    (weights,) = find(tmp_path / "step_12", given, {}, None)
     subject = meet(weights, Examination(samples=2))
     assert type(subject.model).__name__ == class_name and subject.trainer.halting.max_segments == 5
     assert torch.equal(subject.model.lm_head.weight, tensors["inner.lm_head.weight"])

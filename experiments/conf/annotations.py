@@ -1,0 +1,75 @@
+"""Plain values, and classes of nodes, against the annotations of the parameters that take them."""
+
+import types
+from typing import Any, Literal, Union, get_args, get_origin
+
+from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.gradients.checks import is_int, is_number
+
+MOST_SHOWN = 120
+
+
+def shown(value: Any, most: int = MOST_SHOWN) -> str:
+    """Return a value for a message, cut where it is long: a file may hold anything."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of thousands of digits
+        return f"a {type(value).__name__} too long to show"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def check_value(name: str, value: Any, annotation: Any) -> None:
+    """Check a value against a type annotation.
+
+    Raises:
+        ConfigError: The value is of another type, or none of the choices.
+    """
+    options = _options(annotation)
+    if any(matches(value, option) for option in options):
+        return
+    choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    if choices and isinstance(value, str):
+        raise ConfigError(f"{name}={shown(value)}: no such choice; {nearest(shown(value), map(str, choices))}")
+    kinds = [option for option in options if get_origin(option) is not Literal]
+    names = ["null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds]
+    wanted = " or ".join([*map(repr, choices), *names])
+    raise ConfigError(f"{name}={shown(value)}: must be {wanted}, got {type(value).__name__}")
+
+
+def check_class(name: str, found: Any, target: str, annotation: Any) -> None:
+    """Check the class that a node names against the annotation of the parameter that takes the object.
+
+    Raises:
+        ConfigError: The annotation asks for objects of another class.
+    """
+    wanted = [option for option in _options(annotation) if option is not type(None)]
+    if not isinstance(found, type) or not all(isinstance(option, type) for option in wanted):
+        return  # what a function returns, and what is no class, is not known before
+    if not issubclass(found, tuple(wanted)):
+        names = " or ".join(option.__name__ for option in wanted)
+        raise ConfigError(f"{name}: must be {names}, and {shown(target)} is not")
+
+
+def matches(value: Any, annotation: Any) -> bool:
+    """Return whether a plain value (number, string, bool, None, list) fits a type annotation that is no union."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if annotation is float:
+        return is_number(value)
+    if annotation is int:
+        return is_int(value)
+    if origin in (tuple, list):
+        items = [option for a in arguments if a is not ... for option in _options(a)]
+        return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
+    if getattr(annotation, "_is_protocol", False):  # which no plain value can be
+        return False
+    return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
+
+
+def _options(annotation: Any) -> list[Any]:
+    """Return what a union takes one of; anything else is its only option."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [option for argument in get_args(annotation) for option in _options(argument)]
+    return [annotation]

@@ -1,0 +1,34 @@
+"""What a file may name: the classes of this package that a stored configuration is made of, and nothing else.
+
+A name in a file is looked up here. It is never imported, so a file cannot say what code runs.
+"""
+
+from collections.abc import Mapping
+
+from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.models import HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning
+
+Classes = Mapping[str, type]
+
+OWN: Mapping[str, Classes] = {
+    "task": {
+        "loopgrad.experiments.tasks.Arc": Arc,
+        "loopgrad.experiments.tasks.Maze": Maze,
+        "loopgrad.experiments.tasks.RollingSum": RollingSum,
+        "loopgrad.experiments.tasks.Sorting": Sorting,
+        "loopgrad.experiments.tasks.Sudoku": Sudoku,
+    },
+    "model": {
+        "loopgrad.models.FeedForward": FeedForward,
+        "loopgrad.models.HRM": HRM,
+        "loopgrad.models.TRM": TRM,
+    },
+    "trainer": {
+        "loopgrad.experiments.trainer.Trainer": Trainer,
+        "loopgrad.models.FixedSegments": FixedSegments,
+        "loopgrad.models.QHalt": QHalt,
+        "loopgrad.models.QLearning": QLearning,
+    },
+}
+"""By the part of a configuration; the names are those that configurations of this package write."""

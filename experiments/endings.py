@@ -1,0 +1,204 @@
+"""How a command ends: whatever ends it becomes one line on standard error and an exit code by kind.
+
+1: the computation failed. 2: it was asked for wrongly. 3: the system refused. 128 + n: signal n ended it. What is none
+of these is a mistake in the program, or in a class of the user's, and passes through.
+"""
+
+import errno
+import io
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, Signalled, WorkerLost
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+GOES_ON = {  # what the same command does once it has been cut off
+    "train": "goes on from the last checkpoint",
+    "compare": "goes on from the last checkpoint",
+    "analyse": "goes on with the weights left",
+}
+NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)
+OUTPUT = "standard output"
+LONGEST = 2_000
+NO_THREAD = "can't start new thread"
+
+
+@contextmanager
+def in_one_line(command: str = "") -> Iterator[None]:
+    """Turn what ends the block into one line and an exit code.
+
+    Args:
+        command: Name of the command that the block runs, for what the same command would do next; "" before it begins.
+
+    Raises:
+        SystemExit: The block has ended badly, and the line is printed.
+    """
+    try:
+        try:
+            yield
+        finally:  # after a help that ends in SystemExit too
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = _told(error, command)
+        if code is None:
+            raise
+        ignore_signals()
+        _end(code, message)
+
+
+def hold_streams() -> None:
+    """Keep what is printed from ending up in a file of the command, and from failing for a character.
+
+    Raises:
+        OSError: Standard output is closed.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the next file that is opened would get this number, and be printed into
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "is closed; send it to /dev/null if it is not wanted", OUTPUT)
+    if (
+        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__
+    ):  # a character that the encoding lacks is no reason to end
+        raw, told = io.BufferedWriter(_Output(1, "w", closefd=False)), sys.stdout
+        sys.stdout = io.TextIOWrapper(raw, told.encoding, "backslashreplace", line_buffering=told.line_buffering)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose errors say that they are its own."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            error.filename = OUTPUT
+            raise
+
+
+def ignore_signals() -> None:
+    """Ignore the signals that end a command: it is ending, and they have nothing left to stop."""
+    for number in SIGNALS:
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(number, signal.SIG_IGN)
+
+
+def leave(number: int, frame: object) -> NoReturn:
+    """Handle a signal before anything has begun: end at once, for an exception may be lost in a half-made import."""
+    with suppress(OSError):
+        os.write(2, b"loopgrad: interrupted\n")
+    os._exit(128 + number)
+
+
+def cut_off(number: int, frame: object) -> NoReturn:
+    """Handle a signal while a command runs: what is under way is undone as for any exception."""
+    raise Signalled(number)
+
+
+@contextmanager
+def on_signals(handler: Callable[[int, Any], NoReturn]) -> Iterator[None]:
+    """Handle the signals that end a command; those that are ignored, as under nohup, stay so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    before = {number: found for number, found in before.items() if found not in (signal.SIG_IGN, None)}
+    unraisable = sys.unraisablehook
+
+    def again(lost: Any) -> None:
+        if isinstance(lost.exc_value, Signalled):  # it came in a finaliser, which no exception leaves
+            threading.Timer(0.01, signal.raise_signal, lost.exc_value.args).start()
+        else:
+            unraisable(lost)
+
+    sys.unraisablehook = again
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = unraisable
+        for number, found in before.items():
+            if signal.getsignal(number) is handler:  # else the command has ended
+                signal.signal(number, found)
+
+
+def _told(error: BaseException, command: str) -> tuple[int | None, str]:
+    """Return exit code and message for what ended a command; no code for what is none of its kinds."""
+    goes_on = f"; the same command {GOES_ON[command]}" if command in GOES_ON else ""
+    cause = _kind(error)
+    if isinstance(cause, Interrupted | KeyboardInterrupt):
+        anew = "; the same command begins anew: nothing was stored" if command else ""
+        return getattr(cause, "code", 128 + signal.SIGINT), f"interrupted{goes_on or anew}"
+    if isinstance(cause, NonFinite):
+        return cause.code, f"the loss is not finite any more: {cause}"
+    if isinstance(cause, ConfigError | WorkerLost):
+        return cause.code, str(cause)
+    if _lacks_memory(cause):
+        return (
+            1,
+            f"out of memory: {_amount(str(cause))}ask for smaller sizes, smaller batches or fewer workers{goes_on}",
+        )
+    if NO_THREAD in str(cause):
+        return 3, f"the system starts no more threads: lower num_threads or workers{goes_on}"
+    if isinstance(cause, OSError):
+        if cause.filename == OUTPUT and cause.errno == errno.EPIPE:  # as in `| head`: who reads has read enough
+            return 128 + signal.SIGPIPE, ""
+        named = f"{cause.filename}: " if cause.filename is not None else ""
+        return 3, f"{named}{cause.strerror or cause}{goes_on}"
+    return None, ""
+
+
+def _kind(error: BaseException) -> BaseException:
+    """Return what an error comes from: libraries wrap those of the system, and of memory, in their own."""
+    kinds = ConfigError, NonFinite, WorkerLost, Interrupted, KeyboardInterrupt, OSError
+    found: BaseException | None = error
+    for _ in range(20):
+        if found is None or isinstance(found, kinds) or _lacks_memory(found):
+            break
+        wrapped = isinstance(found, RuntimeError | ImportError) and not found.__suppress_context__
+        found = found.__cause__ or (found.__context__ if wrapped else None)
+    return found or error
+
+
+def _lacks_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError | ImportError) and bool(NO_MEMORY.search(str(error)))
+
+
+def _amount(text: str) -> str:
+    """Return how much was asked for, as torch or numpy tells it."""
+    if count := re.search(r"tried to allocate (\d+) bytes", text):
+        return f"{int(count[1]) / 2**20:,.0f} MiB were asked for; "
+    told = re.search(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", text, re.I)
+    return f"{told[1]} were asked for; " if told else ""
+
+
+def _end(code: int, message: str) -> NoReturn:
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()  # before the line that comes last
+    if message:
+        with suppress(OSError, ValueError, AttributeError):
+            print(f"loopgrad: {_inert(message)}", file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):  # what it did not take would be tried again at shutdown
+            with suppress(OSError, ValueError, AttributeError):
+                stream.close()
+    raise SystemExit(code) from None
+
+
+def _inert(text: str) -> str:
+    """Return text on one line of bearable length, with control characters shown and not obeyed."""
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
