@@ -41,7 +41,7 @@ loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, a
 
 def main() -> None:
     """Run the command named on the command line; exit with 2 if it was asked for wrongly, with 130 if interrupted."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)

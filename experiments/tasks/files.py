@@ -36,9 +36,9 @@ def read_puzzles(path: str | Path, size: int) -> Puzzles:
     """Read a file of puzzles.
 
     Either one puzzle per line, size*size characters, row by row, `.` or `0` for a blank: each is solved, and refused
-    unless it has exactly one solution. Or a CSV whose header names the columns question, answer and rating (any order;
+    unless it has exactly one solution and the solver finds it within MOST_GUESSES. Or a CSV whose header names the columns question, answer and rating (any order;
     source and other columns are ignored): each answer is checked against its question and the rules, but not for being
-    the only one, which would take hours on the published millions. UTF-8, with or without byte order mark; LF or CRLF;
+    the only one, which would take hours on the published millions. UTF-8, with or without byte order mark; LF, CRLF or CR;
     blank lines and lines that start with # are skipped.
 
     Args:
@@ -65,27 +65,16 @@ class _Lines(Iterator[str]):
     """The lines that are neither blank nor comments; remembers the number of the last one, for the errors."""
 
     def __init__(self, path: Path):
-        self.path, self.number, self._lines = path, 0, self._open()
+        self.path, self.number, self._lines = path, 0, lines_of(path, MOST_BYTES, MOST_IN_LINE)
 
     def __next__(self) -> str:
-        return next(self._lines)
+        for self.number, line in self._lines:
+            if line.strip() and not line.lstrip().startswith("#"):
+                return line
+        raise StopIteration
 
     def error(self, reason: str, number: int | None = None) -> ValueError:
         return ValueError(f"{self.path}, line {self.number if number is None else number}: {reason}")
-
-    def _open(self) -> Iterator[str]:
-        try:
-            with open(self.path, "rb") as file:
-                for self.number, raw in enumerate(file, start=1):
-                    try:
-                        line = raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
-                    except UnicodeDecodeError as error:
-                        raise self.error(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
-                    line = line.rstrip("\r\n")
-                    if line.strip() and not line.lstrip().startswith("#"):
-                        yield line
-        except OSError as error:
-            raise ValueError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
 def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:

@@ -3,10 +3,16 @@
 import json
 import math
 import os
+from typing import TypedDict
 
 import pytest
 
 from loopgrad.experiments import records
+
+
+class OfOne(TypedDict):
+    a: int
+
 
 RECORD = {"name": "a b", "value": 1.5, "none": None, "list": [1, {"x": True}], "text": "\u2028 \n ü"}
 
@@ -65,8 +71,8 @@ def test_a_record_that_is_no_json_leaves_the_old_file(tmp_path):
         (b'{"a": 1}\n{"b": 1}\n', "line 2: the record lacks a"),
         (b'{"a": true}\n', "line 1: a cannot be true"),
         (b"\n\n", "holds no records"),
-        (b"\xff\xfe\n", "not a text file"),
-        (None, "cannot read records"),
+        (b"\xff\xfe\n", "line 1: not UTF-8 text"),
+        (None, "cannot be read: No such file"),
     ],
 )
 def test_what_is_malformed_is_refused_with_file_line_and_reason(tmp_path, content, reason):
@@ -74,7 +80,7 @@ def test_what_is_malformed_is_refused_with_file_line_and_reason(tmp_path, conten
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
-        records.read(path, {"a": (int,)})
+        records.read(path, OfOne)
     assert str(caught.value).startswith(str(path)) and reason in str(caught.value)
 
 
