@@ -121,7 +121,7 @@ def tampered(found: list[dict[str, Any]], seed: int) -> bytes:
         lines = [line.replace(json.dumps(mark), number) for line in lines]
     if rng.random() < 0.1:
         lines.insert(rng.randrange(len(lines) + 1), rng.choice(LINES))
-    data = rng.choice(("\n", "\n", "\n", "\r\n", "\r", "\n\n")).join(lines).encode()
+    data = rng.choice(("\n", "\n", "\n", "\r\n", "\r", "\n\n")).join(lines).encode("utf-8", "surrogatepass")
     if rng.random() < 0.1:
         where = rng.randrange(len(data))
         data = rng.choice((data[:where], data[:where] + b"\xff" + data[where:], b"\xef\xbb\xbf" + data))
