@@ -39,33 +39,33 @@ def read(path: Path, kind: Any = None) -> list[Any]:
         ConfigError: The file is missing, empty, too large, or a line is not a JSON object or not such a record; the
             message gives file, line and reason.
     """
-    found = list(_each(path, kind))
+    found = list(_each(path, kind, bounded=kind is not None))
     if not found:
         raise ConfigError(f"{path}: holds no records")
     return found
 
 
 def first(path: Path) -> dict[str, Any]:
-    """Read the first record of a file.
+    """Read the first record of a file, within the same limits.
 
     Raises:
         ConfigError: As `read`.
     """
-    with closing(_each(path, None)) as found:
+    with closing(_each(path, None, bounded=True)) as found:
         for record in found:
             return record
     raise ConfigError(f"{path}: holds no records")
 
 
-def _each(path: Path, kind: Any) -> Generator[dict[str, Any], None, None]:
+def _each(path: Path, kind: Any, bounded: bool) -> Generator[dict[str, Any], None, None]:
     values = count = 0
     try:
-        for number, content in lines_of(path, MOST_BYTES if kind else 2**40, MOST_BYTES):
+        for number, content in lines_of(path, MOST_BYTES if bounded else 2**40, MOST_BYTES):
             if not content.strip():
                 continue
             count, values = count + 1, values + sum(map(content.count, ",[{"))
             try:
-                if kind and (values > MOST_VALUES or count > MOST_RECORDS):
+                if bounded and (values > MOST_VALUES or count > MOST_RECORDS):
                     raise ValueError(f"of more than {MOST_RECORDS} records or {MOST_VALUES} values no report is made")
                 yield _parsed(content, kind)
             except (ValueError, RecursionError) as error:
@@ -124,7 +124,7 @@ def slug(name: str) -> str:
     told = "".join(it if it.isprintable() and it not in '\\:*?"<>|' else "-" for it in told)
     if len(told.encode()) <= LONGEST_NAME:
         return told
-    return f"{told.encode()[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{told.encode()[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _refuse_constant(name: str) -> None:

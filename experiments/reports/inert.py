@@ -61,9 +61,10 @@ def code(text: str) -> str:
 
 def link(path: str) -> str:
     """Return a path as the target of a link in Markdown."""
-    return quote(path.encode("utf-8", "surrogateescape"))
+    return quote(path.encode("utf-8", "surrogatepass"))
 
 
 def figure(text: str) -> str:
-    """Return a text as matplotlib draws it letter by letter, without mathematics."""
-    return shown(text).replace("$", r"\$")
+    """Return a text as matplotlib draws it letter by letter: no mathematics, and no label that a legend leaves out."""
+    text = shown(text).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
