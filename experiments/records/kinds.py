@@ -8,7 +8,7 @@ from loopgrad.experiments.records.schema import Beside, Between, Matches
 Number = float | None  # what is not finite is null in a file
 Count = Annotated[int, Between(0)]
 Share = Annotated[float, Between(0, 1)]
-Name = Annotated[str, Between(1, 200)]
+Name = Annotated[str, Between(1, 600)]  # two names of files, and more
 Words = Annotated[str, Between(0, 1000)]
 LEVELS = (0.05, 0.5, 0.95)
 Quantiles = Annotated[list[Number], Between(len(LEVELS), len(LEVELS))]  # over samples, at LEVELS
@@ -28,14 +28,14 @@ class Made(TypedDict):
     commit: Words
     versions: Annotated[dict[Name, Words], Between(0, 100)]
     date: Words
-    command: Annotated[str, Between(0, 100_000)]
+    command: Annotated[str, Between(0, 2_000_000)]
     device: Words
 
 
 class Curve(TypedDict):
     """A training run: the loss of every step, and the held-out accuracy at some steps."""
 
-    step: Annotated[list[Count], Between(0, 100_000)]
+    step: Annotated[list[Count], Between(0, 1_000_000)]
     exact_accuracy: list[Share]
     train_loss: list[Number]
 
@@ -95,7 +95,7 @@ class RunRecord(Made, _Beside):
     gradient_cosine: Number
     gradient_relative_error: Number
     residuals: Annotated[dict[Name, dict[str, Quantiles]], Beside(Where)]
-    residual_curve: Annotated[dict[Name, Annotated[list[Number], Between(0, 10_000)]], Between(0, 16)]
+    residual_curve: Annotated[dict[Name, Annotated[list[Number], Between(0, 100_000)]], Between(0, 60)]
     kind: Words
     curve: Curve
     probe: Probe
@@ -134,7 +134,7 @@ class DepthRecord(TypedDict):
     updates: Count
     solved: list[Annotated[int, Between(0, 1)]]
     floor: Any
-    thresholds: Annotated[dict[Name, float], Between(0, 100)]
+    thresholds: Annotated[dict[Name, Number], Between(0, 100)]
     streams: Annotated[dict[Name, StreamRecord], Beside(Streams), Between(1, 100)]
 
 
@@ -191,8 +191,8 @@ class WeightsRecord(Made, _Examined):
     """What an analysis finds on one set of trained weights: two depths, and what else was asked for."""
 
     name: Name
-    group: Annotated[str, Between(0, 200)]
-    estimator: Annotated[str, Between(0, 200)]
+    group: Annotated[str, Between(0, 600)]
+    estimator: Annotated[str, Between(0, 600)]
     seed: int | None
     step: Count | None
     samples: Annotated[int, Between(1)]

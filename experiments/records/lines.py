@@ -13,8 +13,9 @@ from loopgrad.analysis.text_lines import lines_of
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records.schema import check
 
-# of a file of records that a report is made of; a training log may be longer
-MOST_BYTES, MOST_RECORDS, MOST_VALUES = 2**28, 2000, 10_000_000
+# of a file of records that a report is made of: more than months of training leave, and what memory holds; a training
+# log may be longer
+MOST_BYTES, MOST_RECORDS, MOST_PARTS, MOST_VALUES = 2**30, 10_000, 5_000_000, 50_000_000
 LONGEST_NAME = 160  # bytes; a file's name may have 255, suffix included
 
 
@@ -33,7 +34,7 @@ def read(path: Path, kind: Any = None) -> list[Any]:
 
     Args:
         path: File with one JSON object per line; blank lines are passed over.
-        kind: TypedDict that each record must be; such a file is read up to MOST_BYTES, MOST_RECORDS and MOST_VALUES.
+        kind: TypedDict that each record must be; of such a file no more is read than reports are made of.
 
     Raises:
         ConfigError: The file is missing, empty, too large, or a line is not a JSON object or not such a record; the
@@ -58,15 +59,21 @@ def first(path: Path) -> dict[str, Any]:
 
 
 def _each(path: Path, kind: Any, bounded: bool) -> Generator[dict[str, Any], None, None]:
-    values = count = 0
+    values = parts = count = 0
     try:
         for number, content in lines_of(path, MOST_BYTES if bounded else 2**40, MOST_BYTES):
             if not content.strip():
                 continue
-            count, values = count + 1, values + sum(map(content.count, ",[{"))
+            count, values = count + 1, values + content.count(",")
+            parts += content.count("[") + content.count("{")
             try:
-                if bounded and (values > MOST_VALUES or count > MOST_RECORDS):
-                    raise ValueError(f"of more than {MOST_RECORDS} records or {MOST_VALUES} values no report is made")
+                for found, most, what in (
+                    (count, MOST_RECORDS, "records"),
+                    (parts, MOST_PARTS, "lists and objects"),
+                    (values, MOST_VALUES, "values"),
+                ):
+                    if bounded and found > most:
+                        raise ValueError(f"of more than {most} {what} no report is made")
                 yield _parsed(content, kind)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: {_reason(error)}") from error
@@ -132,7 +139,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 19:  # those of the least and greatest of 64 bits
+    if len(digits) > 20:  # those of the least and greatest of 64 bits
         raise ValueError(f"the integer {digits[:20]}... has {len(digits)} digits, more than any of a record")
     return int(digits)
 

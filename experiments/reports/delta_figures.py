@@ -12,7 +12,7 @@ from loopgrad.experiments.reports.conditions import Condition, at_last, conditio
 MANY = 12  # conditions from which on only the last step of each is drawn
 TOLD_APART = 8  # lines of one figure, or markers
 BARS, POINTS = 400, 5000  # more of them than a page shows are left out
-MEMORIES = 100  # figures
+MEMORIES = 100  # figures, the first of so many
 
 
 def of_all(records: Sequence[WeightsRecord]) -> Iterator[tuple[str, Drawn]]:
@@ -23,7 +23,6 @@ def of_all(records: Sequence[WeightsRecord]) -> Iterator[tuple[str, Drawn]]:
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: There is more to be drawn than a report holds.
     """
     found = conditions(records)
     last = at_last(found)
@@ -39,10 +38,7 @@ def of_all(records: Sequence[WeightsRecord]) -> Iterator[tuple[str, Drawn]]:
     points = [point for record in records for point in _points(record)]
     if 0 < len(points) <= POINTS:
         yield "figures/validity", plots.validity(points)
-    remembered = [record for record in records if "memory" in record]
-    if len(remembered) > MEMORIES:
-        raise ValueError(f"{len(remembered)} of them have a memory to be drawn, more than {MEMORIES}")
-    for record in remembered:
+    for record in [record for record in records if "memory" in record][:MEMORIES]:
         yield f"figures/{slug(record['name'])}-memory", _memory(record)
     if len(last) > TOLD_APART:
         return

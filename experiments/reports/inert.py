@@ -32,8 +32,9 @@ def inert(found: Found, how: Callable[[str], str], depth: int = 0) -> Found:
     if isinstance(found, dict):
         return cast(Found, {inert(key, how): inert(item, how, depth + 1) for key, item in found.items()})
     if isinstance(found, list):
-        texts = any(isinstance(item, str | dict | list) for item in found)
-        return cast(Found, [inert(item, how, depth + 1) for item in found]) if texts else found
+        if {str, dict, list}.isdisjoint(map(type, found)):
+            return found  # numbers, of which there may be millions
+        return cast(Found, [inert(item, how, depth + 1) for item in found])
     return found
 
 

@@ -95,12 +95,16 @@ def test_what_is_malformed_is_refused_with_file_line_and_reason(tmp_path, conten
     ("content", "reason"),
     [
         ('{"a": 1, "b": "' + "x" * 1000 + '"}', "1017 bytes long, and at most 1000 are read"),
-        ('{"a": 1}\n{"a": 1, "b": [' + "1," * 60 + "1]}", "line 2: of more than 3 records or 50 values"),
-        ('{"a": 1}\n' * 4, "line 4: of more than 3 records or 50 values no report is made"),
+        ('{"a": 1}\n{"a": 1, "b": [' + "1," * 60 + "1]}", "line 2: of more than 50 values no report is made"),
+        (
+            '{"a": 1}\n{"a": 1, "b": [' + "[]," * 20 + "1]}",
+            "line 2: of more than 20 lists and objects no report is made",
+        ),
+        ('{"a": 1}\n' * 4, "line 4: of more than 3 records no report"),
     ],
 )
 def test_more_than_a_report_is_made_of_is_refused(tmp_path, monkeypatch, content, reason):
-    for name, most in {"MOST_BYTES": 1000, "MOST_RECORDS": 3, "MOST_VALUES": 50}.items():
+    for name, most in {"MOST_BYTES": 1000, "MOST_RECORDS": 3, "MOST_PARTS": 20, "MOST_VALUES": 50}.items():
         monkeypatch.setattr(lines, name, most)
     path = tmp_path / "records.jsonl"
     path.write_text(content)
