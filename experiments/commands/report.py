@@ -9,7 +9,7 @@ from rich.console import Console
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.folders import held, output_folder
 from loopgrad.experiments.reports import comparison, deltas
 
 
@@ -20,4 +20,5 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         of_analysis = "depths" in records.read(folder / "records.jsonl")[0]
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    (deltas if of_analysis else comparison).render(folder, console)
+    with held(folder):
+        (deltas if of_analysis else comparison).render(folder, console)

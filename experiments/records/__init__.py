@@ -9,7 +9,7 @@ from loopgrad.experiments.records.kinds import (
     WeightsRecord,
     fields_of,
 )
-from loopgrad.experiments.records.lines import differences, line, read, read_whole_lines, replace_text, slug, write
+from loopgrad.experiments.records.lines import differences, line, read, read_log, replace_text, slug, write
 
 __all__ = [
     "LEVELS",
@@ -22,7 +22,7 @@ __all__ = [
     "fields_of",
     "line",
     "read",
-    "read_whole_lines",
+    "read_log",
     "replace_text",
     "slug",
     "write",
