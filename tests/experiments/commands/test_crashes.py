@@ -1,4 +1,4 @@
-"""Commands killed right before each kind of change they make on the disk: the same command then ends as if never cut."""
+"""Commands killed right before a change that they make on the disk: the same command then ends as if never cut."""
 
 import json
 import re
