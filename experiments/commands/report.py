@@ -8,7 +8,7 @@ from rich.console import Console
 
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.folders import held, output_folder
 from loopgrad.experiments.reports import comparison, deltas
 
 
@@ -16,4 +16,5 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     """Render the report of the records in output_dir, of a comparison or of an analysis."""
     folder = output_folder(config.output_dir)
     of_analysis = "depths" in records.first(folder / "records.jsonl")
-    (deltas if of_analysis else comparison).render(folder, console)
+    with held(folder):
+        (deltas if of_analysis else comparison).render(folder, console)

@@ -98,15 +98,21 @@ def _reason(error: Exception) -> str:
     return "not JSON: nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
-def read_whole_lines(path: Path, steps: int) -> list[Any]:
-    """Read the records of the first `steps` steps of a log that may end in a line cut short, or not exist."""
-    found = []
-    for content in path.read_text().splitlines() if path.exists() else ():
+def read_log(path: Path, steps: int, fields: frozenset[str] = frozenset()) -> list[Any]:
+    """Return the records of the steps 1, 2, ... of a log, `steps` at most, as far as they are whole and in order.
+
+    Args:
+        path: A log, which may end in a line cut short, or not exist.
+        steps: How many steps are asked for.
+        fields: What each record must hold.
+    """
+    found: list[Any] = []
+    for content in path.read_text(errors="replace").splitlines()[:steps] if path.exists() else ():
         try:
             record = json.loads(content)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if record["step"] > steps:
+        if not isinstance(record, dict) or record.get("step") != len(found) + 1 or not fields <= record.keys():
             break
         found.append(record)
     return found

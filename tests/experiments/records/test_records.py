@@ -116,7 +116,17 @@ def test_more_than_a_report_is_made_of_is_refused(tmp_path, monkeypatch, content
 
 def test_a_log_is_read_up_to_a_step_or_to_the_line_that_was_cut_short(tmp_path):
     path = tmp_path / "train.jsonl"
-    assert records.read_whole_lines(path, 3) == []
+    assert records.read_log(path, 3) == []
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
-    assert records.read_whole_lines(path, 2) == [{"step": 1}, {"step": 2}]
-    assert records.read_whole_lines(path, 9) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert records.read_log(path, 2) == [{"step": 1}, {"step": 2}]
+    assert records.read_log(path, 9) == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+@pytest.mark.parametrize(
+    "line", ["", "[]", "7", '{"loss": 1}', '{"step": "2"}', '{"step": 3}', '{"step": 1}', "[" * 5000, "\x00" * 64]
+)
+def test_a_log_is_read_to_the_first_line_that_is_not_that_of_the_next_step(tmp_path, line):
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
+    assert records.read_log(path, 3) == [{"step": 1}]
+    assert records.read_log(path, 3, frozenset({"loss"})) == []
