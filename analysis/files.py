@@ -1,18 +1,63 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, also when the power fails."""
 
 import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+# what a killed process leaves of a file that it was writing: the name, and the number of the process
+_PART = re.compile(r"\.(.+)\.\d+(\.part)?")
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically, its folder too where there is none: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    replace_all({path: content})
+
+
+def replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together: none takes its place before all are written."""
+    written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, temporary in written.items():
+            make_folder(path.parent)
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(contents[path])
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:  # a full disk does not say of what
+                error.filename = str(path) if error.filename is None else error.filename
+                raise
+        for path, temporary in written.items():
+            os.replace(temporary, path)
+        for folder in {path.parent for path in written}:
+            sync_folder(folder)  # or names may be lost with the power, after others that were written later
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in written.values():
+            with suppress(OSError):  # a folder that is gone has taken it along
+                temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each of them durable in the one that it is in."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        sync_folder(place.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can."""
+    with suppress(OSError, AttributeError):  # Windows opens no folder
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def whole_name(name: str) -> str | None:
+    """Return the name of the file that a killed process was writing under this name; None if it is no such name."""
+    found = _PART.fullmatch(name)
+    return found[1] if found else None

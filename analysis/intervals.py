@@ -105,8 +105,10 @@ def bootstrap_interval(
             f"values has shape {values.shape} and clusters {names.shape}: one of each per sample, at least one"
         )
     unique, index = np.unique(names, return_inverse=True)
-    members = [values[index == i] for i in range(unique.size)]
+    values = values[np.argsort(index, kind="stable")]  # cluster by cluster
+    members = np.split(values, np.cumsum(np.bincount(index))[:-1])
+    alone = len(members) == values.size
     picks = np.random.default_rng(seed).integers(unique.size, size=(draws, unique.size))
-    found = [statistic(np.concatenate([members[i] for i in pick])) for pick in picks]
+    found = [statistic(values[pick] if alone else np.concatenate([members[i] for i in pick])) for pick in picks]
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

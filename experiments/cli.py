@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _main(typed: list[str]) -> None:
-    console = Output(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Output(markup=False, emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
     arguments = typed[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)

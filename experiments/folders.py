@@ -1,16 +1,30 @@
-"""The folder of a command's results: claimed by one configuration, checked when it is met again."""
+"""The folder of a command's results: held by one process at a time, claimed by one configuration."""
 
 import errno
-import shutil
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from loopgrad.analysis.files import make_folder, whole_name
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 
 TRAINING = frozenset({"task", "model", "estimator", "trainer"})
 ANALYSIS = frozenset({"checkpoint", "analysis", "estimator"})
 PASSING = ("output_dir", "restart", "workers", "tensorboard")  # keys that change no result
+LOCK = ".lock"
+# what commands write: in their folder, and in the folders in it
+RESULTS = ("records.jsonl", "report.md", "config.json")
+OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
+OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
+OF_WEIGHTS = re.compile(r".+\.json")
+FIGURE = re.compile(r"[\w.@-]+\.(png|svg|json)")
+NOT_FOR_US = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 def output_folder(output_dir: Any) -> Path:
@@ -31,8 +45,11 @@ def output_folder(output_dir: Any) -> Path:
     return folder
 
 
-def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: frozenset[str] = TRAINING) -> bool:
-    """Make `folder` the place of this configuration's results; return whether they are complete already.
+@contextmanager
+def claimed(
+    folder: Path, configuration: dict[str, Any], restart: Any, kind: frozenset[str] = TRAINING
+) -> Iterator[bool]:
+    """Hold a folder as the place of this configuration's results; yields whether they are complete already.
 
     Args:
         folder: The place.
@@ -41,44 +58,139 @@ def claim(folder: Path, configuration: dict[str, Any], restart: Any, kind: froze
         kind: Keys by which the configuration of such a command is known.
 
     Raises:
-        ConfigError: It holds results of another configuration, or something that is not a result.
+        ConfigError: Another process holds it, or it holds results of another configuration, or something that is not a
+            result, or it cannot be written to.
     """
     if not isinstance(restart, bool):
         raise ConfigError(f"restart={restart}: must be true or false")
-    stored = folder / "config.json"
-    known = _stored_configuration(stored, kind)
     described = {key: value for key, value in configuration.items() if key not in PASSING}
-    if restart and known is not None:
-        for name in ("runs", "weights", "records.jsonl", "report.md", "config.json"):
-            path = folder / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        known = None
-    elif known is None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
-    if known is not None:
-        changed = records.differences(known, described)
-        if changed:
-            raise ConfigError(
-                f"{folder} holds results of another configuration ({', '.join(changed[:5])}): "
-                "choose another output_dir=, or restart=true to replace them"
-            )
-        return (folder / "records.jsonl").exists()
+    known = _checked(folder, described, restart, kind)  # before anything is written, and once more when it is held
+    if known is not None and not restart and (folder / "records.jsonl").exists() and not _takes_files(folder):
+        yield True  # nothing is left to write
+        return
+    with held(folder):
+        known = _checked(folder, described, restart, kind)
+        if restart and known is not None:
+            _remove_results(folder)
+            known = None  # and what is stored is replaced: a folder with results always tells whose they are
+        if known is None:
+            records.write(folder / "config.json", [described])
+        yield known is not None and (folder / "records.jsonl").exists()
+
+
+@contextmanager
+def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a folder, made where there is none, for this process alone; what killed ones have left of files is removed.
+
+    The system lets go of it with the process, however that ends.
+
+    Args:
+        folder: The place.
+        patience: Seconds to wait for another process that holds it.
+
+    Raises:
+        ConfigError: Another process holds it, or it cannot be written to.
+    """
     try:
-        records.write(stored, [described])
+        make_folder(folder)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=patience, poll_interval=0.05)
+    except Timeout:
+        raise ConfigError(
+            f"{folder} is in use by another loopgrad command: wait for that to end, or choose another output_dir="
+        ) from None
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):  # the folder is none the worse
+        if error.errno not in NOT_FOR_US:
             raise
-        raise ConfigError(f"output_dir={folder}: cannot write {stored}: {error.strerror}") from error
-    return False
+        raise ConfigError(f"output_dir={folder}: cannot be written to: {error.strerror}") from error
+    try:
+        for path, _ in _files(folder):
+            if whole_name(path.name) is not None:
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def check_takes_files(folder: Path) -> None:
+    """Raise ConfigError if nothing could be written to a folder that need not exist yet; nothing is written."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(f"output_dir={folder}: {place} is no folder that can be written to")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Return whether a file can be made in a folder; what modes say holds for some users, what a mount says for all."""
+    try:
+        (folder / LOCK).touch()
+    except OSError as error:
+        return error.errno not in NOT_FOR_US
+    return True
+
+
+def _checked(folder: Path, described: dict[str, Any], restart: bool, kind: frozenset[str]) -> dict[str, Any] | None:
+    """Return the configuration that holds a folder already, None for none.
+
+    Raises:
+        ConfigError: The folder is not for this configuration.
+    """
+    known = _stored_configuration(folder / "config.json", kind)
+    if known is None:
+        try:
+            foreign = folder.exists() and (not folder.is_dir() or not all(map(_is_left, folder.iterdir())))
+        except OSError as error:
+            raise ConfigError(f"output_dir={folder}: cannot be read: {error.strerror}") from error
+        if foreign:
+            raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
+    elif not restart and (changed := records.differences(known, described)):
+        raise ConfigError(
+            f"{folder} holds results of another configuration ({', '.join(changed[:5])}): "
+            "choose another output_dir=, or restart=true to replace them"
+        )
+    return known
+
+
+def _is_left(path: Path) -> bool:
+    """Return whether a file is what a start leaves that was killed before it had claimed the folder."""
+    return path.name == LOCK or whole_name(path.name) in RESULTS
 
 
 def _stored_configuration(path: Path, kind: frozenset[str]) -> dict[str, Any] | None:
-    """Return the configuration that `claim` wrote, None if there is none or the file is somebody else's."""
+    """Return the configuration that `claimed` wrote, None if there is none or the file is somebody else's."""
     try:
         (found,) = records.read(path)
     except ValueError:
         return None
     return found if kind <= found.keys() else None
+
+
+def _remove_results(folder: Path) -> None:
+    """Remove what commands have written but for the configuration; what others have put beside it stays."""
+    for path, is_result in _files(folder):
+        if is_result and path.name != "config.json":
+            path.unlink(missing_ok=True)
+    for place in ("runs/*/tensorboard", "runs/*", "runs", "weights"):
+        for path in folder.glob(place):
+            with suppress(OSError):  # it is not empty, or no folder
+                path.rmdir()
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the files that have names of ours, or of parts of such, and whether each is a result and no figure.
+
+    Folders that are symbolic links lie elsewhere, and are passed over.
+    """
+    places = [(folder, re.compile("|".join(map(re.escape, RESULTS)))), (folder, FIGURE), (folder / "figures", FIGURE)]
+    places.append((folder / "weights", OF_WEIGHTS))
+    if not (folder / "runs").is_symlink():
+        for run in folder.glob("runs/*"):
+            if not run.is_symlink():
+                places += [(run, OF_RUNS), (run / "tensorboard", OF_BOARDS)]
+    for place, names in places:
+        if place.is_dir() and (place == folder or not place.is_symlink()):
+            for path in list(place.iterdir()):
+                part = whole_name(path.name)
+                if part and names in (FIGURE, OF_WEIGHTS) and not path.name.endswith(".part"):
+                    continue  # such names others give as well
+                if names.fullmatch(part or path.name) and (path.is_symlink() or path.is_file()):
+                    yield path, names is not FIGURE

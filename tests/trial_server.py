@@ -25,6 +25,8 @@ def next_command(replies: int) -> None:
             os.environ.update(asked["environment"])
             sys.stdin = open(0)  # the old one holds what its buffer had read ahead
             sys.argv = ["loopgrad", *asked["arguments"]]
+            if asked["crash_at"] is not None:
+                crash_at(asked["crash_at"])
             return
         os.write(replies, b"%d\n" % pid)
         end = time.monotonic() + asked["timeout"]
@@ -41,6 +43,23 @@ def next_command(replies: int) -> None:
         code = None if status is None else os.waitstatus_to_exitcode(status)
         os.write(replies, json.dumps([code, used.ru_maxrss * 1024]).encode() + b"\n")
     raise SystemExit
+
+
+def crash_at(number: int) -> None:
+    """Kill this process right before the so many-th call that changes what is on the disk."""
+    left = [number]
+
+    def guarded(change):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), 9)
+            return change(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "fsync", "unlink", "rmdir", "mkdir", "open"):
+        setattr(os, name, guarded(getattr(os, name)))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Commands:
         limits: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
         out: str | None = None,
+        crash_at: int | None = None,
         meanwhile: Callable[[int], None] = lambda pid: None,
     ) -> Outcome:
         """Run `loopgrad ARGUMENTS` in a folder to its end.
@@ -90,6 +91,7 @@ class Commands:
             limits: Names of resource limits, such as RLIMIT_FSIZE, and their values.
             environment: Variables set beside those of the test.
             out: Where standard output goes in place of a file that is read, such as /dev/full.
+            crash_at: It is killed before the so many-th of its calls that change what is on the disk.
             meanwhile: Called with the process id as soon as it has begun, to disturb it.
         """
         streams = {name: folder.parent / f".{folder.name}.{name}" for name in ("out", "err")}
@@ -101,6 +103,7 @@ class Commands:
             "timeout": timeout,
             "limits": dict(limits or {}),
             "environment": dict(environment or {}),
+            "crash_at": crash_at,
             "out": out or str(streams["out"]),
             "err": str(streams["err"]),
         }

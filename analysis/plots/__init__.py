@@ -11,7 +11,7 @@ from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
 from loopgrad.analysis.plots.residual_curves import residuals
 from loopgrad.analysis.plots.spectra import eigenvalue_cloud
-from loopgrad.analysis.plots.style import Drawn, save
+from loopgrad.analysis.plots.style import Drawn, rendered, save
 from loopgrad.analysis.plots.training import Progress, over_training
 from loopgrad.analysis.plots.validity_points import Point, validity
 from loopgrad.analysis.plots.verdicts import verdict_bars
@@ -33,6 +33,7 @@ __all__ = [
     "over_training",
     "pareto",
     "recurrence",
+    "rendered",
     "residuals",
     "residuals_by_estimator",
     "save",

@@ -217,7 +217,25 @@ def save(
         ...     [path.name for path in save(drawn, f"{folder}/figure")]
         ['figure.svg', 'figure.png', 'figure.json']
     """
-    rendered = {}
+    contents = rendered(drawn, formats)
+    paths = {suffix: Path(f"{os.fspath(path_without_suffix)}.{suffix}") for suffix in contents}
+    for suffix, content in contents.items():
+        replace_bytes(paths[suffix], content)
+    return list(paths.values())
+
+
+def rendered(drawn: Drawn, formats: Sequence[str] = ("svg", "png")) -> dict[str, bytes]:
+    """Return the contents of a figure's files by their suffix, its table as "json" last; `save` writes them.
+
+    Args:
+        drawn: What a function of this package returned.
+        formats: As of `save`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: matplotlib does not know a format.
+    """
+    contents = {}
     with drawing():
         for name in formats:
             # what would hold the time of day
@@ -226,9 +244,6 @@ def save(
             # of a copy: the layout of one rendering would be where that of the next starts from
             copy = pickle.loads(pickle.dumps(drawn.figure))
             copy.savefig(buffer, format=name, dpi=300, metadata=dated)
-            rendered[name] = buffer.getvalue()
-    rendered["json"] = (json.dumps(drawn.table, indent=1, allow_nan=False) + "\n").encode()
-    paths = {name: Path(f"{os.fspath(path_without_suffix)}.{name}") for name in rendered}
-    for name, data in rendered.items():
-        replace_bytes(paths[name], data)
-    return list(paths.values())
+            contents[name] = buffer.getvalue()
+    contents["json"] = (json.dumps(drawn.table, indent=1, allow_nan=False) + "\n").encode()
+    return contents

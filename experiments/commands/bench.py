@@ -17,7 +17,7 @@ from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.folders import check_takes_files, held, output_folder
 from loopgrad.experiments.reports.tables import console_table
 
 
@@ -27,10 +27,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     bench: Bench = build(config.bench, "bench")
     name = config.bench["_target_"].split(".")[-2]
     path = output_folder(config.output_dir) / f"{name}.json"
-    try:  # before the measuring, which takes minutes
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output_dir={path.parent}: cannot be made: {error.strerror}") from error
+    check_takes_files(path.parent)  # before the measuring, which takes minutes
     check_count("bench.repeats", bench.repeats)
     check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
@@ -52,11 +49,12 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         **made,
         "device": provenance.device_name(torch.zeros(()).device),
     }
-    records.write(path, [record])
-    try:
-        bench.figures(rows, path.parent)
-    except ImportError as error:
-        console.print(f"No figure: {error}")
+    with held(path.parent, patience=60.0):
+        records.write(path, [record])
+        try:
+            bench.figures(rows, path.parent)
+        except ImportError as error:
+            console.print(f"No figure: {error}")
     console.print(f"Record: {path}")
 
 

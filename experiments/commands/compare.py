@@ -6,18 +6,21 @@
 Same data order, same initial weights and same number of steps for every estimator of a seed.
 """
 
+from typing import Any
+
 from omegaconf import DictConfig
 from rich.console import Console
 
 from loopgrad.experiments import provenance, records
-from loopgrad.experiments.conf.parts import parts
+from loopgrad.experiments.conf.parts import Parts, parts
 from loopgrad.experiments.conf.values import Names, check_count, run_seeds
-from loopgrad.experiments.folders import claim, output_folder
+from loopgrad.experiments.folders import claimed, output_folder
 from loopgrad.experiments.processes import at_once
+from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports import comparison
 from loopgrad.experiments.training.crew import execute_all
 from loopgrad.experiments.training.results import probed
-from loopgrad.experiments.training.runs import plans
+from loopgrad.experiments.training.runs import Plan, plans
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
@@ -28,21 +31,34 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     check_count("timing_repeats", config.timing_repeats)
     built = parts(config)
     runs = plans(built, seeds, folder)
-    if claim(folder, built.values, config.restart):
-        console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
+    with claimed(folder, built.values, config.restart) as complete:
+        if complete:
+            console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
+        else:
+            records.write(folder / "records.jsonl", _found(runs, built, seeds, config, names, made, console))
         comparison.render(folder, console)
-        return
+
+
+def _found(
+    runs: list[Plan],
+    built: Parts,
+    seeds: list[int],
+    config: DictConfig,
+    names: Names,
+    made: dict[str, Any],
+    console: Console,
+) -> list[RunRecord]:
+    """Train and probe; return the records."""
     workers = at_once(len(runs), config.workers, built.trainer.torch_device(), built.trainer.num_threads)
     console.print(
         f"{len(built.estimators)} estimators x {len(seeds)} seeds of {names.model} on {names.task}, "
-        f"{built.trainer.train_steps} steps each, {workers} at a time; results go to {folder}"
+        f"{built.trainer.train_steps} steps each, {workers} at a time; results go to {config.output_dir}"
     )
     test = built.task.test_set()
     console.print(built.task.render(test.inputs[0], test.labels[0]), highlight=False, markup=False)
     execute_all(runs, workers, console)
-    found = []
+    found: list[RunRecord] = []
     with console.status("Probing the trained weights: time, bytes, gradients, residuals"):
         for seed in seeds:
             found += probed([plan for plan in runs if plan.seed == seed], names, config.timing_repeats, made)
-    records.write(folder / "records.jsonl", found)
-    comparison.render(folder, console)
+    return found

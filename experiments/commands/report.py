@@ -8,16 +8,13 @@ from rich.console import Console
 
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import output_folder
+from loopgrad.experiments.folders import held, output_folder
 from loopgrad.experiments.reports import comparison, deltas
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
     """Render the report of the records in output_dir, of a comparison or of an analysis."""
     folder = output_folder(config.output_dir)
-    try:
-        of_analysis = "depths" in records.read(folder / "records.jsonl")[0]
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    (deltas if of_analysis else comparison).render(folder, console)
+    of_analysis = "depths" in records.first(folder / "records.jsonl")
+    with held(folder):
+        (deltas if of_analysis else comparison).render(folder, console)

@@ -10,7 +10,7 @@ from loopgrad.experiments import provenance, records
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.conf.values import Names, run_seeds
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import claim, output_folder
+from loopgrad.experiments.folders import claimed, output_folder
 from loopgrad.experiments.training.crew import execute_all
 from loopgrad.experiments.training.results import probed
 from loopgrad.experiments.training.runs import plans
@@ -24,11 +24,12 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if len(built.estimators) > 1 or len(seeds) > 1:
         raise ConfigError(f"train takes one estimator and one seed, got {', '.join(built.estimators)}: use compare")
     (plan,) = plans(built, seeds, folder)
-    if claim(folder, built.values, config.restart):
-        console.print(f"{folder} holds this run already; restart=true runs it anew.")
-    else:
-        execute_all([plan], 1, console)
-        records.write(folder / "records.jsonl", probed([plan], names, 3, made))
+    with claimed(folder, built.values, config.restart) as complete:
+        if complete:
+            console.print(f"{folder} holds this run already; restart=true runs it anew.")
+        else:
+            execute_all([plan], 1, console)
+            records.write(folder / "records.jsonl", probed([plan], names, 3, made))
     (record,) = records.read(folder / "records.jsonl")
     console.print(
         f"{record['exact_accuracy']:.1%} of held-out samples exact, {record['token_accuracy']:.1%} of tokens; "

@@ -72,6 +72,6 @@ def do(job: Job) -> None:
             seen.record["figures"] = pictures.of_one(subject, seen, job.folder, records.slug(job.weights.name))
             seen.record["memory"] = memory(subject)
     # what a training step of the run kept for backward, if its log lies beside the weights
-    first = records.read_whole_lines(job.weights.path.parent / "train.jsonl", 1)
+    first = records.read_log(job.weights.path.parent / "train.jsonl", 1)
     saved = first[0].get("saved_bytes") if first else None
     records.write(job.stored, [{**seen.record, "sha256": job.digest, "saved_bytes": saved}])

@@ -7,9 +7,17 @@ from loopgrad.experiments.records.kinds import (
     RunRecord,
     StreamRecord,
     WeightsRecord,
-    fields_of,
 )
-from loopgrad.experiments.records.lines import differences, line, read, read_whole_lines, replace_text, slug, write
+from loopgrad.experiments.records.lines import (
+    differences,
+    first,
+    line,
+    read,
+    read_log,
+    replace_text,
+    slug,
+    write,
+)
 
 __all__ = [
     "LEVELS",
@@ -19,10 +27,10 @@ __all__ = [
     "StreamRecord",
     "WeightsRecord",
     "differences",
-    "fields_of",
+    "first",
     "line",
     "read",
-    "read_whole_lines",
+    "read_log",
     "replace_text",
     "slug",
     "write",

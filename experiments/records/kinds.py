@@ -1,29 +1,65 @@
-"""What the record of a run, and that of an analysis, holds."""
+"""What the record of a run, and that of an analysis, holds: with limits, for records are passed from hand to hand."""
 
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Annotated, Any, TypedDict
+
+from loopgrad.analysis.verdicts import LABELS
+from loopgrad.experiments.records.schema import Beside, Between, Matches
 
 Number = float | None  # what is not finite is null in a file
-Quantiles = list[Number]  # over samples, at LEVELS
+Count = Annotated[int, Between(0)]
+Share = Annotated[float, Between(0, 1)]
+Name = Annotated[str, Between(1, 600)]  # two names of files, and more
+Words = Annotated[str, Between(0, 1000)]
 LEVELS = (0.05, 0.5, 0.95)
+Quantiles = Annotated[list[Number], Between(len(LEVELS), len(LEVELS))]  # over samples, at LEVELS
 OUTCOMES = ("all", "solved", "unsolved")
+Label = Annotated[int, Between(0, len(LABELS) - 1)]  # an index into LABELS
+Updates = Annotated[str, Matches("[1-9][0-9]{0,8}", "must be a number of updates")]
+Figure = Annotated[
+    str,
+    Between(1, 300),
+    Matches(r"figures/[^/\\]+\.png", "must be the path of a PNG in figures/"),
+]
 
 
 class Made(TypedDict):
     """What repeats a measurement."""
 
-    commit: str
-    versions: dict[str, str]
-    date: str
-    command: str
-    device: str
+    commit: Words
+    versions: Annotated[dict[Name, Words], Between(0, 100)]
+    date: Words
+    command: Annotated[str, Between(0, 2_000_000)]
+    device: Words
 
 
 class Curve(TypedDict):
     """A training run: the loss of every step, and the held-out accuracy at some steps."""
 
-    step: list[int]
-    exact_accuracy: list[float]
+    step: Annotated[list[Count], Between(0, 1_000_000)]
+    exact_accuracy: list[Share]
     train_loss: list[Number]
+
+
+class Probe(TypedDict):
+    """What the probes of a run were taken on."""
+
+    samples: Count
+    segment: Count
+    timing_repeats: Count
+
+
+class Gate(TypedDict):
+    """What implicit estimators said in training; beside it, a list per step of everything else that they said."""
+
+    mean_trusted: Number
+
+
+class Where(TypedDict, total=False):
+    """Of the residuals of a run: the update where the gradient is taken, the quantiles' levels, the streams' dtypes."""
+
+    at: int
+    levels: list[float]
+    dtype: Any
 
 
 class _Beside(TypedDict, total=False):
@@ -31,7 +67,7 @@ class _Beside(TypedDict, total=False):
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]
-    verdicts: dict[str, Any] | None  # of implicit estimators: mean_trusted, and what each step of training said
+    verdicts: Annotated[dict[str, list[Any]], Beside(Gate)] | None  # of implicit estimators
 
 
 class RunRecord(Made, _Beside):
@@ -41,50 +77,99 @@ class RunRecord(Made, _Beside):
     of the last update and of the cycle map where the gradient is taken; `residual_curve` holds medians by update.
     """
 
-    estimator: str
-    task: str
-    model: str
+    estimator: Name
+    task: Name
+    model: Name
     seed: int
-    train_steps: int
+    train_steps: Count
     loss: Number
-    exact_accuracy: Number
-    token_accuracy: Number
+    exact_accuracy: Share | None
+    token_accuracy: Share | None
     seconds_per_step: Number
     time_ratio_to_bptt: Number
-    saved_bytes: Number
-    peak_bytes: Number
+    saved_bytes: Annotated[float, Between(0)] | None
+    peak_bytes: Annotated[float, Between(0)] | None
     cell_evaluations: Number
     vjps: Number
     flops: Number
     gradient_cosine: Number
     gradient_relative_error: Number
-    residuals: dict[str, Any]
-    residual_curve: dict[str, Quantiles]
-    kind: str
+    residuals: Annotated[dict[Name, dict[str, Quantiles]], Beside(Where)]
+    residual_curve: Annotated[dict[Name, Annotated[list[Number], Between(0, 100_000)]], Between(0, 60)]
+    kind: Words
     curve: Curve
-    probe: dict[str, int]
+    probe: Probe
+
+
+class Pooled(TypedDict):
+    """Quantiles over all samples, beside which are those over the solved and over the unsolved where there are any."""
+
+    all: Quantiles
+
+
+ByOutcome = Annotated[dict[str, Quantiles], Beside(Pooled)]
 
 
 class StreamRecord(TypedDict):
     """What one stream, or "joint", does down to one depth; quantiles are of "all", "solved" and "unsolved" samples."""
 
-    labels: list[int]
-    residual: dict[str, Quantiles]
-    reevaluated: dict[str, Quantiles] | None
-    rate: dict[str, Quantiles]
-    sweep: dict[str, dict[str, int]]
+    labels: list[Label]
+    residual: ByOutcome
+    reevaluated: ByOutcome | None
+    rate: ByOutcome
+    sweep: Annotated[dict[Name, dict[Name, Count]], Between(1, 100)]
+
+
+class Streams(TypedDict):
+    """All streams jointly, which each record has beside the single ones."""
+
+    joint: StreamRecord
 
 
 class DepthRecord(TypedDict):
     """The recursion followed to one depth; `solved` is 0 or 1 per sample."""
 
-    name: str
-    cycles: int
-    updates: int
-    solved: list[int]
+    name: Name
+    cycles: Count
+    updates: Count
+    solved: list[Annotated[int, Between(0, 1)]]
     floor: Any
-    thresholds: dict[str, float]
-    streams: dict[str, StreamRecord]
+    thresholds: Annotated[dict[Name, Number], Between(0, 100)]
+    streams: Annotated[dict[Name, StreamRecord], Beside(Streams), Between(1, 100)]
+
+
+class Spectrum(TypedDict):
+    """Spectral radii of some samples."""
+
+    radius: list[Number]
+    solved: list[bool]
+
+
+class Exponents(TypedDict):
+    """Lyapunov exponents of some samples."""
+
+    mean: list[Number]
+    solved: list[bool]
+
+
+class Search(TypedDict):
+    """Whether a fixed point was found near the end of each of some samples, and to how many ends its starts led."""
+
+    found: list[bool]
+    clusters: list[Count]
+
+
+class Gap(TypedDict):
+    """One gradient beside that of BPTT; the rest of its row is not shown."""
+
+    samples: Name
+    count: Count
+    estimator: Name
+    cosine: Number
+    relative_error: Number
+    norm_ratio: Number
+    residual_q50: Number
+    radius_q50: Number
 
 
 class _Examined(TypedDict, total=False):
@@ -92,41 +177,25 @@ class _Examined(TypedDict, total=False):
     cycles_per_segment: int
     period: int
     sha256: str
-    saved_bytes: int | None
-    spectrum: dict[str, Any]
-    exponents: dict[str, Any]
-    gaps: list[dict[str, Any]]
-    search: dict[str, Any]
-    memory: dict[str, dict[str, int]]  # estimator -> updates -> bytes kept for backward
-    figures: list[str]
+    saved_bytes: Count | None
+    spectrum: Spectrum
+    exponents: Exponents
+    gaps: Annotated[list[Gap], Between(0, 1000)]
+    search: Search
+    # estimator -> updates -> bytes kept for backward
+    memory: Annotated[dict[Name, Annotated[dict[Updates, Count], Between(2, 100)]], Between(1, 100)]
+    figures: Annotated[list[Figure], Between(0, 100)]
 
 
 class WeightsRecord(Made, _Examined):
     """What an analysis finds on one set of trained weights: two depths, and what else was asked for."""
 
-    name: str
-    group: str
-    estimator: str
+    name: Name
+    group: Annotated[str, Between(0, 600)]
+    estimator: Annotated[str, Between(0, 600)]
     seed: int | None
-    step: int | None
-    samples: int
-    dtype: dict[str, str]
-    depths: list[DepthRecord]
+    step: Count | None
+    samples: Annotated[int, Between(1)]
+    dtype: dict[Name, Words]
+    depths: Annotated[list[DepthRecord], Between(2, 2)]
     config: dict[str, Any]
-
-
-def fields_of(kind: type) -> dict[str, tuple[type, ...]]:
-    """Return the names that a record of some kind must hold, with the types that their values may have."""
-    hints, required = get_type_hints(kind), kind.__required_keys__  # pyright: ignore[reportAttributeAccessIssue]
-    return {name: tuple(_types(hint)) for name, hint in hints.items() if name in required}
-
-
-def _types(hint: Any) -> set[type]:
-    if is_typeddict(hint):
-        return {dict}
-    origin = get_origin(hint)
-    if origin in (dict, list):
-        return {origin}
-    if parts := get_args(hint):
-        return set().union(*(_types(part) for part in parts))
-    return {int, float} if hint is float else {hint}

@@ -1,12 +1,22 @@
 """Records as JSON lines: one object per run, written whole or not at all."""
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.analysis.text_lines import lines_of
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.records.schema import check
+
+# of a file of records that a report is made of: more than months of training leave, and what memory holds; a training
+# log may be longer
+MOST_BYTES, MOST_RECORDS, MOST_PARTS, MOST_VALUES = 2**30, 10_000, 5_000_000, 50_000_000
+LONGEST_NAME = 160  # bytes; a file's name may have 255, suffix included
 
 
 def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -19,54 +29,90 @@ def line(record: Mapping[str, Any]) -> str:
     return json.dumps(_finite(record), allow_nan=False)
 
 
-def read(path: Path, fields: Mapping[str, tuple[type, ...]] | None = None) -> list[Any]:
+def read(path: Path, kind: Any = None) -> list[Any]:
     """Read records.
 
     Args:
         path: File with one JSON object per line; blank lines are passed over.
-        fields: Names that each record must hold, with the types that their values may have.
+        kind: TypedDict that each record must be; of such a file no more is read than reports are made of.
 
     Raises:
-        ValueError: The file is missing, empty, or a line is not a JSON object or lacks a field; the message gives file,
-            line and reason.
+        ConfigError: The file is missing, empty, too large, or a line is not a JSON object or not such a record; the
+            message gives file, line and reason.
     """
+    found = list(_each(path, kind, bounded=kind is not None))
+    if not found:
+        raise ConfigError(f"{path}: holds no records")
+    return found
+
+
+def first(path: Path) -> dict[str, Any]:
+    """Read the first record of a file, within the same limits.
+
+    Raises:
+        ConfigError: As `read`.
+    """
+    with closing(_each(path, None, bounded=True)) as found:
+        for record in found:
+            return record
+    raise ConfigError(f"{path}: holds no records")
+
+
+def _each(path: Path, kind: Any, bounded: bool) -> Generator[dict[str, Any], None, None]:
+    values = parts = count = 0
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"{path}: cannot read records: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file: {error.reason} at byte {error.start}") from error
-    records = []
-    for number, content in enumerate(text.split("\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            record = json.loads(content, parse_constant=_refuse_constant)
-        except ValueError as error:
-            reason = error.msg if isinstance(error, json.JSONDecodeError) else error
-            raise ValueError(f"{path}, line {number}: not JSON: {reason}") from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{path}, line {number}: a record must be a JSON object")
-        for name, kinds in (fields or {}).items():
-            if name not in record:
-                raise ValueError(f"{path}, line {number}: the record lacks {name}")
-            if not isinstance(record[name], kinds) or (isinstance(record[name], bool) and bool not in kinds):
-                raise ValueError(f"{path}, line {number}: {name} cannot be {json.dumps(record[name])[:40]}")
-        records.append(record)
-    if not records:
-        raise ValueError(f"{path}: holds no records")
-    return records
+        for number, content in lines_of(path, MOST_BYTES if bounded else 2**40, MOST_BYTES):
+            if not content.strip():
+                continue
+            count, values = count + 1, values + content.count(",")
+            parts += content.count("[") + content.count("{")
+            try:
+                for found, most, what in (
+                    (count, MOST_RECORDS, "records"),
+                    (parts, MOST_PARTS, "lists and objects"),
+                    (values, MOST_VALUES, "values"),
+                ):
+                    if bounded and found > most:
+                        raise ValueError(f"of more than {most} {what} no report is made")
+                yield _parsed(content, kind)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: {_reason(error)}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
-def read_whole_lines(path: Path, steps: int) -> list[Any]:
-    """Read the records of the first `steps` steps of a log that may end in a line cut short, or not exist."""
-    found = []
-    for content in path.read_text().splitlines() if path.exists() else ():
+def _parsed(content: str, kind: Any) -> dict[str, Any]:
+    record = json.loads(
+        content, parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number, object_pairs_hook=_object
+    )
+    if not isinstance(record, dict):
+        raise ValueError("a record must be a JSON object")
+    if kind is not None:
+        check(record, kind)
+    return record
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.pos + 1}"
+    return "not JSON: nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def read_log(path: Path, steps: int, fields: frozenset[str] = frozenset()) -> list[Any]:
+    """Return the records of the steps 1, 2, ... of a log, `steps` at most, as far as they are whole and in order.
+
+    Args:
+        path: A log, which may end in a line cut short, or not exist.
+        steps: How many steps are asked for.
+        fields: What each record must hold.
+    """
+    found: list[Any] = []
+    for content in path.read_text(errors="replace").splitlines()[:steps] if path.exists() else ():
         try:
             record = json.loads(content)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             break
-        if record["step"] > steps:
+        if not isinstance(record, dict) or record.get("step") != len(found) + 1 or not fields <= record.keys():
             break
         found.append(record)
     return found
@@ -86,12 +132,37 @@ def differences(before: Any, after: Any, key: str = "") -> list[str]:
 
 
 def slug(name: str) -> str:
-    """Return the name of what a record is of, such as some weights, as that of a file."""
-    return name.replace("/", "-").replace("@", "-step")
+    """Return the name of what a record is of, such as some weights, as that of a file in whatever folder it goes to."""
+    told = name.replace("/", "-").replace("@", "-step")
+    told = "".join(it if it.isprintable() and it not in '\\:*?"<>|' else "-" for it in told)
+    if len(told.encode()) <= LONGEST_NAME:
+        return told
+    return f"{told.encode()[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"not JSON: {name} is no number")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:  # those of the least and greatest of 64 bits
+        raise ValueError(f"the integer {digits[:20]}... has {len(digits)} digits, more than any of a record")
+    return int(digits)
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {digits[:20]} is beyond what a float holds")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"says {max(names, key=names.count)[:80]} twice")
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -1,16 +1,19 @@
 """The report of a comparison: table, sentence, figures and provenance, rendered from records.jsonl alone."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from loopgrad.analysis import plots
 from loopgrad.experiments import records
-from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.records import LEVELS, RunRecord
+from loopgrad.experiments.records.kinds import Where
 from loopgrad.experiments.reports import summary
+from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
+from loopgrad.experiments.reports.whole import making, rendered, say, write
 
 LEGEND = """\
 exact: held-out samples solved, by the task's rules; tokens: scored tokens right; loss: held-out cross entropy.
@@ -23,43 +26,44 @@ is taken, in the dtype of training; median over samples. trusted: share of train
 gradient passed the gate, mean over all steps. Values are means over seeds, least and greatest in brackets."""
 
 
+MANY = 40  # estimators that a figure does not tell apart any more
+
+
 def render(folder: Path, console: Console) -> None:
-    """Write report.md and the figures beside records.jsonl, and print the table.
+    """Write report.md and the figures beside records.jsonl, all or none, and print the table.
 
     Raises:
         ConfigError: There are no records, or they are not those of a comparison.
     """
-    try:
-        found = records.read(folder / "records.jsonl", records.fields_of(RunRecord))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    try:
-        header, rows = summary.table(found)
-        sentence = summary.reading(found)
-        markdown = _markdown(found, header, rows, sentence)
-        drawn = draw(found, folder)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:  # nested values are read unchecked
-        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of one comparison: {error!r}") from error
-    if not drawn:
-        console.print("No figures: matplotlib is missing (pip install 'loopgrad[plots]').")
-    records.replace_text(folder / "report.md", markdown + "".join(f"\n![{path.stem}]({path.name})\n" for path in drawn))
-    # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
-    every = summary.columns_of(found)
-    for columns in (every[:6], every[6:]):
-        header, rows = summary.table(found, columns, always_spread=False)
+    path = folder / "records.jsonl"
+    found = records.read(path, RunRecord)
+    with making(path):
+        figures, missing = _figures(inert(found, figure))
+        page = _markdown(inert(found, markdown), found[0])
+        page += "".join(f"\n![{Path(name).stem}]({name})\n" for name in figures if name.endswith(".png"))
+        printed = inert(found, shown)
+        # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
+        every = summary.columns_of(printed)
+        told = [summary.table(printed, columns, always_spread=False) for columns in (every[:6], every[6:])]
+        sentence = summary.reading(printed)
+    write(folder, page, figures)
+    if missing:
+        say(console, f"No figures: {missing}.")
+    for header, rows in told:
         console.print(console_table(header, rows, header[:1]))
-    console.print(sentence)
-    console.print(f"Report, figures and records are in {folder}")
+    say(console, sentence)
+    say(console, f"Report, figures and records are in {folder}")
 
 
-def _markdown(found: Sequence[RunRecord], header: list[str], rows: list[list[str]], sentence: str) -> str:
+def _markdown(found: Sequence[RunRecord], made: RunRecord) -> str:
     first = found[0]
+    header, rows = summary.table(found)
     seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in found}))
     return "\n".join(
         [
             f"# {first['model']} on {first['task']}",
-            *("", sentence, "", *table(header, rows), "", LEGEND, ""),
-            *("## Residuals", "", *_residuals(found), "", *how_made(first)),
+            *("", summary.reading(found), "", *table(header, rows), "", LEGEND, ""),
+            *("## Residuals", "", *_residuals(found), "", *how_made(made)),
             f"- seeds: {seeds}; {first['train_steps']} steps; probes on {first['probe']['samples']} held-out samples, "
             f"segment {first['probe']['segment']}",
             "",
@@ -68,7 +72,7 @@ def _markdown(found: Sequence[RunRecord], header: list[str], rows: list[list[str
 
 
 def _residuals(found: Sequence[RunRecord]) -> list[str]:
-    streams = [name for name, value in found[0]["residuals"].items() if isinstance(value, dict) and "map" in value]
+    streams = [name for name in found[0]["residuals"] if name not in Where.__annotations__]
     rows = [
         [name, stream, *(_quantiles(group, stream, kind) for kind in ("update_relative", "map_relative"))]
         for name, group in summary.by_estimator(found).items()
@@ -79,27 +83,32 @@ def _residuals(found: Sequence[RunRecord]) -> list[str]:
 
 
 def _quantiles(group: list[RunRecord], stream: str, kind: str) -> str:
-    if kind not in group[0]["residuals"][stream]:
-        return "-"
-    return summary.band(*(summary.spread(group, "residuals", stream, kind, i).mean for i in range(3)))
+    bands = [summary.spread(group, "residuals", stream, kind, i).mean for i in range(len(LEVELS))]
+    return "-" if all(map(math.isnan, bands)) else summary.band(*bands)
 
 
-def draw(found: Sequence[RunRecord], folder: Path) -> list[Path]:
-    """Draw comparison and residuals; return the paths of the PNGs, none without matplotlib."""
+def _figures(found: Sequence[RunRecord]) -> tuple[dict[str, bytes], str]:
+    """Return the files of the figures by name, or why there are none."""
+    if (count := len(summary.by_estimator(found))) > MANY:
+        return {}, f"{count} estimators cannot be told apart"
+    try:
+        return rendered(draw(found)), ""
+    except ImportError:
+        return {}, "matplotlib is missing (pip install 'loopgrad[plots]')"
+
+
+def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
+    """Draw accuracy and cost, and the residuals; yield each with its name.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     runs = [_run(record) for record in found]
     count = len({record["seed"] for record in found})
     seeds = f"{count} seeds: mean, least and greatest" if count > 1 else "one seed"
     title = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
-    try:
-        drawn = {
-            "comparison": plots.accuracy_and_cost(runs, title),
-            "residuals": plots.residuals_by_estimator(runs, "update in the second segment"),
-        }
-    except ImportError:
-        return []
-    for name, figure in drawn.items():
-        plots.save(figure, folder / name)
-    return [folder / f"{name}.png" for name in drawn]
+    yield "comparison", plots.accuracy_and_cost(runs, title)
+    yield "residuals", plots.residuals_by_estimator(runs, "update in the second segment")
 
 
 def _run(record: RunRecord) -> plots.Run:

@@ -10,6 +10,8 @@ from loopgrad.analysis import bootstrap_interval, wilson_interval
 from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.records import WeightsRecord
 
+MANY_PUZZLES = 4096  # a bootstrap over more would take minutes, and Wilson's interval is narrow then
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -31,6 +33,28 @@ class Condition:
         return self.trained if self.step is None else f"{self.trained}@{self.step}"
 
 
+def check_together(records: Sequence[WeightsRecord]) -> None:
+    """Check that what one part of a record, or of another record, says of samples and streams holds in the others.
+
+    Raises:
+        ValueError: Lists of samples differ in length, or records in streams or thresholds.
+    """
+    streams = {record["group"]: set(record["depths"][0]["streams"]) for record in reversed(records)}
+    sweep = set(records[0]["depths"][0]["streams"]["joint"]["sweep"])
+    for number, record in enumerate(records, 1):
+        for depth in record["depths"]:
+            labels = [len(stream["labels"]) for stream in depth["streams"].values()]
+            if {record["samples"], len(depth["solved"]), *labels} != {record["samples"]}:
+                raise ValueError(f"record {number} has not {record['samples']} samples everywhere")
+            if set(depth["streams"]) != streams[record["group"]]:
+                raise ValueError(f"record {number} has other streams than one of the same group")
+            if set(depth["streams"]["joint"]["sweep"]) != sweep:
+                raise ValueError(f"record {number} has verdicts at other thresholds than the first")
+        for part, key in (("spectrum", "radius"), ("exponents", "mean")):
+            if (found := record.get(part)) and len(found[key]) != len(found["solved"]):
+                raise ValueError(f"record {number} has another number of samples in {part}.{key} and {part}.solved")
+
+
 def conditions(records: Sequence[WeightsRecord]) -> list[Condition]:
     """Return the conditions of records, by first appearance, steps in increasing order."""
     found: dict[tuple[str, int | None], list[WeightsRecord]] = {}
@@ -50,7 +74,9 @@ def at_last(found: Sequence[Condition]) -> list[Condition]:
 def gaps_by_outcome(record: WeightsRecord) -> list[dict[str, Any]]:
     """Return the gradients of solved and of unsolved samples that are all numbers."""
     keys = ("residual_q50", "cosine", "relative_error")
-    return [it for it in record.get("gaps", []) if it["samples"] != "all" and None not in [it[key] for key in keys]]
+    return [
+        dict(it) for it in record.get("gaps", []) if it["samples"] != "all" and None not in [it[key] for key in keys]
+    ]
 
 
 def outcomes(condition: Condition, depth: int, stream: str = "joint") -> dict[str, dict[str, int]]:
@@ -101,9 +127,19 @@ def settled(condition: Condition, depth: int, stream: str = "joint", outcome: st
     wilson = wilson_interval(count, total)
     if len(condition.records) == 1:
         return Settled(count, total, wilson, None, None)
-    clustered = bootstrap_interval(converged[chosen].astype(float), lambda v: float(v.mean()), puzzles[chosen])
+    clustered = _by_puzzle(converged[chosen], puzzles[chosen])
     by_seed = [float(converged[chosen & (seeds == i)].mean()) for i in np.unique(seeds[chosen])]
     return Settled(count, total, wilson, clustered, (min(by_seed), max(by_seed)))
+
+
+def _by_puzzle(converged: np.ndarray, puzzles: np.ndarray) -> tuple[float, float] | None:
+    """Return the interval of a share by a bootstrap over puzzles; None where there are more than MANY_PUZZLES."""
+    _, index = np.unique(puzzles, return_inverse=True)
+    total = np.bincount(index)
+    if total.size > MANY_PUZZLES:
+        return None
+    count = np.bincount(index, weights=converged)
+    return bootstrap_interval(np.arange(total.size), lambda drawn: float(count[drawn].sum() / total[drawn].sum()))
 
 
 def _samples(condition: Condition, depth: int, stream: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The figures that the weights of an analysis share, drawn from their records."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,11 +11,20 @@ from loopgrad.experiments.reports.conditions import Condition, at_last, conditio
 
 MANY = 12  # conditions from which on only the last step of each is drawn
 TOLD_APART = 8  # lines of one figure, or markers
+BARS, POINTS = 400, 5000  # more of them than a page shows are left out
+MEMORIES = 100  # figures, the first of so many
 
 
-def of_all(records: Sequence[WeightsRecord], folder: Path) -> list[str]:
-    """Draw what all weights have in common: verdicts, validity of gradients, training, accuracy beside bytes."""
-    found, paths = conditions(records), []
+def of_all(records: Sequence[WeightsRecord]) -> Iterator[tuple[str, Drawn]]:
+    """Draw what all weights have in common: verdicts, validity of gradients, training, accuracy beside bytes.
+
+    Yields:
+        The name of a figure, a path without suffix below the report's folder, and the figure.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    found = conditions(records)
     last = at_last(found)
     for at, depth in enumerate(("training", "extrapolated")):
         rows = {
@@ -25,27 +33,29 @@ def of_all(records: Sequence[WeightsRecord], folder: Path) -> list[str]:
             for outcome, counts in outcomes(condition, at).items()
             if sum(counts.values())
         }
-        paths.append(_save(plots.verdict_bars(rows), folder, f"verdicts-{depth}"))
-    if points := [point for record in records for point in _points(record)]:
-        paths.append(_save(plots.validity(points), folder, "validity"))
-    paths += [_memory(record, folder) for record in records if "memory" in record]
+        if len(rows) <= BARS:
+            yield f"figures/verdicts-{depth}", plots.verdict_bars(rows)
+    points = [point for record in records for point in _points(record)]
+    if 0 < len(points) <= POINTS:
+        yield "figures/validity", plots.validity(points)
+    for record in [record for record in records if "memory" in record][:MEMORIES]:
+        yield f"figures/{slug(record['name'])}-memory", _memory(record)
     if len(last) > TOLD_APART:
-        return paths
+        return
     progress = _progress(found)
     if len({row.step for row in progress}) > 1:
-        paths.append(_save(plots.over_training(progress), folder, "over-training"))
+        yield "figures/over-training", plots.over_training(progress)
     trades = _trades(last)
     if len(trades) > 1:
-        paths.append(_save(plots.pareto(trades), folder, "pareto"))
-    return paths
+        yield "figures/pareto", plots.pareto(trades)
 
 
-def _memory(record: WeightsRecord, folder: Path) -> str:
+def _memory(record: WeightsRecord) -> Drawn:
     """Draw bytes against updates, as measured and by their law."""
     found = record.get("memory", {})
     measured = {name: {int(t): held for t, held in counts.items()} for name, counts in found.items()}
     laws = {name: _law(name, values) for name, values in measured.items()}
-    return _save(plots.memory(measured, laws), folder, f"{slug(record['name'])}-memory")
+    return plots.memory(measured, laws)
 
 
 def _law(name: str, measured: dict[int, int]) -> dict[int, float]:
@@ -57,11 +67,6 @@ def _law(name: str, measured: dict[int, int]) -> dict[int, float]:
         "checkpointed": lambda t: measured[first] * (t / first) ** 0.5,
     }
     return {t: float(laws[name](t)) if name in laws else float(measured[first]) for t in measured}
-
-
-def _save(drawn: Drawn, folder: Path, name: str) -> str:
-    plots.save(drawn, folder / "figures" / name)
-    return f"figures/{name}.png"
 
 
 def _points(record: WeightsRecord) -> list[Point]:

@@ -2,18 +2,27 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from loopgrad.experiments import records
-from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import OUTCOMES, WeightsRecord
+from loopgrad.experiments.records.kinds import Gap
 from loopgrad.experiments.reports import delta_figures
-from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, gaps_by_outcome, outcomes, settled
+from loopgrad.experiments.reports.conditions import (
+    Condition,
+    at_last,
+    check_together,
+    conditions,
+    gaps_by_outcome,
+    outcomes,
+    settled,
+)
+from loopgrad.experiments.reports.inert import figure, inert, link, markdown, shown
 from loopgrad.experiments.reports.summary import Spread, band, percent, significant
 from loopgrad.experiments.reports.tables import console_table, how_made, table
+from loopgrad.experiments.reports.whole import making, rendered, say, write
 from loopgrad.experiments.reports.words import caption, headline, residual, sentence
 
 LEGEND = """\
@@ -26,35 +35,40 @@ recursion is extrapolated."""
 
 
 def render(folder: Path, console: Console) -> None:
-    """Write report.md and the common figures beside records.jsonl, and print the verdicts.
+    """Write report.md and the common figures beside records.jsonl, all or none, and print the verdicts.
 
     Raises:
         ConfigError: There are no records, or they are not those of an analysis.
     """
-    try:
-        found = records.read(folder / "records.jsonl", records.fields_of(WeightsRecord))
-        every = conditions(found)
-        lines = [*_markdown(found, every), "", "## Figures", ""]
-        table = console_table(*_rows(every))
+    path = folder / "records.jsonl"
+    found = records.read(path, WeightsRecord)
+    with making(path):
+        check_together(found)
+        figures, missing = _figures(inert(found, figure))
+        shown_here = [name for name in figures if name.endswith(".png")]
+        shown_here += [name for record in found for name in record.get("figures", [])]
+        lines = [*_markdown(inert(found, markdown), found[0]), "", "## Figures", ""]
+        for name in shown_here:
+            stem = Path(name).stem
+            lines += [f"![{markdown(stem)}]({link(name)})", "", caption(stem), ""]
+        every = conditions(inert(found, shown))
+        told = console_table(*_rows(every))
         words = [sentence(every[0], s) for s in _streams(every[0])] if len(every) == 1 else [headline(every)]
-        for path in _drawn(found, folder, console):
-            lines += [f"![{Path(path).stem}]({path})", "", caption(Path(path).stem), ""]
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # nested values are unchecked
-        raise ConfigError(f"{folder / 'records.jsonl'}: these are not records of an analysis: {error!r}") from error
-    records.replace_text(folder / "report.md", "\n".join(lines) + "\n")
-    console.print(table)
+    write(folder, "\n".join(lines) + "\n", figures)
+    if missing:
+        say(console, f"No figures: {missing}")
+    console.print(told)
     for line in words:
-        console.print(line)
-    console.print(f"Report, figures and records are in {folder}")
+        say(console, line)
+    say(console, f"Report, figures and records are in {folder}")
 
 
-def _drawn(found: Sequence[WeightsRecord], folder: Path, console: Console) -> list[str]:
+def _figures(found: Sequence[WeightsRecord]) -> tuple[dict[str, bytes], str]:
+    """Return the files of the common figures by name, or why there are none."""
     try:
-        drawn = delta_figures.of_all(found, folder)
+        return rendered(delta_figures.of_all(found)), ""
     except ImportError as error:
-        console.print(f"No figures: {error}")
-        drawn = []
-    return drawn + [path for record in found for path in record.get("figures", [])]
+        return {}, str(error)
 
 
 def _rows(every: Sequence[Condition]) -> tuple[list[str], list[list[str]], list[str]]:
@@ -67,8 +81,8 @@ def _rows(every: Sequence[Condition]) -> tuple[list[str], list[list[str]], list[
     return ["weights", "exact %", "converged", "of solved", "of unsolved", "deeper"], rows, ["weights"]
 
 
-def _markdown(found: Sequence[WeightsRecord], every: Sequence[Condition]) -> list[str]:
-    first = found[0]
+def _markdown(found: Sequence[WeightsRecord], made: WeightsRecord) -> list[str]:
+    first, every = found[0], conditions(found)
     lines = ["# Do the latent deltas converge?", "", headline(every), ""]
     if len({record["group"] for record in found}) > 1:
         lines += ["## In short", "", *_short(every), ""]
@@ -86,7 +100,7 @@ def _markdown(found: Sequence[WeightsRecord], every: Sequence[Condition]) -> lis
         lines += ["## The map where the recursion ends", "", *_spectra(every), ""]
     thresholds = ", ".join(f"{name} {value}" for name, value in first["depths"][0]["thresholds"].items())
     samples = f"- {first['samples']} held-out samples of each of {len(found)} sets of weights"
-    return [*lines, *how_made(first), f"- thresholds: {thresholds}", samples]
+    return [*lines, *how_made(made), f"- thresholds: {thresholds}", samples]
 
 
 def _short(every: Sequence[Condition]) -> list[str]:
@@ -165,7 +179,7 @@ def _by_residual(every: Sequence[Condition]) -> list[str]:
 def _gaps(every: Sequence[Condition]) -> list[str]:
     rows = []
     for condition in every:
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        found: dict[tuple[str, str], list[Gap]] = {}
         for record in condition.records:
             for gap in record.get("gaps", []):
                 found.setdefault((gap["samples"], gap["estimator"]), []).append(gap)

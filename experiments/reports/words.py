@@ -74,6 +74,5 @@ _CAPTIONS = {
 
 
 def caption(figure: str) -> str:
-    """Return what a figure shows, by the end of its name."""
-    name = next(name for name in sorted(_CAPTIONS, key=len, reverse=True) if figure.endswith(name))
-    return _CAPTIONS[name]
+    """Return what a figure shows, by the end of its name; nothing of a figure of another name."""
+    return next((_CAPTIONS[name] for name in sorted(_CAPTIONS, key=len, reverse=True) if figure.endswith(name)), "")

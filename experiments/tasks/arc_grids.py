@@ -6,6 +6,12 @@ PAD, EOS, FIRST_COLOUR = 0, 1, 2
 NUM_COLOURS = 10
 
 
+def check_grid(grid: np.ndarray, whose: str) -> None:
+    """Raise ValueError if a grid is no rectangle of colours."""
+    if grid.ndim != 2 or not grid.size or grid.dtype.kind not in "iu" or grid.min() < 0 or grid.max() >= NUM_COLOURS:
+        raise ValueError(f"{whose} has a grid that is no rectangle of colours 0 to {NUM_COLOURS - 1}")
+
+
 def turned(grid: np.ndarray, turn: int) -> np.ndarray:
     """Rotate by turn % 4 quarter turns, then transpose if turn >= 4; turn in 0..7, 0 changes nothing."""
     rotated = np.rot90(grid, turn % 4)

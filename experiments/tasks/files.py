@@ -1,6 +1,7 @@
 """Reads Sudoku puzzles from a file, one per line or the Sudoku-Extreme CSV; refuses by file name, line and reason."""
 
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -8,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from loopgrad.analysis.text_lines import lines_of
 from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE, solve
+
+MOST_BYTES, MOST_IN_LINE = 2**31, 10_000  # of a file, of which the largest published has 720 MB
+MOST_SOLVED, MOST_GUESSES = 1_000_000, 20_000  # an hour, and some seconds
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,11 @@ def read_puzzles(path: str | Path, size: int) -> Puzzles:
     """Read a file of puzzles.
 
     Either one puzzle per line, size*size characters, row by row, `.` or `0` for a blank: each is solved, and refused
-    unless it has exactly one solution. Or a CSV whose header names the columns question, answer and rating (any order;
-    source and other columns are ignored): each answer is checked against its question and the rules, but not for being
-    the only one, which would take hours on the published millions. UTF-8, with or without byte order mark; LF or CRLF;
-    blank lines and lines that start with # are skipped.
+    unless the solver finds within MOST_GUESSES that it has exactly one solution. Or a CSV whose header names the
+    columns question, answer and rating (any order; source and other columns are ignored): each answer is checked
+    against its question and the rules, but not for being the only one, which would take hours on the published
+    millions. UTF-8, with or without byte order mark; LF, CRLF or CR; blank lines and lines that start with # are
+    skipped.
 
     Args:
         path: The file.
@@ -65,27 +71,16 @@ class _Lines(Iterator[str]):
     """The lines that are neither blank nor comments; remembers the number of the last one, for the errors."""
 
     def __init__(self, path: Path):
-        self.path, self.number, self._lines = path, 0, self._open()
+        self.path, self.number, self._lines = path, 0, lines_of(path, MOST_BYTES, MOST_IN_LINE)
 
     def __next__(self) -> str:
-        return next(self._lines)
+        while True:
+            self.number, line = next(self._lines)
+            if line.strip() and not line.lstrip().startswith("#"):
+                return line
 
     def error(self, reason: str, number: int | None = None) -> ValueError:
         return ValueError(f"{self.path}, line {self.number if number is None else number}: {reason}")
-
-    def _open(self) -> Iterator[str]:
-        try:
-            with open(self.path, "rb") as file:
-                for self.number, raw in enumerate(file, start=1):
-                    try:
-                        line = raw.decode("utf-8-sig" if self.number == 1 else "utf-8")
-                    except UnicodeDecodeError as error:
-                        raise self.error(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
-                    line = line.rstrip("\r\n")
-                    if line.strip() and not line.lstrip().startswith("#"):
-                        yield line
-        except OSError as error:
-            raise ValueError(f"{self.path}: cannot be read: {error.strerror}") from error
 
 
 def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
@@ -94,7 +89,12 @@ def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
         board = _digits(lines, line.strip(), size, "the puzzle", blanks=True)
         if conflict := _conflict(board, size):
             raise lines.error(f"givens conflict: {conflict}")
-        solution = solve(board, size)
+        if len(questions) == MOST_SOLVED:
+            raise lines.error(f"at most {MOST_SOLVED} puzzles are solved; of a CSV with their answers more are read")
+        try:
+            solution = solve(board, size, MOST_GUESSES)
+        except ValueError as error:
+            raise lines.error(f"the puzzle is too hard: {error}") from None
         if solution.board is None:
             raise lines.error("the puzzle has no solution")
         if solution.count > 1:
@@ -106,37 +106,48 @@ def _read_boards(lines: _Lines, first: str, size: int) -> Puzzles:
 
 
 def _read_csv(lines: _Lines, header: str, size: int) -> Puzzles:
-    names = [name.strip().lower() for name in next(csv.reader([header]))]
+    names = [name.strip().lower() for name in _row(lines, csv.reader([header], strict=True)) or []]
     for needed in ("question", "answer", "rating"):
         if names.count(needed) != 1:
             raise lines.error(
-                f"a line with a comma heads a CSV, and must name the column {needed!r} once; it names {names}: "
+                f"a line with a comma heads a CSV, and must name the column {needed!r} once; it names {_named(names)}: "
                 "expected source,question,answer,rating"
             )
     question_at, answer_at, rating_at = (names.index(name) for name in ("question", "answer", "rating"))
     questions, answers, ratings, numbers = [], [], [], []
     rows = csv.reader(lines, strict=True)
-    while True:
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise lines.error(f"not a CSV row: {error}") from None
-        if row is None:
-            break
+    while (row := _row(lines, rows)) is not None:
         if len(row) != len(names):
             raise lines.error(f"{len(row)} fields where the header names {len(names)}")
         questions.append(bytes(_digits(lines, row[question_at].strip(), size, "question", blanks=True)))
         answers.append(bytes(_digits(lines, row[answer_at].strip(), size, "answer", blanks=False)))
-        try:
-            ratings.append(int(row[rating_at]))
-        except ValueError:
-            raise lines.error(f"rating must be an integer, got {row[rating_at]!r}") from None
+        ratings.append(_rating(lines, row[rating_at].strip()))
         numbers.append(lines.number)
     if not questions:
         raise ValueError(f"{lines.path}: the file holds a header and no puzzle")
     puzzles = _puzzles(questions, answers, ratings, size)
     _check_answers(lines, puzzles, numbers, size)
     return puzzles
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(repr(name[:40]) for name in names[:8])
+    return f"[{shown}]" if len(names) <= 8 else f"[{shown}, ...], {len(names)} in all"
+
+
+def _row(lines: _Lines, rows: Iterator[list[str]]) -> list[str] | None:
+    try:
+        return next(rows, None)
+    except csv.Error as error:  # such as a quote that does not end: the field would go on until it is too long
+        raise lines.error(f"not a CSV row: {error}") from None
+
+
+def _rating(lines: _Lines, text: str) -> int:
+    if not re.fullmatch("[+-]?[0-9]+", text):
+        raise lines.error(f"rating must be an integer, got {text[:40]!r}")
+    if len(text) > 18:  # any of so many digits fits 64 bits
+        raise lines.error(f"rating has {len(text)} digits, at most 18 can be read")
+    return int(text)
 
 
 def _digits(lines: _Lines, text: str, size: int, what: str, blanks: bool) -> list[int]:

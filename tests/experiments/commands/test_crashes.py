@@ -1,0 +1,72 @@
+"""Commands killed right before a change that they make on the disk: the same command then ends as if never cut."""
+
+import json
+import re
+import shutil
+
+import pytest
+from trials import TINY, Commands
+
+from loopgrad.experiments.training.runs import LOGGED
+
+pytestmark = pytest.mark.slow
+OF_A_RUN = ("seconds", "train_seconds", "seconds_per_step", "time_ratio_to_bptt", "date", "command")
+SMALL = [*TINY, "trainer.train_steps=2", "trainer.checkpoint_every=1", "trainer.weights_every=1"]
+TRAIN = ["train", *SMALL]
+NONE = ("spectrum", "exponent", "gradient", "search")
+ANALYSE = ["analyse", "checkpoint=../trained", "analysis.samples=4", "figures=0", "workers=1"]
+ANALYSE += [f"analysis.{name}_samples=0" for name in NONE]
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in OF_A_RUN}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def contents(folder):
+    """What must not depend on how often a command was killed, by the names of files."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix in (".json", ".jsonl"):
+            found[str(path.relative_to(folder))] = [without_times(json.loads(line)) for line in path.open()]
+        else:
+            found[str(path.relative_to(folder))] = path.read_bytes() if path.suffix == ".safetensors" else None
+    return found
+
+
+@pytest.mark.parametrize(("command", "stride"), [(TRAIN, 9), (ANALYSE, 4)], ids=["train", "analyse"])
+def test_killed_before_any_change_on_the_disk_a_command_is_completed_by_itself(tmp_path, command, stride):
+    with Commands() as commands:
+        assert commands.run(tmp_path, *TRAIN, "output_dir=trained").code == 0
+
+        def run(name, **how):
+            (tmp_path / name).mkdir(exist_ok=True)
+            return commands.run(tmp_path / name, *command, "output_dir=out", **how)
+
+        assert run("whole").code == 0
+        expected, number, killed = contents(tmp_path / "whole" / "out"), 1, 0
+        while (cut := run("cut", crash_at=number)).code:
+            assert cut.code == -9
+            rest = run("cut")
+            assert rest.code == 0 and rest.err == "", rest
+            assert contents(tmp_path / "cut" / "out") == expected
+            shutil.rmtree(tmp_path / "cut")
+            number, killed = number + stride, killed + 1
+        assert killed >= 4
+
+
+@pytest.mark.parametrize("line", ["", "[]", '{"step": "2"}', '{"step": 2}', "\0" * 40])
+def test_a_log_that_does_not_hold_what_its_checkpoint_counts_leaves_no_hole_in_the_curve(tmp_path, line):
+    with Commands() as commands:
+        for name in ("whole", "cut"):
+            (tmp_path / name).mkdir()
+            assert commands.run(tmp_path / name, *TRAIN, "output_dir=out").code == 0
+        log = tmp_path / "cut" / "out" / "runs" / "last_cycle-seed0" / "train.jsonl"
+        log.write_text(f"{log.read_text().splitlines()[0]}\n{line}\n")
+        (tmp_path / "cut" / "out" / "records.jsonl").unlink()
+        ended = commands.run(tmp_path / "cut", *TRAIN, "output_dir=out")
+    assert ended.code == 0
+    assert re.search("its log holds 1 of the 2 steps that its checkpoint counts, so the run begins anew", ended.out)
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert all(json.loads(line).keys() >= LOGGED for line in log.open())
