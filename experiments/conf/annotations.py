@@ -11,12 +11,13 @@ MOST_SHOWN = 120
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:
-    """Return a value for a message, cut where it is long: a file may hold anything."""
+    """Return a value for a message of one line, cut where it is long: a file may hold anything."""
     try:
         text = str(value)
     except ValueError:  # Python writes no number of thousands of digits
         return f"a {type(value).__name__} too long to show"
-    return text if len(text) <= most else f"{text[:most]}..."
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def check_value(name: str, value: Any, annotation: Any) -> None:

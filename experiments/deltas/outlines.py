@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from loopgrad.experiments.conf.annotations import shown
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.models.recursive import RecursiveModel
 
@@ -49,13 +50,13 @@ def check_outline(tensors: Mapping[str, Tensor], make: Callable[[], RecursiveMod
     """
     for key in LAYERS:
         if isinstance(count := node.get(key), int) and count > len(tensors):
-            raise ValueError(f"it tells {key}={count} and holds {len(tensors)} tensors")
+            raise ValueError(f"it tells {key}={shown(count)} and holds {len(tensors)} tensors")
     with without_numbers():
         wanted = make().state_dict()
     if missing := [name for name in wanted if name not in tensors]:
         raise ValueError(f"it has no {missing[0]}")
     if unknown := [name for name in tensors if name not in wanted]:
-        raise ValueError(f"it has {unknown[0][:80]}, which the model has no place for")
+        raise ValueError(f"it has {shown(unknown[0])}, which the model has no place for")
     for name, tensor in wanted.items():
         if tensor.shape != tensors[name].shape:
             has, needs = tuple(tensors[name].shape), tuple(tensor.shape)

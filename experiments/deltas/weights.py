@@ -30,6 +30,7 @@ Node = dict[str, Any]
 Found = TypeVar("Found")
 PUBLISHED_SEGMENTS = 16
 MOST_OF_REASON = 500
+MOST_TOKENS, MOST_MADE = 100_000, 1_000_000
 ALONE = "copy the file of weights into a folder of its own and name that, with task= and model="
 
 
@@ -61,11 +62,11 @@ class Weights:
 
     def make_task(self) -> Task:
         """Return the task; its data are read or made where they are asked for, see `samples`."""
-        task = self._built("task")
-        if not isinstance(task, Task):
-            raise ConfigError(f"task: {self.given['task']['_target_']} is not a Task")
+        task = self._built("task", Task)
         with self._naming_the_file("task"):
-            _of_task(lambda: task.spec)
+            spec = _of_task(lambda: task.spec)
+            if "task" not in self.given:
+                _check_size(self.told["task"], spec.seq_len)
         return task
 
     def samples(self, task: Task) -> Batch:
@@ -81,10 +82,7 @@ class Weights:
         """Return the trainer; where none is known, that of the published TRM in evaluation."""
         if "trainer" not in {**self.told, **self.given}:
             return Trainer(FixedSegments(self.official.get("max_segments") or PUBLISHED_SEGMENTS))
-        trainer = self._built("trainer")
-        if not isinstance(trainer, Trainer):
-            raise ConfigError(f"trainer: {({**self.told, **self.given})['trainer']['_target_']} is not a Trainer")
-        return trainer
+        return self._built("trainer", Trainer)
 
     def load(self, task: Task) -> RecursiveModel:
         """Return the model with these weights, in evaluation mode.
@@ -100,7 +98,8 @@ class Weights:
                 model = build_model(self.given["model"], task, seed=0)
                 model.load_state_dict(tensors)
             elif "model" in self.told:
-                check_outline(tensors, lambda: self._told_model(task), self.told["model"])
+                node = self.told["model"]
+                check_outline(tensors, lambda: self._told_model(task), node if isinstance(node, dict) else {})
                 model = self._told_model(task)
                 model.load_state_dict(tensors)
             else:
@@ -112,10 +111,14 @@ class Weights:
             raise ConfigError(f"{self.path} does not hold weights of this model and task: {reason}") from error
         return model.eval()
 
-    def _built(self, part: str, **extra: Any) -> Any:
+    def _built(self, part: str, kind: type[Found]) -> Found:
+        given = part in self.given
         with self._naming_the_file(part):
-            given = part in self.given
-            return build(self.given[part] if given else self.told[part], part, None if given else OWN[part], **extra)
+            node = self.given[part] if given else self.told[part]
+            found = build(node, part, None if given else OWN[part])
+            if not isinstance(found, kind):
+                raise ConfigError(f"{part}: {shown(node['_target_'])} is not a {kind.__name__}")
+            return found
 
     def _told_model(self, task: Task) -> RecursiveModel:
         with self._naming_the_file("model"):
@@ -141,6 +144,19 @@ class Weights:
             return  # a task of the user's own, or damaged: there is nothing to compare with
         if trained_on != task:
             raise ValueError(f"puzzles go by their identities in {trained_on}, the task is {task}: leave task= out")
+
+
+def _check_size(node: Node, seq_len: int) -> None:
+    """Refuse a task that a file tells and that would take hours, or all memory, to make.
+
+    Raises:
+        ConfigError: As said.
+    """
+    if seq_len > MOST_TOKENS:
+        raise ConfigError(f"task: samples of {seq_len} tokens, and at most {MOST_TOKENS} are taken from a file")
+    for key, value in node.items():
+        if isinstance(value, int) and value > MOST_MADE and not key.endswith("seed"):
+            raise ConfigError(f"task.{key}={shown(value)}: at most {MOST_MADE} are taken from a file")
 
 
 def _of_task(ask: Callable[[], Found]) -> Found:

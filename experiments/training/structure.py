@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
+from loopgrad.experiments.conf.annotations import shown
 from loopgrad.experiments.training.tensor_files import odd
 
 
@@ -24,7 +25,7 @@ def misfit(found: Any, wanted: Any, name: str = "", passed: tuple[str, ...] = ()
         if missing := [key for key in wanted if key not in found]:
             return f"{name and name + '.'}{missing[0]} is missing"
         if unknown := [key for key in found if key not in wanted]:
-            return f"{name and name + '.'}{str(unknown[0])[:80]} is nothing that belongs there"
+            return f"{name and name + '.'}{shown(unknown[0])} is nothing that belongs there"
         pairs = [(found[key], wanted[key], f"{name and name + '.'}{key}") for key in wanted]
         return next((m for f, w, n in pairs if (m := _part(f, w, n, passed))), "")
     if isinstance(wanted, list | tuple):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from hostile import calls, fingerprint, nodes, pickled, placed, repacked, rewritten, yamls
+from repository import ROOT
 from safetensors.torch import load_file, save_file
 
 from loopgrad.analysis.trace import Trace
@@ -18,7 +20,8 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks import Task
 from loopgrad.experiments.training import checkpoint
 
-PLACES = ("task", "model", "trainer", "halting", "in a list")
+SLOW = pytest.mark.slow  # as many again in another place
+PLACES = ("task", "halting", *(pytest.param(place, marks=SLOW) for place in ("model", "trainer", "in a list")))
 
 
 @pytest.fixture
@@ -186,3 +189,13 @@ def test_a_checkpoint_of_another_folder_is_no_part_of_a_run(run):
     for step in (True, -1, 2.5, None, "4"):
         torch.save({**content, "step": step}, run / "checkpoint.pt")
         assert "does not tell the step" in refusal(run)
+
+
+def test_every_row_of_the_page_on_security_names_tests_that_exist():
+    rows = [line for line in (ROOT / "docs" / "security.md").read_text().splitlines() if line.startswith("| ")][2:]
+    written = "".join(path.read_text() for path in (ROOT / "tests" / "experiments").rglob("test_*.py"))
+    assert len(rows) > 15
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row.split(" | ")[-1])
+        assert names, row
+        assert all(f"def {name}(" in written for name in names), row

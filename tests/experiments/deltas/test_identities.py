@@ -52,7 +52,13 @@ def test_the_data_it_was_trained_on_are_taken(run):
 
 
 @pytest.mark.parametrize(
-    "task", [{"num_augmentations": 2}, {"max_tasks": 4}, {"dataset": "arc2", "max_tasks": 5}], ids=str
+    "task",
+    [
+        {"num_augmentations": 2},
+        {"max_tasks": 4},
+        pytest.param({"dataset": "arc2", "max_tasks": 5}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_a_table_of_another_size_is_refused_with_how_to_name_the_data(run, task):
     with pytest.raises(
