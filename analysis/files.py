@@ -39,12 +39,13 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each of them durable in the one that it is in."""
+def make_folder(folder: Path) -> list[Path]:
+    """Make a folder and those above it, each of them durable in the one that it is in; return those that are new."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in reversed(missing):
         sync_folder(place.parent)
+    return missing[::-1]
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@
 Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import check_takes_files, held, output_folder
+from loopgrad.experiments.folders import held, output_folder
 from loopgrad.experiments.reports.tables import console_table
 
 
@@ -27,10 +28,14 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     bench: Bench = build(config.bench, "bench")
     name = config.bench["_target_"].split(".")[-2]
     path = output_folder(config.output_dir) / f"{name}.json"
-    check_takes_files(path.parent)  # before the measuring, which takes minutes
     check_count("bench.repeats", bench.repeats)
     check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
+    with held(path.parent):  # before the measuring, which takes minutes
+        _measure(bench, name, config, made, path, console)
+
+
+def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], path: Path, console: Console) -> None:
     with console.status(f"Measuring: {name}"):
         try:
             rows = bench.rows()
@@ -49,12 +54,11 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         **made,
         "device": provenance.device_name(torch.zeros(()).device),
     }
-    with held(path.parent, patience=60.0):
-        records.write(path, [record])
-        try:
-            bench.figures(rows, path.parent)
-        except ImportError as error:
-            console.print(f"No figure: {error}")
+    records.write(path, [record])
+    try:
+        bench.figures(rows, path.parent)
+    except ImportError as error:
+        console.print(f"No figure: {error}")
     console.print(f"Record: {path}")
 
 

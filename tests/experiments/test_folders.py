@@ -7,13 +7,13 @@ import time
 import pytest
 
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import ANALYSIS, check_takes_files, claimed, held
+from loopgrad.experiments.folders import ANALYSIS, claimed, held
 
 VALUES = {"task": {}, "model": {}, "estimator": {}, "trainer": {"lr": 1}, "output_dir": "x"}
 
 
 def contents(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != ".lock")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
 def claim_and_wait(folder, told, seconds):
@@ -112,9 +112,13 @@ def test_another_configuration_and_another_command_are_refused(tmp_path):
         assert complete
 
 
-def test_a_place_that_takes_no_files_is_told_before_anything_is_made(tmp_path):
+def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path):
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "a" / "b"):
+        raise ZeroDivisionError
+    assert contents(tmp_path) == []
     (tmp_path / "file").write_text("")
-    check_takes_files(tmp_path / "a" / "b")
-    assert contents(tmp_path) == ["file"]
-    with pytest.raises(ConfigError, match="is no folder that can be written to"):
-        check_takes_files(tmp_path / "file" / "b")
+    with pytest.raises(ConfigError, match="output_dir=.*cannot be written to"), held(tmp_path / "file" / "b"):
+        pass
+    with held(tmp_path / "c"):
+        (tmp_path / "c" / "kept").write_text("")
+    assert contents(tmp_path) == ["c", "c/kept", "file"]

@@ -119,7 +119,7 @@ def test_paths_that_are_too_long_or_mazes_that_are_too_few_are_refused():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"size": 1}, r"size=...\) must be at least 2"),
+        ({"size": 1}, r"size=...\) must be in 2..512"),
         ({"size": 4, "min_path": 16}, r"min_path=...\) must be in 1..15"),
         ({"wall_fraction": 1.0}, r"wall_fraction=...\) must be in \[0, 1\)"),
         ({"wall_fraction": "0.3"}, r"wall_fraction=...\) must be a number"),

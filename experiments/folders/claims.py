@@ -1,18 +1,16 @@
 """The folder of a command's results: held by one process at a time, claimed by one configuration."""
 
 import errno
-import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from loopgrad.analysis.files import make_folder, whole_name
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.folders.locks import InUse, locked
 
 TRAINING = frozenset({"task", "model", "estimator", "trainer"})
 ANALYSIS = frozenset({"checkpoint", "analysis", "estimator"})
@@ -24,7 +22,7 @@ OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
 OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
 OF_WEIGHTS = re.compile(r".+\.json")
 FIGURE = re.compile(r"[\w.@-]+\.(png|svg|json)")
-NOT_FOR_US = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 def output_folder(output_dir: Any) -> Path:
@@ -82,7 +80,7 @@ def claimed(
 def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder, made where there is none, for this process alone; what killed ones have left of files is removed.
 
-    The system lets go of it with the process, however that ends.
+    The system lets go of it with the process, however that ends. A folder that was made and stays empty is removed.
 
     Args:
         folder: The place.
@@ -91,41 +89,40 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     Raises:
         ConfigError: Another process holds it, or it cannot be written to.
     """
-    try:
-        make_folder(folder)
-        lock = FileLock(folder / LOCK)
-        lock.acquire(timeout=patience, poll_interval=0.05)
-    except Timeout:
-        raise ConfigError(
-            f"{folder} is in use by another loopgrad command: wait for that to end, or choose another output_dir="
-        ) from None
-    except OSError as error:
-        if error.errno not in NOT_FOR_US:
-            raise
-        raise ConfigError(f"output_dir={folder}: cannot be written to: {error.strerror}") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            for made in make_folder(folder):
+                stack.callback(_remove_if_empty, made)
+            stack.enter_context(locked(folder / LOCK, patience))
+        except InUse as error:
+            raise ConfigError(
+                f"{folder} is in use by another loopgrad command, {error}: wait for that to end, or choose another "
+                "output_dir="
+            ) from None
+        except OSError as error:
+            if error.errno not in NOT_FOR_US:
+                raise
+            raise ConfigError(f"output_dir={folder}: cannot be written to: {error.strerror}") from error
         for path, _ in _files(folder):
             if whole_name(path.name) is not None:
                 path.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()
 
 
-def check_takes_files(folder: Path) -> None:
-    """Raise ConfigError if nothing could be written to a folder that need not exist yet; nothing is written."""
-    place = next(place for place in (folder, *folder.parents) if place.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"output_dir={folder}: {place} is no folder that can be written to")
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _takes_files(folder: Path) -> bool:
     """Return whether a file can be made in a folder; what modes say holds for some users, what a mount says for all."""
     try:
-        (folder / LOCK).touch()
+        with locked(folder / LOCK):
+            return True
+    except InUse:
+        return True
     except OSError as error:
         return error.errno not in NOT_FOR_US
-    return True
 
 
 def _checked(folder: Path, described: dict[str, Any], restart: bool, kind: frozenset[str]) -> dict[str, Any] | None:
@@ -171,8 +168,7 @@ def _remove_results(folder: Path) -> None:
             path.unlink(missing_ok=True)
     for place in ("runs/*/tensorboard", "runs/*", "runs", "weights"):
         for path in folder.glob(place):
-            with suppress(OSError):  # it is not empty, or no folder
-                path.rmdir()
+            _remove_if_empty(path)
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, bool]]:
