@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, Signalled, WorkerLost
+from loopgrad.experiments.errors import ConfigError, ExaminationFailed, Interrupted, NonFinite, Signalled, WorkerLost
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GOES_ON = {  # what the same command does once it has been cut off
@@ -140,7 +140,7 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
         return getattr(cause, "code", 128 + signal.SIGINT), f"interrupted{goes_on or anew}"
     if isinstance(cause, NonFinite):
         return cause.code, f"the loss is not finite any more: {cause}"
-    if isinstance(cause, ConfigError | WorkerLost):
+    if isinstance(cause, ConfigError | ExaminationFailed | WorkerLost):
         return cause.code, str(cause)
     if _lacks_memory(cause):
         return (
@@ -159,7 +159,7 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
 
 def _kind(error: BaseException) -> BaseException:
     """Return what an error comes from: libraries wrap those of the system, and of memory, in their own."""
-    kinds = ConfigError, NonFinite, WorkerLost, Interrupted, KeyboardInterrupt, OSError
+    kinds = ConfigError, ExaminationFailed, NonFinite, WorkerLost, Interrupted, KeyboardInterrupt, OSError
     found: BaseException | None = error
     for _ in range(20):
         if found is None or isinstance(found, kinds) or _lacks_memory(found):

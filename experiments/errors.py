@@ -17,7 +17,13 @@ class NonFinite(RuntimeError):
 
 
 class WorkerLost(RuntimeError):
-    """A worker process was killed from outside, by the system for want of memory perhaps."""
+    """A worker process died; the message says what it was doing and how it died."""
+
+    code = 1
+
+
+class ExaminationFailed(RuntimeError):
+    """Weights could not be examined; the message names them and says why."""
 
     code = 1
 

@@ -146,6 +146,9 @@ class Training:
     seed: int
     data_seed: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.name} on {self.length} tokens, {self.target}, seed {self.seed}"
+
     @property
     def task(self) -> RollingSums:
         """What is learnt."""

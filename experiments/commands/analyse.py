@@ -7,6 +7,7 @@
 An interrupted analysis goes on with the weights that are left.
 """
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,8 +54,9 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         left = [job for job in jobs if not job.done()]
         if left or not complete:
             workers = at_once(len(left), config.workers, device, settings.num_threads)
-            for _ in track(do_all(left, workers), "Examining", len(left), console=console):
-                pass
+            with closing(do_all(left, workers)) as done:  # whatever happens here ends the workers
+                for _ in track(done, "Examining", len(left), console=console):
+                    pass
             shared = {**made, "device": provenance.device_name(device), "config": plain(config)}
             records.write(folder / "records.jsonl", [records.read(job.stored)[0] | shared for job in jobs])
         deltas.render(folder, console)

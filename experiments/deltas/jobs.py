@@ -1,10 +1,12 @@
 """Examining many sets of weights, each in a job whose record is stored as soon as it is whole."""
 
+import errno
 import hashlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import extract_tb
 
 import torch
 
@@ -13,9 +15,12 @@ from loopgrad.experiments.deltas import pictures
 from loopgrad.experiments.deltas.examination import Examination, meet
 from loopgrad.experiments.deltas.measuring import examine, memory
 from loopgrad.experiments.deltas.weights import Weights
-from loopgrad.experiments.errors import ConfigError, WorkerLost
+from loopgrad.experiments.errors import ConfigError, ExaminationFailed, WorkerLost
 from loopgrad.experiments.processes import completed
 from loopgrad.gradients import Estimator
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What ends the writing of any file."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +51,70 @@ class Job:
             return False
 
 
-def do_all(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Do the jobs, `workers` at a time; what has been stored is kept, whatever happens.
+def do_all(jobs: list[Job], workers: int) -> Generator[None, None, None]:
+    """Do the jobs, `workers` at a time, each in a process of its own; what has been stored is kept, whatever happens.
+
+    Weights that cannot be examined, or that take their process with them, stop no others: they are named at the end.
 
     Raises:
-        WorkerLost: A process was killed from outside.
+        ConfigError: Weights cannot be examined as was asked.
+        ExaminationFailed: Examining weights raised an error, or their process died.
+        OSError: The system refused; where the disk is full no further job begins.
+    """
+    failed: dict[str, BaseException] = {}
+
+    def disk_is_full() -> bool:
+        return any(isinstance(error, OSError) and error.errno in FULL for error in failed.values())
+
+    with closing(completed(do, jobs, workers, called_off=disk_is_full)) as endings:
+        for ending in endings:
+            if ending.error is not None:
+                failed[ending.job.weights.name] = ending.error
+            yield
+    if failed:
+        raise _failure(failed)
+
+
+def _failure(failed: dict[str, BaseException]) -> BaseException:
+    """Return one error for all that has failed."""
+    for error in failed.values():
+        if isinstance(error, OSError):
+            return error
+    told = [
+        f"{name}: {'the process that examined it ' * isinstance(error, WorkerLost)}{error}"
+        for name, error in failed.items()
+    ]
+    more = f"; so were {len(told) - 3} more" if len(told) > 3 else ""
+    if all(isinstance(error, ConfigError) for error in failed.values()):
+        return ConfigError("; ".join(told[:3]) + more)
+    return ExaminationFailed(f"{'; '.join(told[:3])}{more}; the other weights are examined and stored")
+
+
+def do(job: Job, *_: object) -> None:
+    """Examine one set of weights and store its record, and its figures if they are wanted.
+
+    Raises:
+        ConfigError: They cannot be examined as was asked.
+        ExaminationFailed: Anything else went wrong, and where.
+        OSError: The system refused.
     """
     try:
-        for _ in completed(do, jobs, workers):
-            yield
-    except WorkerLost as error:
-        raise WorkerLost(f"{error}; the same command goes on with the weights left") from None
+        _examine(job)
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:
+        places = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
+        place = f"{'/'.join(Path(places[-1].filename).parts[-2:])}, line {places[-1].lineno}"
+        raise ExaminationFailed(f"{type(error).__name__}: {error} ({place})") from error
 
 
-def do(job: Job) -> None:
-    """Examine one set of weights and store its record, and its figures if they are wanted."""
+def _examine(job: Job) -> None:
     torch.set_num_threads(job.settings.num_threads)
     subject = meet(job.weights, job.settings)
     try:
         seen = examine(subject, job.settings, job.estimators)
     except ValueError as error:
-        raise ConfigError(f"{job.weights.name}: {error}") from error
+        raise ConfigError(str(error)) from error
     if job.draw:
         with suppress(ImportError):  # without matplotlib the report says so
             seen.record["figures"] = pictures.of_one(subject, seen, job.folder, records.slug(job.weights.name))

@@ -1,17 +1,14 @@
 """Executing several runs at once, in processes of their own, with one progress display."""
 
-import multiprocessing
-import signal
-import threading
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loopgrad.experiments.errors import Interrupted, WorkerLost
-from loopgrad.experiments.processes import die_with_parent, on_signal
+from loopgrad.experiments.processes import completed, on_signal
 from loopgrad.experiments.training.runs import Plan, execute
 
 
@@ -20,13 +17,13 @@ def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; every run that had begun has stored its checkpoint.
-        WorkerLost: A process was killed from outside.
+        WorkerLost: The process of a run died; the message says whose and how.
         Exception: What a run raised, after the others have stored their checkpoints.
     """
     with _progress(console) as progress:
         bars = _Bars(progress, plans)
         if workers == 1:
-            for plan in plans:
+            for plan in plans:  # in this process, where a debugger reaches an estimator of the user's own
                 execute(plan, bars.show)
                 bars.done(plan.name)
         else:
@@ -34,82 +31,35 @@ def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
 
 
 def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
-    """Hand plans out over one pipe per process: no lock and no queue is shared, so a killed process blocks nobody."""
-    left = iter(plans)
-    finished: set[str] = set()
+    """Execute plans in worker processes; once a run has failed, those under way store their checkpoints and end."""
     failure: BaseException | None = None
     with on_signal() as stop:
-        crew = dict(_begin() for _ in range(workers))
-        for pipe in crew:
-            _hand(pipe, next(left, None))
-        told = False
-        while crew:
-            if not told and (failure or stop.requested or len(crew) < min(workers, len(plans) - len(finished))):
-                told = True
-                for pipe in crew:
-                    _hand(pipe, None)  # a run that is under way stores its checkpoint and ends
-            for pipe in wait(list(crew), timeout=0.2):
-                assert isinstance(pipe, Connection)
-                try:
-                    name, entry = pipe.recv()
-                except (EOFError, OSError):  # the process has ended
-                    crew.pop(pipe).join()
-                    continue
-                if isinstance(entry, BaseException):
-                    failure = failure or entry
-                elif entry is not None:
-                    bars.show(name, entry)
+
+        def called_off() -> bool:
+            return stop.requested or failure is not None
+
+        def show(plan: Plan, entry: Any) -> None:
+            bars.show(plan.name, entry)
+
+        with closing(completed(_execute, plans, workers, show, called_off)) as endings:
+            for plan, error in ((ending.job, ending.error) for ending in endings):
+                if error is None:
+                    bars.done(plan.name)
+                elif stop.requested and isinstance(error, Interrupted | WorkerLost):
+                    pass  # a signal to all processes ends one that has not begun its run yet
+                elif isinstance(error, WorkerLost):
+                    lost = f"{plan.name}: its process {error}; the same command goes on from the checkpoints"
+                    failure = failure or WorkerLost(lost)
                 else:
-                    bars.done(name)
-                    finished.add(name)
-                    if not told:
-                        _hand(pipe, next(left, None))
+                    failure = failure or error
         if failure:
             raise failure
         if stop.requested:
             raise Interrupted("the comparison", bars.steps)
-        if len(finished) < len(plans):
-            raise WorkerLost("a worker process was killed; the same command goes on from the checkpoints")
 
 
-def _begin() -> tuple[Connection, Any]:
-    """Start a worker process; return the pipe to it and the process."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there,), daemon=True)
-    mask = getattr(signal, "pthread_sigmask", None)  # inherited: Ctrl-C while a process starts would print a traceback
-    if mask:
-        mask(signal.SIG_BLOCK, {signal.SIGINT})
-    process.start()
-    if mask:
-        mask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    there.close()  # else the end of the process would not end the pipe
-    return here, process
-
-
-def _hand(pipe: Connection, plan: Plan | None) -> None:
-    """Give a worker its next plan; None tells it to end."""
-    with suppress(OSError):  # it may be dead, which is seen when the pipe is read
-        pipe.send(plan)
-
-
-def _serve(pipe: Connection) -> None:
-    """Execute plans as they come; end at None, in the middle of a run too, and with the process that began this one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which tells its crew
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=die_with_parent, daemon=True).start()
-
-    while (plan := pipe.recv()) is not None:
-        try:
-            # nothing but None comes while a plan is under way
-            execute(plan, lambda *told: pipe.send(told), ended=pipe.poll)
-        except Interrupted:
-            return
-        except Exception as error:
-            pipe.send((plan.name, error))
-            return
-        pipe.send((plan.name, None))
+def _execute(plan: Plan, tell: Callable[[dict[str, Any]], None], ended: Callable[[], bool]) -> None:
+    execute(plan, lambda _, entry: tell(entry), ended)
 
 
 def _progress(console: Console) -> Progress:

@@ -1,0 +1,8 @@
+"""Processes of a command: what asks it to stop, and workers that do its jobs."""
+
+from loopgrad.experiments.processes.crew import Ending as Ending
+from loopgrad.experiments.processes.crew import at_once as at_once
+from loopgrad.experiments.processes.crew import completed as completed
+from loopgrad.experiments.processes.crew import mapped as mapped
+from loopgrad.experiments.processes.signals import Stop as Stop
+from loopgrad.experiments.processes.signals import on_signal as on_signal
