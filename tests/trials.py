@@ -17,6 +17,11 @@ TINY = (  # a comparison or a run that takes a second
     "trainer.batch_size=8 trainer.eval_every=2 trainer.checkpoint_every=2"
 ).split()
 
+NONE = [f"analysis.{name}_samples=0" for name in ("spectrum", "exponent", "gradient", "search")]
+ANALYSE = ["analyse", "checkpoint=../trained", "analysis.samples=4", *NONE, "figures=0", "workers=1"]
+# what tells one run of a command from another, and no result
+OF_A_RUN = ("seconds", "train_seconds", "seconds_per_step", "time_ratio_to_bptt", "date", "command", "commit")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,12 +118,12 @@ class Commands:
         pid = int(self._replies.readline())
         meanwhile(pid)
         code, most_bytes = json.loads(self._replies.readline())
-        left = _rest_of(pid)
+        left = rest_of(pid)
         printed = {name: path.read_text(errors="replace") if path.exists() else "" for name, path in streams.items()}
         return Outcome(code, printed["out"], printed["err"], most_bytes, left)
 
 
-def _rest_of(session: int, patience: float = 5.0) -> tuple[str, ...]:
+def rest_of(session: int, patience: float = 5.0) -> tuple[str, ...]:
     """Return the command lines of a session's processes that do not end within `patience` seconds, and kill them."""
     end = time.monotonic() + patience
     while (found := _in_session(session)) and time.monotonic() < end:
@@ -138,4 +143,23 @@ def _in_session(session: int) -> dict[int, str]:
                     found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
         except OSError:
             continue
+    return found
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in OF_A_RUN}
+    return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def contents(folder):
+    """What must not depend on how often a command was killed, by the names of files."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if path.suffix == ".jsonl":
+            found[str(path.relative_to(folder))] = [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix == ".json" and path.name != "comparison.json":  # the figure's table holds times
+            found[str(path.relative_to(folder))] = without_times(json.loads(path.read_text()))
+        else:
+            found[str(path.relative_to(folder))] = path.read_bytes() if path.suffix == ".safetensors" else None
     return found

@@ -5,34 +5,13 @@ import re
 import shutil
 
 import pytest
-from trials import TINY, Commands
+from trials import ANALYSE, TINY, Commands, contents
 
 from loopgrad.experiments.training.runs import LOGGED
 
 pytestmark = pytest.mark.slow
-OF_A_RUN = ("seconds", "train_seconds", "seconds_per_step", "time_ratio_to_bptt", "date", "command")
 SMALL = [*TINY, "trainer.train_steps=2", "trainer.checkpoint_every=1", "trainer.weights_every=1"]
 TRAIN = ["train", *SMALL]
-NONE = ("spectrum", "exponent", "gradient", "search")
-ANALYSE = ["analyse", "checkpoint=../trained", "analysis.samples=4", "figures=0", "workers=1"]
-ANALYSE += [f"analysis.{name}_samples=0" for name in NONE]
-
-
-def without_times(value):
-    if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in OF_A_RUN}
-    return [without_times(item) for item in value] if isinstance(value, list) else value
-
-
-def contents(folder):
-    """What must not depend on how often a command was killed, by the names of files."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if path.suffix in (".json", ".jsonl"):
-            found[str(path.relative_to(folder))] = [without_times(json.loads(line)) for line in path.open()]
-        else:
-            found[str(path.relative_to(folder))] = path.read_bytes() if path.suffix == ".safetensors" else None
-    return found
 
 
 @pytest.mark.parametrize(("command", "stride"), [(TRAIN, 9), (ANALYSE, 4)], ids=["train", "analyse"])
@@ -69,4 +48,4 @@ def test_a_log_that_does_not_hold_what_its_checkpoint_counts_leaves_no_hole_in_t
     assert ended.code == 0
     assert re.search("its log holds 1 of the 2 steps that its checkpoint counts, so the run begins anew", ended.out)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
-    assert all(json.loads(line).keys() >= LOGGED for line in log.open())
+    assert all(json.loads(line).keys() >= LOGGED for line in log.read_text().splitlines())

@@ -115,7 +115,7 @@ def test_a_comparison_cut_down_three_times_is_completed_by_the_same_command(tmp_
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     _, err = finish(process, 1)
-    assert "a worker process was killed" in err and err.count("\n") == 1
+    assert "its process was killed by SIGKILL" in err and err.count("\n") == 1
     wait_until_gone(out.parent)
 
     process = cut_at("one_step-seed1", 4)

@@ -17,6 +17,7 @@ from loopgrad.experiments import cli, records
 from loopgrad.experiments.deltas import jobs
 from loopgrad.experiments.deltas.examination import Examination, meet
 from loopgrad.experiments.deltas.weights import find
+from loopgrad.experiments.processes import Ending
 
 DRAWN = (
     "analysis.samples=6",
@@ -116,18 +117,20 @@ def test_the_report_is_of_records_alone(loopgrad, examined, tmp_path):
 def test_it_goes_on_with_what_is_left_and_examines_changed_weights_anew(loopgrad, compared, tmp_path, monkeypatch):
     some_of(compared, tmp_path / "mine", "bptt-seed0", "bptt-seed1", "one_step-seed0")
     command = ("analyse", "checkpoint=mine", "output_dir=out", *BARE)
-    did, do = [], jobs.do
+    did, most = [], 1
 
-    def dying(job):
-        if len(did) == 1:
-            raise KeyboardInterrupt
-        did.append(job.weights.name)
-        do(job)
+    def in_this_process(fn, todo, *_, **__):
+        for job in todo:
+            if len(did) == most:
+                raise KeyboardInterrupt
+            did.append(job.weights.name)
+            fn(job)
+            yield Ending(job)
 
-    monkeypatch.setattr(jobs, "do", dying)
+    monkeypatch.setattr(jobs, "completed", in_this_process)
     assert loopgrad(*command).code == 130
     assert not (tmp_path / "out" / "records.jsonl").exists()
-    monkeypatch.setattr(jobs, "do", lambda job: (did.append(job.weights.name), do(job))[1])
+    most = 99
     assert loopgrad(*command).code == 0
     assert len(did) == len(set(did)) == 3
     one, other = (tmp_path / "mine" / "runs" / f"bptt-seed{i}" / "weights.safetensors" for i in (0, 1))
