@@ -24,6 +24,7 @@ from loopgrad.gradients.graphs import (
     spread,
 )
 from loopgrad.gradients.observed import Frozen, Watched
+from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
@@ -35,6 +36,7 @@ class CheckpointedPass:
     """A forward pass that stores the states its schedule names, and what going back through it needs.
 
     Attributes:
+        saving: At which updates a readout is asked, None for none.
         places: Blocks before which a state is stored.
         rest: For each of these states, its leaves with marks in the place of tensors.
         conditions: For each of these states, those of the next update.
@@ -44,12 +46,16 @@ class CheckpointedPass:
     schedule: Schedule
     offload: bool
     verify: str
+    saving: Saving | None = None
     places: list[int] = field(default_factory=list)
     rest: list[list[Any]] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
-        """Run the recursion without a graph; return the leaves of its last state, and the tensors kept for backward."""
+        """Run the recursion without a graph; return the leaves of its last state, and the tensors kept for backward.
+
+        What a readout gives goes where the inputs say, without its graph.
+        """
         cell, bounds, blocks = self.cell, self.schedule.bounds, len(self.schedule.bounds) - 1
         self.places = [0, *self.schedule.places(0, blocks, self.schedule.snapshots)]
         self.prints, watched, snapshots = Fingerprints(), Watched(cell), []
@@ -109,7 +115,7 @@ class _Reversal:
 
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
         self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
-        self.verify = run.verify
+        self.verify, self.saving = run.verify, run.saving
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
         queue = iter(saved)
         stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
@@ -119,17 +125,22 @@ class _Reversal:
     def run(self, wanted: Sequence[bool], cotangents: Sequence[torch.Tensor | None]) -> list:
         """Return the gradients of the sources."""
         # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
-        needs, grads = iter(wanted), spread(iter(cotangents), self.cell.state)
+        queue = iter(cotangents)
+        needs, grads = iter(wanted), spread(queue, self.cell.state)
+        of_answers = list(queue)
         first = spread(needs, self.cell.state)
         others = self.cell.stand_ins(list(needs))
         totals: list[torch.Tensor | None] = [None] * len(others)
+        for i in self.cell.scanned:
+            totals[i] = torch.zeros_like(others[i]) if others[i].requires_grad else None
         blocks = len(self.schedule.bounds) - 1
         for block in reversed(range(blocks)):
             if self.held[-1].block < block:
                 self.advance(block, others)
             needed = first if block == 0 else [True] * len(first)
             # popped in place: a name here would keep the state alive during the next advance
-            if not self.through(self.held.pop(), needed, others, grads, totals, check=block == blocks - 1):
+            found = self.through(self.held.pop(), needed, others, grads, totals, of_answers, block == blocks - 1)
+            if not found and not of_answers:
                 break
         return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + totals
 
@@ -169,36 +180,44 @@ class _Reversal:
         others: list[torch.Tensor],
         grads: list[torch.Tensor | None],
         totals: list[torch.Tensor | None],
+        of_answers: Sequence[torch.Tensor | None],
         check: bool,
     ) -> bool:
         """Take grads and totals, in place, through one block; return False if there is nothing to take through."""
         cell, bounds, since = self.cell, self.schedule.bounds, next_number()
         state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
         with snapshot.conditions.restored(cell.cell) as buffers:
-            entries = cell.leaf_views(others)
             start, stop = bounds[snapshot.block : snapshot.block + 2]
-            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop)
+            others, scanned = cell.narrowed(others, start, stop), set(cell.scanned)
+            entries, taken = cell.leaf_views(others), Taken(self.saving)
+            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop, start, taken)
             # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
             # was made last first: handed the totals, these views start each sum with them, and the order is the same
             resumed = [leaf_view(t) for t in entries]
         self.prints.compare(stop, last)
         # a view has no sparse gradient: such totals are added to afterwards
-        apart = [total if total is not None and total.is_sparse else None for total in totals]
-        dense = [total if kept is None else None for total, kept in zip(totals, apart, strict=True)]
+        sums = [None if i in scanned else total for i, total in enumerate(totals)]
+        apart = [total if total is not None and total.is_sparse else None for total in sums]
+        dense = [total if kept is None else None for total, kept in zip(sums, apart, strict=True)]
         pairs = [*zip(last, grads, strict=True), *zip(resumed, dense, strict=True)]
         pairs = [(out, grad) for out, grad in pairs if grad is not None and requires_grad(out)]
+        pairs += taken.pairs(of_answers)
         sources = [t for t in (*state, *others) if requires_grad(t)]
-        nodes = check_nothing_hidden(last, [*sources, *cell.frozen], since) if check else []
+        nodes = check_nothing_hidden([*last, *taken.tensors], [*sources, *cell.frozen], since) if check else []
         if not pairs:
             return False
         outputs, seeds = zip(*pairs, strict=True)
-        del last, resumed, pairs, entries
+        del last, resumed, pairs, entries, taken
         found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
         del outputs
         free_nodes(nodes)
         grads[:] = [next(found) if requires_grad(t) else None for t in state]
-        totals[:] = [next(found) if requires_grad(t) else None for t in others]
-        totals[:] = [_sum(*pair) for pair in zip(totals, apart, strict=True)]
+        new = [next(found) if requires_grad(t) else None for t in others]
+        for i, gradient in enumerate(new):
+            if i not in scanned:
+                totals[i] = _sum(gradient, apart[i])
+            elif gradient is not None:  # of these updates alone
+                cell.of_updates(totals[i], start, stop).copy_(gradient)  # pyright: ignore[reportArgumentType]
         return True
 
 
