@@ -96,7 +96,11 @@ class Options:
         """Return the readout's answer to the last state."""
         if self.readout is None or not num_steps:
             return None
-        x = tree.map_tensors(lambda leaf: leaf[num_steps - 1], self.xs)
+        if self.lengths is None:
+            x = tree.map_tensors(lambda leaf: leaf[num_steps - 1], self.xs)
+        else:  # of each sample its own last one
+            ends = torch.as_tensor(self.lengths).clamp(min=1) - 1
+            x = tree.map_tensors(lambda leaf: _of_rows(leaf, ends.to(leaf.device)), self.xs)
         return self.readout(state, inputs, x, self.start + num_steps - 1)
 
     def dims(self, steps: Steps, state: Any) -> Any:
@@ -116,3 +120,7 @@ class Options:
         pairs = zip(tree.flatten(state)[0], state_dims(state, self.batch_dim), strict=True)
         return [leaf.shape[dim] for leaf, dim in pairs if dim is not None]
 
+
+def _of_rows(leaf: Tensor, ends: Tensor) -> Tensor:
+    """Return x of an update of its own for each sample, from (updates, batch, ...)."""
+    return leaf[ends] if leaf.dim() == 1 else leaf[ends, torch.arange(len(ends), device=leaf.device)]

@@ -17,6 +17,7 @@ from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions, GraphFree
 from loopgrad.gradients.recursion_node import RecursionNode
+from loopgrad.gradients.stepwise import StepwiseInvertible, callers
 from loopgrad.gradients.untouched import Untouched
 
 
@@ -143,7 +144,7 @@ class _Sweep:
                 images = [image for image in undone.images if image is not None]
                 sums.learn(images, [*reads, *cell.frozen], since)
             # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
-            pulled = module.pull(undone.images, self.grads)
+            pulled = pull_at(module, step, undone.images, self.grads)
             if not (isinstance(pulled, tuple) and len(pulled) == 2 and len(pulled[0]) == len(undone.images)):
                 raise TypeError(f"{_name(cell)}.pull must return gradients of the images, and of the leaves before")
             seeds, self.grads = pulled
@@ -210,5 +211,12 @@ class _Sweep:
         return [self.scanned.get(i, total) for i, total in enumerate(self.sums.result())]
 
 
+def pull_at(module: Any, step: int, images: list, gradients: list) -> Any:
+    """Return what the `pull` of an invertible module gives for update number `step`."""
+    by_row = isinstance(module, StepwiseInvertible)
+    return module.pull_at(step, images, gradients) if by_row else module.pull(images, gradients)
+
+
 def _name(cell: FunctionalCell) -> str:
-    return type(getattr(cell.cell, "_orig_mod", cell.cell)).__name__
+    own = callers(cell.cell)
+    return type(getattr(own, "_orig_mod", own)).__name__

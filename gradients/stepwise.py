@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.invertible import Invertible, Note, is_invertible
+from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
 from loopgrad.gradients.outputs import Answers, Saving, Taken
 
 
@@ -145,7 +145,20 @@ class Stepwise(nn.Module):
     def asked(self, state: Any, steps: Steps, x: Any, step: int) -> Any:
         """Return the answer of the readout to the state after an update."""
         plain = self.cell.read(state) if is_invertible(self.cell) else state
-        return plain if self.readout is None else self.readout(plain, steps.inputs, x, self.start + step)
+        if self.readout is None:
+            return plain
+        answer = self.readout(plain, steps.inputs, x, self.start + step)
+        return answer if self.lengths is None else self._of_rows_going(answer, self.lengths, step)
+
+    def _of_rows_going(self, answer: Any, lengths: Tensor, step: int) -> Any:
+        """Return an answer with zeros in the rows that were done before the update."""
+        for name, leaf in tree.leaves_with_names(answer, "readout(...)"):
+            if isinstance(leaf, Tensor) and leaf.shape[:1] != lengths.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(leaf.shape)}: with lengths a readout must give (batch, ...), one answer "
+                    "per sample, for those of samples that are done to be left out"
+                )
+        return tree.map_tensors(lambda leaf: kept(lengths > step, leaf, None, 0), answer)
 
     def with_rows_done(self, before: Sequence[Any], after: Any, step: int) -> Any:
         """Return the state after an update, of rows that were done already as it was before."""
@@ -158,10 +171,15 @@ class Stepwise(nn.Module):
 
 
 def kept(going: Tensor, new: Any, old: Any, dim: int | None) -> Any:
-    """Return the rows of `new` that go on and the others of `old`."""
-    if dim is None or not isinstance(new, Tensor) or not isinstance(old, Tensor) or new.shape != old.shape:
+    """Return the rows of `new` that go on and the others of `old`, zeros if that is None."""
+    if dim is None or new is old or not isinstance(new, Tensor) or (old is not None and new.shape != old.shape):
         return new
-    return torch.where(going.view(-1, *[1] * (new.dim() - dim - 1)), new, old)
+    return torch.where(going.view(-1, *[1] * (new.dim() - dim - 1)), new, 0 if old is None else old)
+
+
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return a + b, where None is zero."""
+    return b if a is None else a if b is None else a + b
 
 
 class StepwiseInvertible(Stepwise, Invertible):
@@ -183,7 +201,20 @@ class StepwiseInvertible(Stepwise, Invertible):
         """Apply the update, or undo it; the readout is asked by whoever undoes."""
         if undo is None:
             return Stepwise.forward(self, state, steps, step)
-        return self.cell(state, self.given(steps, steps.at(step)), self.start + step, undo)
+        undone = self.cell(state, self.given(steps, steps.at(step)), self.start + step, undo)
+        if self.lengths is None or not isinstance(undone, Undone):
+            return undone
+        return replace(undone, before=self.with_rows_done(tree.flatten(state)[0], undone.before, step))
+
+    def pull_at(self, step: int, images: list[Tensor | None], gradients: list[Tensor | None]) -> Any:
+        """That of the cell for the rows that went on; those of the others come around the update."""
+        if self.lengths is None:
+            return self.pull(images, gradients)
+        going = self.lengths > step
+        pairs = list(zip(gradients, self.dims, strict=True))
+        seeds, before = self.pull(images, [kept(going, grad, None, dim) for grad, dim in pairs])
+        around = [kept(~going, grad, None, dim) for grad, dim in pairs]
+        return seeds, [g if dim is None else plus(g, a) for g, a, dim in zip(before, around, self.dims, strict=True)]
 
     def pull(self, images: list[Tensor | None], gradients: list[Tensor | None]) -> Any:
         """That of the cell."""
