@@ -136,9 +136,7 @@ def _back(leaf: Any, dim: Any) -> Any:
     return leaf.movedim(0, dim) if dim else leaf
 
 
-def dims_of_copies(
-    cell: str, plain: Any, coupled: Any, dims: list[int | None], batch_dim: Any
-) -> list[int | None]:
+def dims_of_copies(cell: str, plain: Any, coupled: Any, dims: list[int | None], batch_dim: Any) -> list[int | None]:
     """Return the dimensions for a coupled state, which is made of copies of the plain one."""
     own, found = ([getattr(leaf, "shape", None) for leaf in tree.flatten(it)[0]] for it in (plain, coupled))
     copies = len(found) // max(1, len(own))

@@ -13,8 +13,8 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_different
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.recursion_node import joined
-from loopgrad.gradients.stepwise import without_graphs
 from loopgrad.gradients.schedule import binomial, segments
+from loopgrad.gradients.stepwise import without_graphs
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,15 @@ from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
     alias,
-    check_nothing_hidden,
-    free_nodes,
     is_floating,
-    leaf_view,
-    next_number,
-    requires_grad,
     spread,
 )
 from loopgrad.gradients.observed import Frozen, Watched
-from loopgrad.gradients.outputs import Saving, Taken
+from loopgrad.gradients.outputs import Saving
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
+from loopgrad.gradients.stretches import Stretches
 from loopgrad.gradients.untouched import Untouched
 
 
@@ -91,7 +87,7 @@ class CheckpointedRecursion(RecursionNode):
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         """Go back through the recursion, block by block."""
         refuse_second_derivative("CheckpointedBPTT")
-        reversal, cell = _Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
+        reversal, cell = Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
         ctx.run.frozen.check()
@@ -110,7 +106,7 @@ class _Snapshot:
     conditions: Conditions
 
 
-class _Reversal:
+class Reversal:
     """One backward pass: holds the snapshots on a stack and goes through the blocks from the last to the first."""
 
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
@@ -125,24 +121,23 @@ class _Reversal:
     def run(self, wanted: Sequence[bool], cotangents: Sequence[torch.Tensor | None]) -> list:
         """Return the gradients of the sources."""
         # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
-        queue = iter(cotangents)
-        needs, grads = iter(wanted), spread(queue, self.cell.state)
-        of_answers = list(queue)
-        first = spread(needs, self.cell.state)
-        others = self.cell.stand_ins(list(needs))
-        totals: list[torch.Tensor | None] = [None] * len(others)
-        for i in self.cell.scanned:
-            totals[i] = torch.zeros_like(others[i]) if others[i].requires_grad else None
-        blocks = len(self.schedule.bounds) - 1
+        queue, needs = iter(cotangents), iter(wanted)
+        grads, first = spread(queue, self.cell.state), spread(needs, self.cell.state)
+        stretches = Stretches(self.cell, list(needs), self.saving, list(queue), self.prints)
+        bounds, blocks = self.schedule.bounds, len(self.schedule.bounds) - 1
         for block in reversed(range(blocks)):
             if self.held[-1].block < block:
-                self.advance(block, others)
+                self.advance(block, stretches.others)
             needed = first if block == 0 else [True] * len(first)
-            # popped in place: a name here would keep the state alive during the next advance
-            found = self.through(self.held.pop(), needed, others, grads, totals, of_answers, block == blocks - 1)
-            if not found and not of_answers:
+            updates, here = range(bounds[block], bounds[block + 1]), self.held.pop()
+            leaves, conditions = self.fetched(here), here.conditions
+            del here  # a name here would keep the state alive during the next advance
+            found = stretches.through(leaves, conditions, needed, updates, grads, check=block == blocks - 1)
+            del leaves
+            if found is None and not stretches.of_answers:
                 break
-        return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + totals
+            grads = [None] * len(first) if found is None else found
+        return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + stretches.totals
 
     def advance(self, block: int, others: list[torch.Tensor]) -> None:
         """Run from the top snapshot to `block` without a graph, storing states on the way and the one at its end."""
@@ -172,57 +167,6 @@ class _Reversal:
         """Return the leaves of a snapshot on the devices of the state."""
         pairs = zip(snapshot.leaves, self.devices, strict=True)
         return [leaf if device is None else host_memory.fetch(leaf, device) for leaf, device in pairs]
-
-    def through(
-        self,
-        snapshot: _Snapshot,
-        needed: Sequence[bool],
-        others: list[torch.Tensor],
-        grads: list[torch.Tensor | None],
-        totals: list[torch.Tensor | None],
-        of_answers: Sequence[torch.Tensor | None],
-        check: bool,
-    ) -> bool:
-        """Take grads and totals, in place, through one block; return False if there is nothing to take through."""
-        cell, bounds, since = self.cell, self.schedule.bounds, next_number()
-        state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
-        with snapshot.conditions.restored(cell.cell) as buffers:
-            start, stop = bounds[snapshot.block : snapshot.block + 2]
-            others, scanned = cell.narrowed(others, start, stop), set(cell.scanned)
-            entries, taken = cell.leaf_views(others), Taken(self.saving)
-            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop, start, taken)
-            # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
-            # was made last first: handed the totals, these views start each sum with them, and the order is the same
-            resumed = [leaf_view(t) for t in entries]
-        self.prints.compare(stop, last)
-        # a view has no sparse gradient: such totals are added to afterwards
-        sums = [None if i in scanned else total for i, total in enumerate(totals)]
-        apart = [total if total is not None and total.is_sparse else None for total in sums]
-        dense = [total if kept is None else None for total, kept in zip(sums, apart, strict=True)]
-        pairs = [*zip(last, grads, strict=True), *zip(resumed, dense, strict=True)]
-        pairs = [(out, grad) for out, grad in pairs if grad is not None and requires_grad(out)]
-        pairs += taken.pairs(of_answers)
-        sources = [t for t in (*state, *others) if requires_grad(t)]
-        nodes = check_nothing_hidden([*last, *taken.tensors], [*sources, *cell.frozen], since) if check else []
-        if not pairs:
-            return False
-        outputs, seeds = zip(*pairs, strict=True)
-        del last, resumed, pairs, entries, taken
-        found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
-        del outputs
-        free_nodes(nodes)
-        grads[:] = [next(found) if requires_grad(t) else None for t in state]
-        new = [next(found) if requires_grad(t) else None for t in others]
-        for i, gradient in enumerate(new):
-            if i not in scanned:
-                totals[i] = _sum(gradient, apart[i])
-            elif gradient is not None:  # of these updates alone
-                cell.of_updates(totals[i], start, stop).copy_(gradient)  # pyright: ignore[reportArgumentType]
-        return True
-
-
-def _sum(new: torch.Tensor | None, total: torch.Tensor | None) -> torch.Tensor | None:
-    return new if total is None else total if new is None else new + total
 
 
 def _stored(leaf: Any) -> Any:

@@ -6,7 +6,7 @@ loss of z_T is obtained. Before and after the recursion everything is ordinary a
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,47 +24,9 @@ from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.options import Options
 from loopgrad.gradients.recompute import keep_derived_weights
 from loopgrad.gradients.stationary import closed_over
+from loopgrad.gradients.stats import Stats
 from loopgrad.gradients.stepwise import cut
 from loopgrad.gradients.untouched import Untouched
-
-
-@dataclass
-class Stats:
-    """What one forward and one backward pass of a rollout cost, in plain numbers.
-
-    Where the cost of backward is not known beforehand, backward adds to these numbers when it runs.
-
-    Attributes:
-        cell_evaluations: Calls of the cell, recomputation included.
-        vjps: Updates that a backward pass goes through (vector-Jacobian products of one update).
-        stopped: Which samples have stopped, (batch,) bool on the device, of estimators that differentiate no more than
-            the end of the recursion; None of others, and where no gradient was asked for. The updates that are
-            differentiated left all floating leaves of the sample's state as they were, to the last bit. A sample that a
-            halting cell hands through, as torch.where(halted, z, f(z)) does, is such a one, and has no gradient in the
-            parameters, however much of it BPTT would find in earlier updates. So is a sample at a fixed point of its
-            arithmetic, which has its gradient as ever: nothing that is computed anyway tells the two apart. Only
-            `ImplicitGradient` takes products with the Jacobian, and counts the former alone, after backward.
-        residual: Of estimators that take the last state for a fixed point and ask no further, `PhantomGradient` and
-            `TorchDEQ`: how far the cycles that are differentiated have moved it, |f(z) - z| / |f(z)|, the largest, per
-            sample. None of others, and where no gradient was asked for.
-    """
-
-    cell_evaluations: int
-    vjps: int
-    stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
-    residual: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
-
-    def numbers(self) -> dict[str, float]:
-        """Return what else is worth a line in a log once backward has run; one transfer from the device.
-
-        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any,
-        "residual" the largest one.
-        """
-        noted = [("stopped", self.stopped, torch.mean), ("residual", self.residual, torch.amax)]
-        known = [(name, of(value.double())) for name, value, of in noted if value is not None and value.numel()]
-        found = torch.stack([value for _, value in known]).tolist() if known else []
-        pairs = zip((name for name, _ in known), found, strict=True)
-        return {name: value for name, value in pairs if name != "stopped" or value}
 
 
 @dataclass(frozen=True)
@@ -92,8 +54,8 @@ class Estimator(ABC):
         memory: Growth of what is saved for backward with num_steps T, such as "O(T)" or "O(sqrt T)".
         not_differentiated: Which of "parameters", "inputs", "state" get no gradient (None).
         references: Keys of `loopgrad/references.bib`: the papers that it implements.
-        outputs: What it does where a readout is asked at other updates than the last: "emitted", its backward pass takes
-            their gradients where it comes by; "carried", answers are made part of the state; or "refused".
+        outputs: What becomes of a readout that is asked at other updates than the last: "emitted", backward takes the
+            gradients of its answers where it comes by; "carried", they are made part of the state; or "refused".
         by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
             states with the batch in dimension 0, wherever the caller has it.
     """
@@ -182,14 +144,14 @@ class Estimator(ABC):
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
                 'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
             )
-        asked, steps = options.around(cell, plain, first, saving), options.steps(inputs, saving, self.by_sample)
+        asked, steps = options.around(cell, plain, first), options.steps(inputs, saving, self.by_sample)
         if saving is None or self.outputs == "emitted":
             rollout = self._rolled_out(asked, plain, first, steps, num_steps, options.dims(steps, plain))
             return rollout if steps.answers is None else replace(rollout, outputs=steps.answers.tree())
         if self.by_sample and not is_first(options.batch_dim):
             raise ValueError(
-                f"{type(self).__name__} carries answers in its state, (batch, ...): with save={options.save!r} the batch "
-                "must be dimension 0 of the state, so leave batch_dim out and give it so"
+                f"{type(self).__name__} carries answers in its state: with save={options.save!r} the batch must be "
+                "dimension 0 of the state, so give it so and leave batch_dim out"
             )
         carried = CarriedAnswers(asked, saving)
         rollout = self._rolled_out(carried, plain, carried.begin(first, steps), steps, num_steps, 0)

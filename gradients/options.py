@@ -72,7 +72,7 @@ class Options:
             return None
         return Saving.of(self.save, num_steps, self.start)
 
-    def around(self, cell: nn.Module, plain: Any, state: Any, saving: Saving | None) -> Stepwise:
+    def around(self, cell: nn.Module, plain: Any, state: Any) -> Stepwise:
         """Return a cell that does what is asked for, on the state that the recursion starts from."""
         dims, lengths = [], None
         if self.lengths is not None:
@@ -82,7 +82,7 @@ class Options:
             device = next(leaf.device for leaf in tree.tensors(state))
             lengths = torch.as_tensor(self.lengths).to(device)
         kind = StepwiseInvertible if is_invertible(cell) else Stepwise
-        return kind(cell, self.readout, saving, self.start, lengths, dims)
+        return kind(cell, self.readout, self.start, lengths, dims)
 
     def steps(self, inputs: Any, saving: Saving | None, by_sample: bool) -> Steps:
         """Return what such a cell takes for inputs; `by_sample`, xs with the batch in dimension 0 too."""

@@ -80,6 +80,10 @@ class Answers:
         """Whether the readout is asked at the first updates in any case, for whoever watches what these read."""
         return not self.graph and torch.is_grad_enabled()
 
+    def wants(self, step: int) -> bool:
+        """Whether the readout is to be asked after an update."""
+        return self.saving.places[step] is not None
+
     def put(self, step: int, answer: Any) -> None:
         """Take the answer of an update.
 
@@ -139,23 +143,28 @@ class Taken:
 
     Args:
         saving: Of the recursion.
+        since: The first update whose answer is wanted.
         shown: Whether the readout is asked at the first updates in any case, for whoever watches what these read.
     """
 
-    def __init__(self, saving: Saving | None, shown: bool = False):
-        self.saving, self.shown = saving, shown
+    def __init__(self, saving: Saving, since: int = 0, shown: bool = False):
+        self.saving, self.since, self.shown = saving, since, shown
         self.found: list[tuple[int, list[Any]]] = []
+
+    def wants(self, step: int) -> bool:
+        """Whether the readout is to be asked after an update."""
+        return step >= self.since and self.saving.places[step] is not None
 
     def put(self, step: int, answer: Any) -> None:
         """Take the answer of an update."""
-        place = None if self.saving is None else self.saving.places[step]
+        place = self.saving.places[step]
         assert place is not None
         self.found.append((place, tree.flatten(answer)[0]))
 
     def pairs(self, gradients: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
         """Return (answer, gradient) for all that has both, given the gradients of what was kept."""
         found = [
-            (leaf, gradient if self.saving is None else self.saving.cotangent(gradient, place))
+            (leaf, self.saving.cotangent(gradient, place))
             for place, leaves in self.found
             for leaf, gradient in zip((leaf for leaf in leaves if is_floating(leaf)), gradients, strict=True)
             if requires_grad(leaf)
@@ -179,4 +188,3 @@ def checked(answer: Any) -> list[Any]:
 def countable(leaf: Tensor) -> Tensor:
     """Return a tensor that can be added up: of flags, how many there are."""
     return leaf.long() if leaf.dtype == torch.bool else leaf
-

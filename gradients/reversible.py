@@ -81,20 +81,20 @@ class ReversibleBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping nothing but its last state."""
+        name = type(callers(cell)).__name__
         if not is_invertible(cell):
-            name = type(callers(cell)).__name__
             raise TypeError(
                 f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
                 "Leapfrog or Momentum (loopgrad.models), make it Invertible, or use CheckpointedBPTT()"
             )
         if not takes(callers(cell).forward, 4):
-            raise TypeError(f"{type(callers(cell)).__name__}.forward must take (state, inputs, step, undo=None): see Invertible")
+            raise TypeError(f"{name}.forward must take (state, inputs, step, undo=None): see Invertible")
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
         if safe is not None and length > safe:
             raise ValueError(
-                f"the arithmetic of this {type(callers(cell)).__name__} can undo {safe} updates, not num_steps={num_steps}: "
+                f"the arithmetic of this {name} can undo {safe} updates, not num_steps={num_steps}: "
                 f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
                 "or CheckpointedBPTT()"
             )

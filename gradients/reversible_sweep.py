@@ -161,7 +161,8 @@ class _Sweep:
             self.place(found[len(undone.reads) :], step)
             for i, read in enumerate(found[: len(undone.reads)]):
                 if read is not None:
-                    self.grads[i] = read.to(before[i].dtype) if self.grads[i] is None else torch.add(self.grads[i], read)
+                    old = self.grads[i]
+                    self.grads[i] = read.to(before[i].dtype) if old is None else torch.add(old, read)
             if anchors and step and step % anchors == 0:
                 anchor = self.anchors[step // anchors - 1]
                 met.judge(state, anchor, f"the state before update {step}")
@@ -177,9 +178,11 @@ class _Sweep:
         """Return the inputs for an update, and leaves for what it alone reads of them."""
         if not self.scanned:
             return inputs, []
-        parts = {i: alias(self.cell.of_updates(self.sums.entries[i], step, step + 1), True) for i in self.scanned}
-        queue = iter([parts.get(i, self.cell.of_updates(self.sums.entries[i], step, step + 1)) for i in self.cell.scanned])
-        return replace(inputs, xs=tree.map_tensors(lambda _: next(queue), inputs.xs), first=step), list(parts.values())
+        own = {i: self.cell.of_updates(self.sums.entries[i], step, step + 1) for i in self.cell.scanned}
+        parts = {i: alias(part, i in self.scanned) for i, part in own.items()}
+        queue = iter(parts.values())
+        given = replace(inputs, xs=tree.map_tensors(lambda _: next(queue), inputs.xs), first=step)
+        return given, [parts[i] for i in self.scanned]
 
     def add_answer(self, module: Any, state: Any, given: Any, parts: list[torch.Tensor], step: int) -> None:
         """Add the gradients that come from the answer to the state after an update."""

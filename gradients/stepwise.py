@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
-from loopgrad.gradients.outputs import Answers, Saving, Taken
+from loopgrad.gradients.outputs import Answers, Taken
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ def without_graphs(inputs: Any) -> Answers | None:
     return answers if isinstance(answers, Answers) else None
 
 
+def asks(inputs: Any) -> bool:
+    """Whether these are inputs of updates on whose way a readout is asked."""
+    return isinstance(inputs, Steps) and inputs.answers is not None
+
+
 def callers(cell: nn.Module) -> nn.Module:
     """Return the caller's own cell in one that was put around it."""
     while isinstance(cell, Stepwise) or getattr(cell, "is_around", False):
@@ -93,7 +98,6 @@ class Stepwise(nn.Module):
     Args:
         cell: The caller's cell.
         readout: Called as readout(state, inputs, x_t, step) after update t; None for the state itself.
-        saving: At which updates; None for none.
         start: Number of the first update, for the cell and the readout.
         lengths: (batch,) number of updates per row; None for all.
         dims: Dimension of the batch in each leaf of the state, if there are lengths.
@@ -103,13 +107,12 @@ class Stepwise(nn.Module):
         self,
         cell: nn.Module,
         readout: Any,
-        saving: Saving | None,
         start: int = 0,
         lengths: Tensor | None = None,
         dims: Sequence[int | None] = (),
     ):
         super().__init__()
-        self.cell, self.readout, self.saving, self.start = cell, readout, saving, start
+        self.cell, self.readout, self.start = cell, readout, start
         self.lengths, self.dims = lengths, list(dims)
 
     @property
@@ -124,8 +127,8 @@ class Stepwise(nn.Module):
         after = self.cell(state, self.given(steps, x), self.start + step)
         if self.lengths is not None:
             after = self.with_rows_done(before, after, step)
-        if steps.answers is not None and self.saving is not None:
-            if self.saving.places[step] is not None:
+        if steps.answers is not None:
+            if steps.answers.wants(step):
                 steps.answers.put(step, self.asked(after, steps, x, step))
             elif step < 2 and steps.answers.shown:
                 self._shown(after, steps, x, step)
