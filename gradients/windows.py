@@ -93,7 +93,7 @@ def in_windows(
 ) -> Rollout:
     """Return the rollout whose answers, and last state, are differentiated in windows.
 
-    Cost: each update once, and once more in every window that it is part of; stores a state per window.
+    Each update is run once, and once more in every window that it is part of; a state is stored per window.
     """
     if len(windows) == 1 and windows[0].updates == range(num_steps):
         return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, num_steps))
