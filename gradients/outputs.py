@@ -179,10 +179,12 @@ class Taken:
 
 def checked(answer: Any) -> list[Any]:
     """Return the leaves of an answer; raise TypeError if one is neither a tensor nor None."""
-    for name, leaf in tree.leaves_with_names(answer, "readout(...)"):
-        if leaf is not None and not isinstance(leaf, Tensor):
-            raise TypeError(f"{name} is a {type(leaf).__name__}: a readout gives tensors, or None")
-    return tree.flatten(answer)[0]
+    leaves = tree.flatten(answer)[0]
+    if not all(leaf is None or isinstance(leaf, Tensor) for leaf in leaves):
+        for name, leaf in tree.leaves_with_names(answer, "readout(...)"):
+            if leaf is not None and not isinstance(leaf, Tensor):
+                raise TypeError(f"{name} is a {type(leaf).__name__}: a readout gives tensors, or None")
+    return leaves
 
 
 def countable(leaf: Tensor) -> Tensor:

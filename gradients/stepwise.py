@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,12 @@ class Steps:
     axis: int = 0
     answers: Answers | Taken | None = None
 
+    read_only: ClassVar[bool] = True
+
     def at(self, step: int) -> Any:
         """Return x_t."""
+        if self.xs is None:
+            return None
         if isinstance(self.xs, Slices):
             return self.xs.at(step)
         return tree.map_tensors(lambda leaf: leaf.select(axis_of(leaf, self.axis), step - self.first), self.xs)
@@ -143,7 +147,8 @@ class Stepwise(nn.Module):
 
     def given(self, steps: Steps, x: Any) -> Any:
         """Return what the cell gets as inputs: x_t beside them, or in their place."""
-        return steps.inputs if steps.xs is None else x if steps.inputs is None else (steps.inputs, x)
+        own = tree.own_containers(steps.inputs)
+        return own if steps.xs is None else x if own is None else (own, x)
 
     def asked(self, state: Any, steps: Steps, x: Any, step: int) -> Any:
         """Return the answer of the readout to the state after an update."""

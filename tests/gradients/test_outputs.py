@@ -13,7 +13,9 @@ STEPS = 7
 SAVES = ["sum", "all", 3, [0, 4], "last"]
 EXACT = [case for case in ESTIMATORS if case.estimator.kind == "exact" or case.name.startswith("forward_first")]
 FAST = ("affine", "two_streams", "dataclass_state", "dropout", "no_inputs")
-every_cell = pytest.mark.parametrize("cell", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CELLS])
+every_cell = pytest.mark.parametrize(
+    "cell", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CELLS]
+)
 named = {"ids": lambda save: "".join(map(str, save)) if isinstance(save, list) else str(save)}
 
 
@@ -116,7 +118,7 @@ def test_two_rollouts_one_after_the_other_are_one(case):
 @pytest.mark.parametrize(
     ("given", "error", "said"),
     [
-        ({"save": "every"}, TypeError, 'save=\'every\' must be "last"'),
+        ({"save": "every"}, TypeError, "save='every' must be \"last\""),
         ({"save": 0}, TypeError, "save=0"),
         ({"save": [8]}, ValueError, "there is no update 8, they are 0..7"),
         ({"save": [3, 1]}, ValueError, "increasing order"),
