@@ -7,7 +7,7 @@ from cases import ESTIMATORS
 from cells import CELLS, build
 from problems import leaves_of, loss_of
 
-from loopgrad.gradients import BPTT, ImplicitGradient, PhantomGradient, TorchDEQ
+from loopgrad.gradients import BPTT, ForwardGradient, ImplicitGradient, PhantomGradient, TorchDEQ
 
 STEPS = 7
 SAVES = ["sum", "all", 3, [0, 4], "last"]
@@ -138,3 +138,24 @@ def test_what_does_not_fit_is_refused_by_name(given, error, said):
     cell = driven(problem).cell if "xs" in given else problem.cell
     with pytest.raises(error, match=said):
         BPTT()(cell, problem.state, problem.inputs, 8, **given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given", [{"mode": "jvp"}, {"mode": "central", "window": 0}, {"perturb": "state", "window": 2}]
+)
+def test_forward_gradients_of_answers_are_unbiased(given):
+    torch.manual_seed(0)
+    problem, readout, xs = driven(build("affine")), Readout(), torch.randn(5, 3).double()
+    sources = [*problem.cell.parameters(), *readout.parameters()]
+
+    def gradient(estimator):
+        rollout = estimator(problem.cell, problem.state, problem.inputs, 5, xs=xs, readout=readout, save="sum")
+        loss = loss_of_answers(rollout.outputs) + loss_of(rollout.state)
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, sources)])
+
+    exact, estimator = gradient(BPTT()), ForwardGradient(64, seed=0, **{"perturb": "weights", **given})
+    draws = torch.stack([gradient(estimator) for _ in range(80)])
+    error = draws.std(0) / 80**0.5
+    assert ((draws.mean(0) - exact).abs() <= 4.5 * error + 1e-6 * exact.abs()).all()
+    assert error.norm() < 0.1 * exact.norm()
