@@ -6,7 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.gradients.batch_dims import BatchDims
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
-from loopgrad.gradients.contract import Estimator, Rollout, Stationary, Stats
+from loopgrad.gradients.contract import Estimator, Rollout, Stats
 from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
 from loopgrad.gradients.forward_gradient import ForwardGradient
@@ -17,6 +17,7 @@ from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
+from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
 
 __all__ = [

@@ -35,7 +35,7 @@ def batch_first(
     dims = state_dims(plain, batch_dim)
     batch = next(iter(batch_sizes(plain, dims).values()), None)
     if plain is not state:
-        dims = _of_copies(type(cell).__name__, plain, state, dims, batch_dim)
+        dims = dims_of_copies(type(cell).__name__, plain, state, dims, batch_dim)
     leaves, unflatten = tree.flatten(state)
     entries, unflatten_inputs = tree.flatten(inputs)
     placed = BatchFirst(cell, _Layout(leaves, dims), _Layout(entries, input_dims(inputs, batch_dim, batch)))
@@ -65,6 +65,8 @@ def inside(cell: nn.Module) -> nn.Module:
 
 class BatchFirst(nn.Module):
     """Calls a cell on a state, and on inputs, that have the batch in dimension 0."""
+
+    is_around = True
 
     def __init__(self, cell: nn.Module, of_state: "_Layout", of_inputs: "_Layout"):
         super().__init__()
@@ -134,7 +136,7 @@ def _back(leaf: Any, dim: Any) -> Any:
     return leaf.movedim(0, dim) if dim else leaf
 
 
-def _of_copies(cell: str, plain: Any, coupled: Any, dims: list[int | None], batch_dim: Any) -> list[int | None]:
+def dims_of_copies(cell: str, plain: Any, coupled: Any, dims: list[int | None], batch_dim: Any) -> list[int | None]:
     """Return the dimensions for a coupled state, which is made of copies of the plain one."""
     own, found = ([getattr(leaf, "shape", None) for leaf in tree.flatten(it)[0]] for it in (plain, coupled))
     copies = len(found) // max(1, len(own))

@@ -39,6 +39,7 @@ class BPTT(Estimator):
     kind = "exact"
     memory = "O(T)"
     references = ("werbos1990backpropagation",)
+    outputs = "emitted"
     by_sample = False
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:

@@ -14,6 +14,7 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.schedule import binomial, segments
+from loopgrad.gradients.stepwise import without_graphs
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class CheckpointedBPTT(Estimator):
     kind = "exact"
     memory = "O(sqrt T)"
     references = ("chen2016training", "griewank2000algorithm", "gruslys2016memory")
+    outputs = "emitted"
     by_sample = False
 
     def __post_init__(self) -> None:
@@ -127,9 +129,11 @@ class CheckpointedBPTT(Estimator):
             stats.cell_evaluations += num_steps
             stats.vjps += num_steps
             return Rollout(state, stats)
-        forward = CheckpointedPass(functional, schedule, offload, self.verify)
+        answers = without_graphs(inputs)
+        saving = None if answers is None else answers.saving
+        forward = CheckpointedPass(functional, schedule, offload, self.verify, saving)
         last, kept = forward.run(inputs)
-        leaves = joined(CheckpointedRecursion, forward, last, kept, functional.sources)
+        leaves = joined(CheckpointedRecursion, forward, last, kept, functional.sources, answers)
         differentiated = any(map(requires_grad, leaves))
         stats.cell_evaluations += schedule.evaluations if differentiated else num_steps
         stats.vjps += num_steps * differentiated

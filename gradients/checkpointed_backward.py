@@ -15,18 +15,15 @@ from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
     alias,
-    check_nothing_hidden,
-    free_nodes,
     is_floating,
-    leaf_view,
-    next_number,
-    requires_grad,
     spread,
 )
 from loopgrad.gradients.observed import Frozen, Watched
+from loopgrad.gradients.outputs import Saving
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
+from loopgrad.gradients.stretches import Stretches
 from loopgrad.gradients.untouched import Untouched
 
 
@@ -35,6 +32,7 @@ class CheckpointedPass:
     """A forward pass that stores the states its schedule names, and what going back through it needs.
 
     Attributes:
+        saving: At which updates a readout is asked, None for none.
         places: Blocks before which a state is stored.
         rest: For each of these states, its leaves with marks in the place of tensors.
         conditions: For each of these states, those of the next update.
@@ -44,12 +42,16 @@ class CheckpointedPass:
     schedule: Schedule
     offload: bool
     verify: str
+    saving: Saving | None = None
     places: list[int] = field(default_factory=list)
     rest: list[list[Any]] = field(default_factory=list)
     conditions: list[Conditions] = field(default_factory=list)
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
-        """Run the recursion without a graph; return the leaves of its last state, and the tensors kept for backward."""
+        """Run the recursion without a graph; return the leaves of its last state, and the tensors kept for backward.
+
+        What a readout gives goes where the inputs say, without its graph.
+        """
         cell, bounds, blocks = self.cell, self.schedule.bounds, len(self.schedule.bounds) - 1
         self.places = [0, *self.schedule.places(0, blocks, self.schedule.snapshots)]
         self.prints, watched, snapshots = Fingerprints(), Watched(cell), []
@@ -85,7 +87,7 @@ class CheckpointedRecursion(RecursionNode):
     def backward(ctx: Any, *cotangents: torch.Tensor | None) -> Any:
         """Go back through the recursion, block by block."""
         refuse_second_derivative("CheckpointedBPTT")
-        reversal, cell = _Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
+        reversal, cell = Reversal(ctx.run, ctx.saved_tensors), ctx.run.cell.cell
         # without retain_graph the states that forward stored are the reversal's alone now, and go as it passes them
         ctx.maybe_clear_saved_tensors()
         ctx.run.frozen.check()
@@ -104,12 +106,12 @@ class _Snapshot:
     conditions: Conditions
 
 
-class _Reversal:
+class Reversal:
     """One backward pass: holds the snapshots on a stack and goes through the blocks from the last to the first."""
 
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
         self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
-        self.verify = run.verify
+        self.verify, self.saving = run.verify, run.saving
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
         queue = iter(saved)
         stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
@@ -119,19 +121,23 @@ class _Reversal:
     def run(self, wanted: Sequence[bool], cotangents: Sequence[torch.Tensor | None]) -> list:
         """Return the gradients of the sources."""
         # invariant: `grads` are those of the state after `block`, and the top of the stack lies at the block or before
-        needs, grads = iter(wanted), spread(iter(cotangents), self.cell.state)
-        first = spread(needs, self.cell.state)
-        others = self.cell.stand_ins(list(needs))
-        totals: list[torch.Tensor | None] = [None] * len(others)
-        blocks = len(self.schedule.bounds) - 1
+        queue, needs = iter(cotangents), iter(wanted)
+        grads, first = spread(queue, self.cell.state), spread(needs, self.cell.state)
+        stretches = Stretches(self.cell, list(needs), self.saving, list(queue), self.prints)
+        bounds, blocks = self.schedule.bounds, len(self.schedule.bounds) - 1
         for block in reversed(range(blocks)):
             if self.held[-1].block < block:
-                self.advance(block, others)
+                self.advance(block, stretches.others)
             needed = first if block == 0 else [True] * len(first)
-            # popped in place: a name here would keep the state alive during the next advance
-            if not self.through(self.held.pop(), needed, others, grads, totals, check=block == blocks - 1):
+            updates, here = range(bounds[block], bounds[block + 1]), self.held.pop()
+            leaves, conditions = self.fetched(here), here.conditions
+            del here  # a name here would keep the state alive during the next advance
+            found = stretches.through(leaves, conditions, needed, updates, grads, check=block == blocks - 1)
+            del leaves
+            if found is None and not stretches.of_answers:
                 break
-        return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + totals
+            grads = [None] * len(first) if found is None else found
+        return [grad for grad, leaf in zip(grads, self.cell.state, strict=True) if is_floating(leaf)] + stretches.totals
 
     def advance(self, block: int, others: list[torch.Tensor]) -> None:
         """Run from the top snapshot to `block` without a graph, storing states on the way and the one at its end."""
@@ -161,49 +167,6 @@ class _Reversal:
         """Return the leaves of a snapshot on the devices of the state."""
         pairs = zip(snapshot.leaves, self.devices, strict=True)
         return [leaf if device is None else host_memory.fetch(leaf, device) for leaf, device in pairs]
-
-    def through(
-        self,
-        snapshot: _Snapshot,
-        needed: Sequence[bool],
-        others: list[torch.Tensor],
-        grads: list[torch.Tensor | None],
-        totals: list[torch.Tensor | None],
-        check: bool,
-    ) -> bool:
-        """Take grads and totals, in place, through one block; return False if there is nothing to take through."""
-        cell, bounds, since = self.cell, self.schedule.bounds, next_number()
-        state = [alias(leaf, need) for leaf, need in zip(self.fetched(snapshot), needed, strict=True)]
-        with snapshot.conditions.restored(cell.cell) as buffers:
-            entries = cell.leaf_views(others)
-            start, stop = bounds[snapshot.block : snapshot.block + 2]
-            last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop)
-            # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
-            # was made last first: handed the totals, these views start each sum with them, and the order is the same
-            resumed = [leaf_view(t) for t in entries]
-        self.prints.compare(stop, last)
-        # a view has no sparse gradient: such totals are added to afterwards
-        apart = [total if total is not None and total.is_sparse else None for total in totals]
-        dense = [total if kept is None else None for total, kept in zip(totals, apart, strict=True)]
-        pairs = [*zip(last, grads, strict=True), *zip(resumed, dense, strict=True)]
-        pairs = [(out, grad) for out, grad in pairs if grad is not None and requires_grad(out)]
-        sources = [t for t in (*state, *others) if requires_grad(t)]
-        nodes = check_nothing_hidden(last, [*sources, *cell.frozen], since) if check else []
-        if not pairs:
-            return False
-        outputs, seeds = zip(*pairs, strict=True)
-        del last, resumed, pairs, entries
-        found = iter(torch.autograd.grad(outputs, sources, seeds, allow_unused=True))
-        del outputs
-        free_nodes(nodes)
-        grads[:] = [next(found) if requires_grad(t) else None for t in state]
-        totals[:] = [next(found) if requires_grad(t) else None for t in others]
-        totals[:] = [_sum(*pair) for pair in zip(totals, apart, strict=True)]
-        return True
-
-
-def _sum(new: torch.Tensor | None, total: torch.Tensor | None) -> torch.Tensor | None:
-    return new if total is None else total if new is None else new + total
 
 
 def _stored(leaf: Any) -> Any:

@@ -5,8 +5,8 @@ loss of z_T is obtained. Before and after the recursion everything is ordinary a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,59 +16,32 @@ from torch._C._functorch import maybe_current_level as in_transform
 from loopgrad.gradients import tree
 from loopgrad.gradients.batch_dims import is_first
 from loopgrad.gradients.batch_first import batch_first, given_back
+from loopgrad.gradients.carried_answers import CarriedAnswers
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.options import Options
 from loopgrad.gradients.recompute import keep_derived_weights
+from loopgrad.gradients.stationary import closed_over
+from loopgrad.gradients.stats import Stats
+from loopgrad.gradients.stepwise import cut
 from loopgrad.gradients.untouched import Untouched
-
-
-@dataclass
-class Stats:
-    """What one forward and one backward pass of a rollout cost, in plain numbers.
-
-    Where the cost of backward is not known beforehand, backward adds to these numbers when it runs.
-
-    Attributes:
-        cell_evaluations: Calls of the cell, recomputation included.
-        vjps: Updates that a backward pass goes through (vector-Jacobian products of one update).
-        stopped: Which samples have stopped, (batch,) bool on the device, of estimators that differentiate no more than
-            the end of the recursion; None of others, and where no gradient was asked for. The updates that are
-            differentiated left all floating leaves of the sample's state as they were, to the last bit. A sample that a
-            halting cell hands through, as torch.where(halted, z, f(z)) does, is such a one, and has no gradient in the
-            parameters, however much of it BPTT would find in earlier updates. So is a sample at a fixed point of its
-            arithmetic, which has its gradient as ever: nothing that is computed anyway tells the two apart. Only
-            `ImplicitGradient` takes products with the Jacobian, and counts the former alone, after backward.
-        residual: Of estimators that take the last state for a fixed point and ask no further, `PhantomGradient` and
-            `TorchDEQ`: how far the cycles that are differentiated have moved it, |f(z) - z| / |f(z)|, the largest, per
-            sample. None of others, and where no gradient was asked for.
-    """
-
-    cell_evaluations: int
-    vjps: int
-    stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
-    residual: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
-
-    def numbers(self) -> dict[str, float]:
-        """Return what else is worth a line in a log once backward has run; one transfer from the device.
-
-        Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any,
-        "residual" the largest one.
-        """
-        noted = [("stopped", self.stopped, torch.mean), ("residual", self.residual, torch.amax)]
-        known = [(name, of(value.double())) for name, value, of in noted if value is not None and value.numel()]
-        found = torch.stack([value for _, value in known]).tolist() if known else []
-        pairs = zip((name for name, _ in known), found, strict=True)
-        return {name: value for name, value in pairs if name != "stopped" or value}
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """The last state z_T, whose autograd graph is the gradient estimate, and what it cost."""
+    """The last state z_T and the outputs, whose autograd graph is the gradient estimate, and what it cost.
+
+    Attributes:
+        state: z_T.
+        stats: What it cost.
+        outputs: What was kept of the readout's answers; None if none was asked for.
+    """
 
     state: Any
     stats: Stats
+    outputs: Any = None
 
 
 class Estimator(ABC):
@@ -81,6 +54,8 @@ class Estimator(ABC):
         memory: Growth of what is saved for backward with num_steps T, such as "O(T)" or "O(sqrt T)".
         not_differentiated: Which of "parameters", "inputs", "state" get no gradient (None).
         references: Keys of `loopgrad/references.bib`: the papers that it implements.
+        outputs: What becomes of a readout that is asked at other updates than the last: "emitted", backward takes the
+            gradients of its answers where it comes by; "carried", they are made part of the state; or "refused".
         by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
             states with the batch in dimension 0, wherever the caller has it.
     """
@@ -89,10 +64,24 @@ class Estimator(ABC):
     memory: ClassVar[str]
     not_differentiated: ClassVar[tuple[str, ...]] = ()
     references: ClassVar[tuple[str, ...]] = ()
+    outputs: ClassVar[Literal["emitted", "carried", "refused"]] = "refused"
     by_sample: ClassVar[bool] = True
 
-    def __call__(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int, *, batch_dim: Any = 0) -> Rollout:
-        """Run the recursion and return its last state.
+    def __call__(
+        self,
+        cell: nn.Module,
+        state: Any,
+        inputs: Any,
+        num_steps: int,
+        *,
+        xs: Any = None,
+        readout: Callable[[Any, Any, Any, int], Any] | None = None,
+        save: Any = "last",
+        start: int = 0,
+        lengths: Any = None,
+        batch_dim: Any = 0,
+    ) -> Rollout:
+        """Run the recursion and return its last state, and what a readout gave on the way.
 
         Args:
             cell: Module called as cell(state, inputs, step) -> state: one latent update. Its attribute `period`
@@ -102,33 +91,72 @@ class Estimator(ABC):
                 or a plain one, and then the last state is a plain one as well.
             inputs: Any tree, or None; what each update reads beside the state.
             num_steps: Number of updates T, at least 0.
+            xs: Tree of tensors (T, batch, ...): update t is called with x_t = xs[t] as its inputs, or with
+                (inputs, x_t) if `inputs` is not None. Its gradient is that of an encoder in front.
+            readout: Called as readout(state, inputs, x_t, step) after an update, on the (plain) state that it led to;
+                gives a tree of tensors: a loss per sample, logits, anything differentiable; may own parameters. None
+                for the state itself.
+            save: What is kept of its answers in `Rollout.outputs`: "last", that of the last update; "sum", their sum;
+                "all", stacked along a new first dimension; k, those after every k-th update (step + 1 is a multiple of
+                k); or a list of the numbers of updates.
+            start: Number of the first update, which the cell and the readout are told: a recursion may be cut into
+                several rollouts, each going on from the last state of the one before.
+            lengths: (batch,) ints, updates per sample, T at most: rows that are done keep their state.
             batch_dim: Which dimension of the state's leaves is the batch: an int, a tree of ints such as (1, 0), or
                 `BatchDims`, which says it of inputs too. For leaves with another first dimension, such as (layers,
                 batch, size), every estimator that takes samples apart must be told.
 
         Returns:
-            The last state and the cost of obtaining it and its gradient.
+            The last state, the outputs, and the cost of obtaining them and their gradient.
 
         Raises:
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
-                not an int.
-            ValueError: num_steps is negative, batch_dim does not fit the state, or the cell returned a state of another
-                structure.
+                not an int; an optional argument is of the wrong type.
+            ValueError: num_steps is negative, batch_dim, xs, save or lengths does not fit, the cell returned a state of
+                another structure, or this estimator has the gradient of the last state alone and `save` asks for more.
         """
         check_cell(cell)
         _check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
-        start = cell.couple(plain) if num_steps and is_invertible(cell) else plain
+        options = Options(xs, readout, save, start, lengths, batch_dim)
+        num_steps = num_steps if options.none else options.checked(plain, num_steps)
+        first = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         if torch.compiler.is_compiling():
-            rollout = self._rolled_out(cell, plain, start, inputs, num_steps, batch_dim)
+            rollout = self._asked(cell, plain, first, inputs, num_steps, options)
         else:
             with Untouched():
                 keep_derived_weights(cell)
-                rollout = self._rolled_out(cell, plain, start, normal(inputs), num_steps, batch_dim)
-        check_structure(start, rollout.state)
-        if start is not plain and is_invertible(cell):
-            return Rollout(cell.read(rollout.state), rollout.stats)
+                rollout = self._asked(cell, plain, first, normal(inputs), num_steps, options)
+        check_structure(first, rollout.state)
+        if first is not plain and is_invertible(cell):
+            rollout = replace(rollout, state=cell.read(rollout.state))
+        if readout is not None and rollout.outputs is None:
+            rollout = replace(rollout, outputs=options.last(rollout.state, inputs, num_steps))
         return rollout
+
+    def _asked(self, cell: nn.Module, plain: Any, first: Any, inputs: Any, num_steps: int, options: Options) -> Rollout:
+        """Return the rollout of a cell with what is asked for put around it."""
+        if options.none:
+            return self._rolled_out(cell, plain, first, inputs, num_steps, options.batch_dim)
+        saving = options.saving(num_steps)
+        if saving is not None and self.outputs == "refused":
+            raise ValueError(
+                f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
+                'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
+            )
+        asked, steps = options.around(cell, plain, first), options.steps(inputs, saving, self.by_sample)
+        if saving is None or self.outputs == "emitted":
+            rollout = self._rolled_out(asked, plain, first, steps, num_steps, options.dims(steps, plain))
+            return rollout if steps.answers is None else replace(rollout, outputs=steps.answers.tree())
+        if self.by_sample and not is_first(options.batch_dim):
+            raise ValueError(
+                f"{type(self).__name__} carries answers in its state: with save={options.save!r} the batch must be "
+                "dimension 0 of the state, so give it so and leave batch_dim out"
+            )
+        carried = CarriedAnswers(asked, saving)
+        rollout = self._rolled_out(carried, plain, carried.begin(first, steps), steps, num_steps, 0)
+        last, outputs = carried.end(rollout.state)
+        return replace(rollout, state=last, outputs=outputs)
 
     def _rolled_out(
         self, cell: nn.Module, plain: Any, start: Any, inputs: Any, num_steps: int, batch_dim: Any
@@ -139,62 +167,11 @@ class Estimator(ABC):
         if not self.by_sample:  # a batch_dim that does not fit is refused all the same
             return self.rollout(cell, start, inputs, num_steps)
         rollout = self.rollout(placed, first, moved, num_steps)
-        return Rollout(given_back(placed, rollout.state), rollout.stats)
+        return replace(rollout, state=given_back(placed, rollout.state))
 
     @abstractmethod
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion; arguments are checked already, and the batch is dimension 0 of the state's leaves."""
-
-
-class Stationary(nn.Module):
-    """A cell made of a plain map: z_{t+1} = fn(z_t, inputs), the same at every step.
-
-    Args:
-        fn: Callable fn(state, inputs) -> state.
-        parameters: What `fn` closes over and wants gradients for: a module, several modules, or tensors that require
-            grad (parameters or not). What is left out gets its gradient all the same, if the first updates read it.
-
-    Raises:
-        TypeError: `fn` cannot be called, or `parameters` holds something that is neither a module nor a tensor.
-
-    Example:
-        >>> import torch
-        >>> from loopgrad.gradients import BPTT, Stationary
-        >>> w = torch.tensor([0.5], requires_grad=True)
-        >>> cell = Stationary(lambda z, x: w * z + x, parameters=[w])
-        >>> rollout = BPTT()(cell, torch.zeros(2, 1), torch.ones(2, 1), num_steps=2)
-        >>> torch.autograd.grad(rollout.state.sum(), w)[0]
-        tensor([2.])
-    """
-
-    def __init__(self, fn: Callable[[Any, Any], Any], parameters: nn.Module | Iterable[torch.Tensor | nn.Module] = ()):
-        super().__init__()
-        if not callable(fn):
-            raise TypeError(f"Stationary(fn=...) must be callable as fn(state, inputs), got {type(fn).__name__}")
-        given = [parameters] if isinstance(parameters, nn.Module | torch.Tensor) else list(parameters)
-        for item in given:
-            if not isinstance(item, nn.Module | torch.Tensor):
-                raise TypeError(
-                    f"Stationary(parameters=...) takes modules or tensors, got {type(item).__name__}: "
-                    "pass the module, or module.parameters()"
-                )
-        self.fn = fn
-        self.modules_closed_over = nn.ModuleList([item for item in given if isinstance(item, nn.Module)])
-        owned = {id(p) for p in self.parameters()}
-        loose = [item for item in given if isinstance(item, torch.Tensor) and id(item) not in owned]
-        self.loose_parameters = nn.ParameterList([item for item in loose if isinstance(item, nn.Parameter)])
-        # plain tensors cannot be registered; estimators that recompute ask for them here
-        self.closed_over: tuple[torch.Tensor, ...] = tuple(loose)
-
-    def __repr__(self) -> str:
-        """Return the name of the map and how many numbers it wants gradients for."""
-        name = getattr(self.fn, "__name__", type(self.fn).__name__)
-        count = sum(tensor.numel() for tensor in (*self.parameters(), *self.closed_over))
-        return f"Stationary({name}, {count:,} parameters)"
-
-    def forward(self, state: Any, inputs: Any, step: int) -> Any:
-        """Apply the map; `step` is not used."""
-        return self.fn(state, inputs)
 
 
 def same_leaves(state: Any) -> Any:
@@ -225,14 +202,10 @@ def period_of(cell: nn.Module) -> int:
 
 def run(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
     """Run updates one after the other, as autograd is set, and return the state after them."""
+    inputs = cut(inputs, steps)
     for step in steps:
         state = cell(state, tree.own_containers(inputs), step)
     return state
-
-
-def closed_over(cell: nn.Module) -> list[torch.Tensor]:
-    """Return the tensors that the `Stationary` modules of a cell close over and cannot register."""
-    return [tensor for module in cell.modules() if isinstance(module, Stationary) for tensor in module.closed_over]
 
 
 def sources(cell: nn.Module, state: Any, inputs: Any) -> list[torch.Tensor]:

@@ -102,6 +102,7 @@ class ForwardGradient(Estimator):
 
     kind = "unbiased"
     memory = "O(1)"
+    outputs = "carried"
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.row_layout import RowLayout
+from loopgrad.gradients.stepwise import callers
 from loopgrad.gradients.tangents import carry, chunks
 
 
@@ -70,6 +71,7 @@ class ForwardMode(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("williams1989learning", "franceschi2017forward")
+    outputs = "carried"
     by_sample = False
     not_differentiated = ("inputs", "state")
 
@@ -138,7 +140,7 @@ class ForwardMode(Estimator):
     def _chosen(self, cell: nn.Module, functional: FunctionalCell) -> list[Tensor]:
         if self.parameters is None:
             return [tensor for tensor in functional.others[functional.num_inputs :] if tensor.requires_grad]
-        every = dict(cell.named_parameters())
+        every = dict(callers(cell).named_parameters())
         for name in self.parameters:
             if name not in every:
                 near = difflib.get_close_matches(name, list(every), n=3, cutoff=0.0)

@@ -6,6 +6,7 @@ respect to them leaves their accumulators, and so the hooks of DDP, alone; other
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,9 +14,12 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import _len_torch_function_stack
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.contract import closed_over, run
+from loopgrad.gradients.contract import run
 from loopgrad.gradients.graphs import alias, is_floating, leaf_view
+from loopgrad.gradients.outputs import Taken
 from loopgrad.gradients.reading import Kept, Reading, kept
+from loopgrad.gradients.stationary import closed_over
+from loopgrad.gradients.stepwise import Steps, axis_of
 from loopgrad.gradients.substituted import Substituted
 
 
@@ -27,6 +31,7 @@ class FunctionalCell:
         others: Every other tensor that the cell reads and that gets a gradient: tensor leaves of inputs, parameters
             that require grad, tensors that a `Stationary` closes over, and what the first updates were seen to read.
         num_inputs: How many of them, the first, are inputs.
+        scanned: Which of them have one part per update, of which an update reads its own.
         attributes: What the cell keeps in attributes before the first update.
         kept: What updates without a graph have left in attributes, and no update that is run again may read.
     """
@@ -49,6 +54,9 @@ class FunctionalCell:
                 "torch.no_grad() before"
             )
         self.num_inputs, self.others = len(given), [*given, *known.values()]
+        steps = inputs if isinstance(inputs, Steps) else Steps(inputs)
+        first = len(tree.tensors(steps.inputs))
+        self.scanned, self._axis = range(first, first + len(tree.tensors(steps.xs))), steps.axis
         self.kept = Kept({})
 
     @property
@@ -88,22 +96,57 @@ class FunctionalCell:
         """Return what an update reads in place of `others`, given leaves: inputs as views, the rest as they are."""
         return [leaf_view(leaf) if i < self.num_inputs else leaf for i, leaf in enumerate(leaves)]
 
+    def of_updates(self, whole: Tensor, start: int, stop: int) -> Tensor:
+        """Return the part of a scanned tensor that some updates read, in its memory."""
+        return whole.detach().narrow(axis_of(whole, self._axis), start, stop - start)
+
+    def narrowed(self, others: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+        """Return stand-ins for `others` that hold of scanned tensors what some updates read."""
+        found = list(others)
+        for i in self.scanned:
+            found[i] = alias(self.of_updates(others[i], start, stop), others[i].requires_grad)
+        return found
+
     def run_on(
-        self, state: Sequence[Any], others: Sequence[Tensor], buffers: dict[str, Tensor], start: int, stop: int
+        self,
+        state: Sequence[Any],
+        others: Sequence[Tensor],
+        buffers: dict[str, Tensor],
+        start: int,
+        stop: int,
+        first: int = 0,
+        answers: Taken | None = None,
     ) -> list[Any]:
-        """Run updates with `others` in place of the cell's own tensors."""
+        """Run updates with `others` in place of the cell's own tensors; see `call`."""
 
         def updates(cell: nn.Module, inputs: Any) -> Any:
             return run(cell, self.unflatten_state(list(state)), inputs, range(start, stop))
 
-        return tree.flatten(self.call(updates, others, buffers))[0]
+        return tree.flatten(self.call(updates, others, buffers, first, answers))[0]
 
-    def call(self, fn: Callable[[nn.Module, Any], Any], others: Sequence[Tensor], buffers: dict[str, Tensor]) -> Any:
-        """Return fn(cell, inputs), run with `others`, and buffers by name, in place of the cell's own tensors."""
+    def call(
+        self,
+        fn: Callable[[nn.Module, Any], Any],
+        others: Sequence[Tensor],
+        buffers: dict[str, Tensor],
+        first: int = 0,
+        answers: Taken | None = None,
+    ) -> Any:
+        """Return fn(cell, inputs), run with `others`, and buffers by name, in place of the cell's own tensors.
+
+        Args:
+            fn: What is run.
+            others: In place of `others`; scanned ones may be narrowed to some updates.
+            buffers: By name.
+            first: Number of the first update that scanned ones hold.
+            answers: Takes what a readout gives.
+        """
         queue = iter(others)
         inputs = self._unflatten_inputs(
             [next(queue) if isinstance(leaf, Tensor) else leaf for leaf in self._input_leaves]
         )
+        if isinstance(inputs, Steps):
+            inputs = replace(inputs, first=first, answers=answers)
         queue = list(queue)
         stands = dict(zip(map(id, self.own), queue, strict=True))
         moved = [(each[name], stands.get(id(t), t)) for each, name, t in self._places if each.get(name) is not t]

@@ -1,7 +1,6 @@
 """Backpropagation through a random number of last updates, weighted so that its mean is the exact gradient."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -9,11 +8,14 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import only_one
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run, sources
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run, sources
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
 from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.stepwise import asks
+from loopgrad.gradients.weighted import Weighted, weighted
+from loopgrad.gradients.windows import consecutive, in_windows
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class RandomTruncation(Estimator):
     kind = "unbiased"
     memory = "O(k)"
     references = ("tallec2017unbiasing",)
+    outputs = "emitted"
     by_sample = False
 
     def __post_init__(self) -> None:
@@ -115,7 +118,10 @@ class RandomTruncation(Estimator):
         if not torch.is_grad_enabled():
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         depths, unit = self.depths, 1 if self.mean_cycles is None else period_of(cell)
-        kept = unit * depths.sample(torch.Generator().manual_seed(fresh_seed(self.generator)))
+        draws = torch.Generator().manual_seed(fresh_seed(self.generator))
+        if asks(inputs) and may_differentiate(cell, state, inputs):
+            return self._in_windows(cell, state, inputs, num_steps, unit, draws)
+        kept = unit * depths.sample(draws)
         first = max(0, num_steps - kept)
         reached = sources(cell, state, inputs)
         if first:
@@ -124,7 +130,7 @@ class RandomTruncation(Estimator):
             distance = num_steps - step  # of the update before this one; the last update has distance 0
             if self.reweight and step > first and distance % unit == 0:
                 near, far = (depths.survival(d) for d in (distance // unit - 1, distance // unit))
-                state = tree.map_tensors(partial(_weighted, near / far), state)
+                state = weighted(state, near / far)
             state = cell(state, inputs, step)
         if reached and num_steps:
             leaves, unflatten = tree.flatten(state)
@@ -132,22 +138,19 @@ class RandomTruncation(Estimator):
             state = unflatten(merged(_Reaching.apply(len(floating), *floating, *reached), leaves))
         return Rollout(state, Stats(num_steps, vjps=num_steps - first if reached else 0))
 
-
-def _weighted(weight: float, leaf: Tensor) -> Tensor:
-    return _Weighted.apply(leaf, weight) if is_floating(leaf) else leaf
-
-
-class _Weighted(torch.autograd.Function):
-    """A tensor as it is, its cotangent multiplied with a weight."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return value.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0] * ctx.weight, None
+    def _in_windows(
+        self, cell: nn.Module, state: Any, inputs: Any, num_steps: int, unit: int, draws: torch.Generator
+    ) -> Rollout:
+        """Cut the recursion into windows of random length, with the weights of the updates that are not cut off."""
+        lengths, factors, depths = [], {}, self.depths
+        while (start := sum(lengths)) < num_steps:
+            lengths.append(min(unit * depths.sample(draws), num_steps - start))
+            for d in range(1, -(-lengths[-1] // unit)):
+                near, far = depths.survival(d - 1), depths.survival(d)
+                factors[start + d * unit] = near / far
+        if self.reweight:
+            cell = Weighted(cell, factors)
+        return in_windows(cell, state, inputs, num_steps, consecutive(lengths), type(self).__name__)
 
 
 class _Reaching(torch.autograd.Function):

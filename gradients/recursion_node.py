@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.graphs import is_floating, merged, requires_grad
+from loopgrad.gradients.outputs import Answers
 
 
 class RecursionNode(torch.autograd.Function):
@@ -25,7 +26,12 @@ class RecursionNode(torch.autograd.Function):
 
 
 def joined(
-    node: type[RecursionNode], run: Any, last: Sequence[Any], kept: Sequence[Tensor], sources: Sequence[Tensor]
+    node: type[RecursionNode],
+    run: Any,
+    last: Sequence[Any],
+    kept: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    answers: Answers | None = None,
 ) -> list[Any]:
     """Return the leaves of the last state with the graph of a node; as they are if no source requires grad.
 
@@ -35,7 +41,12 @@ def joined(
         last: Leaves of the last state.
         kept: Tensors that backward needs.
         sources: What the last state is differentiated by.
+        answers: What a readout gave; they get the graph too, their gradients come after those of the last state.
     """
     if not any(map(requires_grad, sources)):
         return list(last)
-    return merged(node.apply(run, last, kept, *sources), last)
+    every = [*last, *(answers.leaves() if answers is not None else ())]
+    found = merged(node.apply(run, every, kept, *sources), every)
+    if answers is not None:
+        answers.replace(found[len(last) :])
+    return found[: len(last)]

@@ -13,6 +13,7 @@ from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.reversible_sweep import ReversiblePass, ReversibleRecursion
+from loopgrad.gradients.stepwise import callers, without_graphs
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class ReversibleBPTT(Estimator):
     kind = "exact"
     memory = "O(1)"
     references = ("gomez2017reversible", "maclaurin2015gradient")
+    outputs = "emitted"
     by_sample = False
 
     def __post_init__(self) -> None:
@@ -79,26 +81,26 @@ class ReversibleBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping nothing but its last state."""
+        name = type(callers(cell)).__name__
         if not is_invertible(cell):
-            name = type(cell).__name__
             raise TypeError(
                 f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
                 "Leapfrog or Momentum (loopgrad.models), make it Invertible, or use CheckpointedBPTT()"
             )
-        if not takes(cell.forward, 4):
-            raise TypeError(f"{type(cell).__name__}.forward must take (state, inputs, step, undo=None): see Invertible")
+        if not takes(callers(cell).forward, 4):
+            raise TypeError(f"{name}.forward must take (state, inputs, step, undo=None): see Invertible")
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
         if safe is not None and length > safe:
             raise ValueError(
-                f"the arithmetic of this {type(cell).__name__} can undo {safe} updates, not num_steps={num_steps}: "
+                f"the arithmetic of this {name} can undo {safe} updates, not num_steps={num_steps}: "
                 f"each multiplies the rounding error. Use arithmetic='exact', ReversibleBPTT(anchors={safe}) or fewer, "
                 "or CheckpointedBPTT()"
             )
-        functional = FunctionalCell(cell, state, inputs)
-        forward = ReversiblePass(functional, self, num_steps)
+        functional, answers = FunctionalCell(cell, state, inputs), without_graphs(inputs)
+        forward = ReversiblePass(functional, self, num_steps, None if answers is None else answers.saving)
         last, kept = forward.run(inputs)
-        leaves = joined(ReversibleRecursion, forward, last, kept, functional.sources)
+        leaves = joined(ReversibleRecursion, forward, last, kept, functional.sources, answers)
         passes = 2 if any(map(requires_grad, leaves)) else 1
         return Rollout(functional.unflatten_state(leaves), Stats(passes * num_steps, vjps=(passes - 1) * num_steps))

@@ -1,5 +1,6 @@
 """Going through an invertible recursion without keeping its states, and back by undoing update after update."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,12 +10,14 @@ from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative,
 from loopgrad.gradients.contract import check_structure, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.gradient_sums import GradientSums
-from loopgrad.gradients.graphs import is_floating, next_number, requires_grad, spread
+from loopgrad.gradients.graphs import alias, is_floating, next_number, requires_grad, spread
 from loopgrad.gradients.invertible import Note, Undone
 from loopgrad.gradients.met_again import MetAgain
 from loopgrad.gradients.observed import Watched
+from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions, GraphFree
 from loopgrad.gradients.recursion_node import RecursionNode
+from loopgrad.gradients.stepwise import StepwiseInvertible, callers
 from loopgrad.gradients.untouched import Untouched
 
 
@@ -25,10 +28,11 @@ class ReversiblePass:
         cell: The cell, an `Invertible`.
         how: The estimator.
         num_steps: Number of updates.
+        saving: At which of them a readout is asked, None for none.
     """
 
-    def __init__(self, cell: FunctionalCell, how: Any, num_steps: int):
-        self.cell, self.how, self.num_steps = cell, how, num_steps
+    def __init__(self, cell: FunctionalCell, how: Any, num_steps: int, saving: Saving | None = None):
+        self.cell, self.how, self.num_steps, self.saving = cell, how, num_steps, saving
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors that are kept for backward."""
@@ -93,20 +97,25 @@ class ReversibleRecursion(RecursionNode):
                     grads = run.cell.call(sweep.run, sweep.sums.entries, {})
             finally:
                 sweep.sums.close()
-        return None, None, None, *grads, *sweep.sums.result()
+        return None, None, None, *grads, *sweep.result()
 
 
 class _Sweep:
     """One backward pass, from the last update to the first."""
 
     def __init__(self, run: ReversiblePass, kept: Any, wanted: Any, cotangents: Any):
-        cell, queue = run.cell, iter(kept)
+        cell, queue, gradients = run.cell, iter(kept), iter(cotangents)
         self.forward, self.cell, self.period = run, cell, period_of(cell.cell)
         self.last = tree.together(queue, run.rest_last)
         self.words = [tuple(next(queue) for _ in range(length)) for length in run.lengths]
         self.anchors = [tree.together(queue, rest) for rest in run.rest_anchors]
-        self.grads = spread(iter(cotangents), self.last)
+        self.grads = spread(gradients, self.last)
+        self.of_answers, self.learnt = list(gradients), False
         others, caches = cell.stand_ins(wanted[len(wanted) - len(cell.others) :]), run.conditions.autocast.caches()
+        # each of their parts is read by one update: nothing is summed
+        self.scanned = {i: torch.zeros_like(others[i]) for i in cell.scanned if others[i].requires_grad}
+        for i in self.scanned:
+            others[i] = others[i].detach()
         # inputs as views, save those that autocast would cache: modules that count gradients through hooks want views
         leaves = [tensor.is_leaf and tensor.requires_grad for tensor in cell.others]
         bare = [i >= cell.num_inputs or (caches and leaf) for i, leaf in enumerate(leaves)]
@@ -115,40 +124,45 @@ class _Sweep:
     def run(self, module: Any, inputs: Any) -> list[torch.Tensor | None]:
         """Return the gradients of the floating leaves of the first state; those of the rest are added up in `sums`."""
         # invariant: `state` is the one after update `step`, and `grads` that of the loss by each of its leaves
-        run, cell, last, grads, sums = self.forward, self.cell, self.last, self.grads, self.sums
+        run, cell, last, sums = self.forward, self.cell, self.last, self.sums
         state, met, anchors = cell.unflatten_state(last), MetAgain(cell, run.how.verify, last), run.how.anchors
         for step in reversed(range(run.num_steps)):
-            if not any(grad is not None for grad in grads):
+            if not any(grad is not None for grad in (*self.grads, *self.of_answers)):
                 break
             if run.conditions.generators:
                 run.conditions.set_generators(run.draws[step])  # the masks that this update drew
             # the one evaluation of the cell: it undoes the update, and leaves the graph from `reads` to the images
-            since = next_number()
-            undone = module(state, tree.own_containers(inputs), step, Note(run.touched[step], self.words[step]))
+            since, (given, parts) = next_number(), self.of_update(inputs, step)
+            undone = module(state, tree.own_containers(given), step, Note(run.touched[step], self.words[step]))
             if not isinstance(undone, Undone):
                 raise TypeError(f"{_name(cell)}.forward with undo must return Undone, got {type(undone).__name__}")
-            state, reads = undone.before, undone.reads
+            # the readout drew after the update, and in BPTT's order of sums it comes before it
+            self.add_answer(module, state, given, parts, step)
+            state, reads = undone.before, [*undone.reads, *parts]
             before = tree.flatten(state)[0]  # a leaf that is not coupled may change its dtype, or be absent at first
             if step >= run.num_steps - self.period:  # graphs repeat from cycle to cycle: one cycle tells all
                 images = [image for image in undone.images if image is not None]
                 sums.learn(images, [*reads, *cell.frozen], since)
             # what goes around the cell (sums, damping) is linear and known: the coupling says it without a graph
-            pulled = module.pull(undone.images, grads)
+            pulled = pull_at(module, step, undone.images, self.grads)
             if not (isinstance(pulled, tuple) and len(pulled) == 2 and len(pulled[0]) == len(undone.images)):
                 raise TypeError(f"{_name(cell)}.pull must return gradients of the images, and of the leaves before")
-            seeds, grads = pulled
+            seeds, self.grads = pulled
             pairs = zip(undone.images, seeds, strict=True)
             pairs = [(i, seed) for i, seed in pairs if seed is not None and requires_grad(i)]
-            for i, (read, grad) in enumerate(zip(reads, grads, strict=False)):
+            for i, (read, grad) in enumerate(zip(undone.reads, self.grads, strict=False)):
                 if grad is not None and grad.dtype == read.dtype:
                     # floating sums depend on their order. BPTT adds what came around the cell first, so it is
                     # handed to autograd as a root at the leaf; not so where BPTT has a cast between the two
                     pairs.append((read, grad))
-                    grads[i] = None
+                    self.grads[i] = None
             # what goes through the cell: shared tensors keep their part in `sums`, and the state's comes back
-            for i, read in enumerate(sums.add(pairs, reads) if pairs else ()):
+            found = sums.add(pairs, reads) if pairs else []
+            self.place(found[len(undone.reads) :], step)
+            for i, read in enumerate(found[: len(undone.reads)]):
                 if read is not None:
-                    grads[i] = read.to(before[i].dtype) if grads[i] is None else torch.add(grads[i], read)
+                    old = self.grads[i]
+                    self.grads[i] = read.to(before[i].dtype) if old is None else torch.add(old, read)
             if anchors and step and step % anchors == 0:
                 anchor = self.anchors[step // anchors - 1]
                 met.judge(state, anchor, f"the state before update {step}")
@@ -157,9 +171,55 @@ class _Sweep:
                 met.undone(state)
         else:  # only a sweep that has come to the beginning can compare it with the first state
             met.judge(state, cell.state, "the first state")
-        grads += [None] * (len(last) - len(grads))
-        return [grad for grad, leaf in zip(grads, cell.state, strict=True) if is_floating(leaf)]
+        self.grads += [None] * (len(last) - len(self.grads))
+        return [grad for grad, leaf in zip(self.grads, cell.state, strict=True) if is_floating(leaf)]
+
+    def of_update(self, inputs: Any, step: int) -> tuple[Any, list[torch.Tensor]]:
+        """Return the inputs for an update, and leaves for what it alone reads of them."""
+        if not self.scanned:
+            return inputs, []
+        own = {i: self.cell.of_updates(self.sums.entries[i], step, step + 1) for i in self.cell.scanned}
+        parts = {i: alias(part, i in self.scanned) for i, part in own.items()}
+        queue = iter(parts.values())
+        given = replace(inputs, xs=tree.map_tensors(lambda _: next(queue), inputs.xs), first=step)
+        return given, [parts[i] for i in self.scanned]
+
+    def add_answer(self, module: Any, state: Any, given: Any, parts: list[torch.Tensor], step: int) -> None:
+        """Add the gradients that come from the answer to the state after an update."""
+        saving = self.forward.saving
+        if saving is None or saving.places[step] is None or all(grad is None for grad in self.of_answers):
+            return
+        leaves, unflatten = tree.flatten(state)
+        leaves, taken, since = [alias(leaf, True) for leaf in leaves], Taken(saving), next_number()
+        taken.put(step, module.asked(unflatten(list(leaves)), given, given.at(step), step))
+        if not self.learnt:
+            self.sums.learn(taken.tensors, [*leaves, *parts, *self.cell.frozen], since)
+            self.learnt = True
+        pairs = taken.pairs(self.of_answers)
+        found = self.sums.add(pairs, [*leaves, *parts]) if pairs else []
+        self.place(found[len(leaves) :], step)
+        for i, grad in enumerate(found[: len(leaves)]):
+            if grad is not None:
+                old = self.grads[i]
+                self.grads[i] = grad if old is None else old + grad
+
+    def place(self, found: list[torch.Tensor | None], step: int) -> None:
+        """Add the gradients of what one update alone has read."""
+        for whole, grad in zip(self.scanned.values(), found, strict=False):
+            if grad is not None:
+                self.cell.of_updates(whole, step, step + 1).add_(grad)
+
+    def result(self) -> list[torch.Tensor | None]:
+        """Return the gradients of the cell's other tensors."""
+        return [self.scanned.get(i, total) for i, total in enumerate(self.sums.result())]
+
+
+def pull_at(module: Any, step: int, images: list, gradients: list) -> Any:
+    """Return what the `pull` of an invertible module gives for update number `step`."""
+    by_row = isinstance(module, StepwiseInvertible)
+    return module.pull_at(step, images, gradients) if by_row else module.pull(images, gradients)
 
 
 def _name(cell: FunctionalCell) -> str:
-    return type(getattr(cell.cell, "_orig_mod", cell.cell)).__name__
+    own = callers(cell.cell)
+    return type(getattr(own, "_orig_mod", own)).__name__

@@ -64,8 +64,11 @@ def map_tensors(fn: Callable[[torch.Tensor], torch.Tensor], tree: Any) -> Any:
 
 
 def own_containers(values: Any) -> Any:
-    """Return a tree with the same leaves in containers of its own, for a cell that fills those it is given."""
-    plain = values is None or isinstance(values, torch.Tensor)
+    """Return a tree with the same leaves in containers of its own, for a cell that fills those it is given.
+
+    A tree whose class is `read_only` is handed on as it is: whoever reads it sees to this.
+    """
+    plain = values is None or isinstance(values, torch.Tensor) or getattr(values, "read_only", False)
     return values if plain else map_tensors(lambda leaf: leaf, values)
 
 

@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.checks import is_int, only_one
-from loopgrad.gradients.contract import Estimator, Rollout, Stats, period_of, run
+from loopgrad.gradients.checks import check_int, is_int, only_one
+from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.stepwise import asks
 from loopgrad.gradients.stopped import Before
+from loopgrad.gradients.windows import in_windows, overlapping
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,9 @@ class TruncatedBPTT(Estimator):
     Args:
         num_steps: k, the number of last updates that are differentiated, at least 1.
         num_cycles: k in cycles of the cell: k = num_cycles * cell.period. Give one of the two.
+        every: With a readout that is asked on the way (`save`), TBPTT(k1, k): after every k1 updates (cycles, with
+            num_cycles), and at the end, the answers of these go back k updates from there, each such window from a
+            state that counts as a constant. None for k1 = k. Of no effect on the gradient of the last state.
 
     Cost:
         T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
@@ -55,11 +60,13 @@ class TruncatedBPTT(Estimator):
 
     num_steps: int | None = None
     num_cycles: int | None = None
+    every: int | None = None
 
     kind = "biased"
     memory = "O(k)"
     references = ("williams1990efficient", "wang2025hierarchical", "jolicoeurmartineau2025less")
     not_differentiated = ("state",)
+    outputs = "emitted"
 
     def __post_init__(self) -> None:
         hint = "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
@@ -68,9 +75,17 @@ class TruncatedBPTT(Estimator):
             raise TypeError(f"TruncatedBPTT({name}=...) must be an int, got {k!r}")
         if k < 1:
             raise ValueError(f"TruncatedBPTT({name}={k}) must be at least 1: at 0 nothing would be differentiated")
+        if self.every is not None:
+            check_int("TruncatedBPTT", "every", self.every, 1)
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
+        if num_steps and asks(inputs) and may_differentiate(cell, state, inputs):
+            length = self.length(cell, num_steps)
+            every = length if self.every is None else self.every * (self._unit(cell))
+            return in_windows(
+                cell, state, inputs, num_steps, overlapping(num_steps, every, length), type(self).__name__
+            )
         # a tensor that the cell hides is truncated too
         first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
         if first:
@@ -84,5 +99,8 @@ class TruncatedBPTT(Estimator):
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""
-        k = self.num_steps if self.num_steps is not None else (self.num_cycles or 1) * period_of(cell)
-        return min(k, num_steps)
+        k = self.num_steps if self.num_steps is not None else self.num_cycles
+        return min((k or 1) * self._unit(cell), num_steps)
+
+    def _unit(self, cell: nn.Module) -> int:
+        return 1 if self.num_cycles is None else period_of(cell)
