@@ -22,6 +22,7 @@ from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.options import Options
+from loopgrad.gradients.outputs import Answers
 from loopgrad.gradients.recompute import keep_derived_weights
 from loopgrad.gradients.stationary import closed_over
 from loopgrad.gradients.stats import Stats
@@ -144,10 +145,11 @@ class Estimator(ABC):
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
                 'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
             )
-        asked, steps = options.around(cell, plain, first), options.steps(inputs, saving, self.by_sample)
+        answers = None if saving is None else Answers(saving)
+        asked, steps = options.around(cell, plain, first), options.steps(inputs, answers, self.by_sample)
         if saving is None or self.outputs == "emitted":
             rollout = self._rolled_out(asked, plain, first, steps, num_steps, options.dims(steps, plain))
-            return rollout if steps.answers is None else replace(rollout, outputs=steps.answers.tree())
+            return replace(rollout, outputs=None if answers is None else answers.tree())
         if self.by_sample and not is_first(options.batch_dim):
             raise ValueError(
                 f"{type(self).__name__} carries answers in its state: with save={options.save!r} the batch must be "

@@ -84,9 +84,8 @@ class Options:
         kind = StepwiseInvertible if is_invertible(cell) else Stepwise
         return kind(cell, self.readout, self.start, lengths, dims)
 
-    def steps(self, inputs: Any, saving: Saving | None, by_sample: bool) -> Steps:
+    def steps(self, inputs: Any, answers: Answers | None, by_sample: bool) -> Steps:
         """Return what such a cell takes for inputs; `by_sample`, xs with the batch in dimension 0 too."""
-        answers = None if saving is None else Answers(saving)
         if not by_sample:
             return Steps(inputs, self.xs, answers=answers)
         xs = tree.map_tensors(lambda leaf: leaf.movedim(0, 1) if leaf.dim() > 1 else leaf, self.xs)

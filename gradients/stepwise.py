@@ -60,10 +60,10 @@ class Slices:
 
 def without_graphs(inputs: Any) -> Answers | None:
     """Have answers kept without the graphs that they come with; return what keeps them, None if nobody is asked."""
-    answers = inputs.answers if isinstance(inputs, Steps) else None
-    if answers is not None:
-        answers.graph = False
-    return answers if isinstance(answers, Answers) else None
+    if not isinstance(inputs, Steps) or not isinstance(inputs.answers, Answers):
+        return None
+    inputs.answers.graph = False
+    return inputs.answers
 
 
 def asks(inputs: Any) -> bool:
@@ -124,8 +124,9 @@ class Stepwise(nn.Module):
         """That of the cell."""
         return getattr(self.cell, "period", 1)
 
-    def forward(self, state: Any, steps: Steps, step: int) -> Any:
-        """Apply update number `step` of this rollout."""
+    def forward(self, state: Any, inputs: Any, step: int) -> Any:
+        """Apply update number `step` of this rollout; `inputs` are `Steps`."""
+        steps: Steps = inputs
         x = steps.at(step)
         before = tree.flatten(state)[0] if self.lengths is not None else []
         after = self.cell(state, self.given(steps, x), self.start + step)
@@ -205,11 +206,11 @@ class StepwiseInvertible(Stepwise, Invertible):
         """That of the cell."""
         return self.cell.safe_length
 
-    def forward(self, state: Any, steps: Steps, step: int, undo: Note | None = None) -> Any:
+    def forward(self, state: Any, inputs: Any, step: int, undo: Note | None = None) -> Any:
         """Apply the update, or undo it; the readout is asked by whoever undoes."""
         if undo is None:
-            return Stepwise.forward(self, state, steps, step)
-        undone = self.cell(state, self.given(steps, steps.at(step)), self.start + step, undo)
+            return Stepwise.forward(self, state, inputs, step)
+        undone = self.cell(state, self.given(inputs, inputs.at(step)), self.start + step, undo)
         if self.lengths is None or not isinstance(undone, Undone):
             return undone
         return replace(undone, before=self.with_rows_done(tree.flatten(state)[0], undone.before, step))

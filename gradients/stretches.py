@@ -65,7 +65,7 @@ class Stretches:
         with conditions.restored(cell.cell) as buffers:
             others, scanned = cell.narrowed(self.others, start, stop), set(cell.scanned)
             entries = cell.leaf_views(others)
-            taken = Taken(self.saving, since=asked_from) if self.of_answers else None
+            taken = Taken(self.saving, since=asked_from) if self.saving is not None and self.of_answers else None
             last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop, start, taken)
             # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
             # was made last first: handed the totals, these views start each sum with them, and the order is the same

@@ -157,7 +157,8 @@ def contents(folder):
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         if path.suffix == ".jsonl":
-            found[str(path.relative_to(folder))] = [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+            lines = path.read_text().splitlines()
+            found[str(path.relative_to(folder))] = [without_times(json.loads(line)) for line in lines]
         elif path.suffix == ".json" and path.name != "comparison.json":  # the figure's table holds times
             found[str(path.relative_to(folder))] = without_times(json.loads(path.read_text()))
         else:

@@ -23,9 +23,12 @@ CLASSES = 10
 class Network(nn.Module):
     """A GRU that reads an encoded sequence, and a head."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, generator: torch.Generator):
         super().__init__()
         self.encoder, self.gru, self.head = nn.Linear(size, size), nn.GRUCell(size, size), nn.Linear(size, CLASSES)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.normal_(0, size**-0.5, generator=generator)
 
     def losses(self, z: Tensor, labels: Tensor) -> Tensor:
         """Return the cross entropy of each sample."""
@@ -68,9 +71,10 @@ class Outputs(Bench):
         return [row for length in self.lengths for save in ("sum", "all") for row in self._at(length, save)]
 
     def _at(self, length: int, save: str) -> list[dict[str, Any]]:
-        torch.manual_seed(0)
-        network = Network(self.size)
-        x, labels = torch.randn(length, self.batch_size, self.size), torch.randint(CLASSES, (length, self.batch_size))
+        generator = torch.Generator().manual_seed(0)
+        network = Network(self.size, generator)
+        x = torch.randn(length, self.batch_size, self.size, generator=generator)
+        labels = torch.randint(CLASSES, (length, self.batch_size), generator=generator)
         data, wide = Data(x, labels), Data(x.double(), labels)
         runs = {name: partial(method, network, data, save) for name, (method, _) in METHODS.items()}
         seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
