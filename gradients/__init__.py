@@ -17,6 +17,7 @@ from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
+from loopgrad.gradients.scopes import EveryCycle, LastOf, RandomUpdates, Scope
 from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
 
@@ -26,15 +27,19 @@ __all__ = [
     "CheckpointedBPTT",
     "DepthDistribution",
     "Estimator",
+    "EveryCycle",
     "ForwardGradient",
     "ForwardMode",
     "ImplicitGradient",
     "Invertible",
+    "LastOf",
     "Note",
     "PhantomGradient",
     "RandomTruncation",
+    "RandomUpdates",
     "ReversibleBPTT",
     "Rollout",
+    "Scope",
     "Stationary",
     "Stats",
     "TorchDEQ",

@@ -11,6 +11,8 @@ from loopgrad.gradients.checks import check_int, is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.scoped import changed_by, run_scoped
+from loopgrad.gradients.scopes import Scope
 from loopgrad.gradients.stepwise import asks
 from loopgrad.gradients.stopped import Before
 from loopgrad.gradients.windows import in_windows, overlapping
@@ -29,6 +31,8 @@ class TruncatedBPTT(Estimator):
     Args:
         num_steps: k, the number of last updates that are differentiated, at least 1.
         num_cycles: k in cycles of the cell: k = num_cycles * cell.period. Give one of the two.
+        scope: Which updates are differentiated, in place of a number of last ones: `LastOf` (so many of each stream),
+            `EveryCycle` or `RandomUpdates`. Of the last state alone.
         every: With a readout that is asked on the way (`save`), TBPTT(k1, k): after every k1 updates (cycles, with
             num_cycles), and at the end, the answers of these go back k updates from there, each such window from a
             state that counts as a constant. None for k1 = k. Of no effect on the gradient of the last state.
@@ -61,6 +65,7 @@ class TruncatedBPTT(Estimator):
     num_steps: int | None = None
     num_cycles: int | None = None
     every: int | None = None
+    scope: Scope | None = None
 
     kind = "biased"
     memory = "O(k)"
@@ -70,7 +75,15 @@ class TruncatedBPTT(Estimator):
 
     def __post_init__(self) -> None:
         hint = "num_steps=2 is HRM's one-step gradient, num_cycles=1 is TRM's last loop"
-        name, k = only_one("TruncatedBPTT", hint, num_steps=self.num_steps, num_cycles=self.num_cycles)
+        given = {"num_steps": self.num_steps, "num_cycles": self.num_cycles, "scope": self.scope}
+        name, k = only_one("TruncatedBPTT", hint, **given)
+        if name == "scope":
+            if not isinstance(k, Scope) or self.every is not None:
+                raise TypeError(
+                    f"TruncatedBPTT(scope={k!r}, every={self.every!r}) takes a Scope, such as LastOf, EveryCycle or "
+                    "RandomUpdates, and no every"
+                )
+            return
         if not is_int(k):
             raise TypeError(f"TruncatedBPTT({name}=...) must be an int, got {k!r}")
         if k < 1:
@@ -80,6 +93,8 @@ class TruncatedBPTT(Estimator):
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the first updates without a graph, the last ones under autograd."""
+        if self.scope is not None:
+            return self._in_scope(self.scope, cell, state, inputs, num_steps)
         if num_steps and asks(inputs) and may_differentiate(cell, state, inputs):
             length = self.length(cell, num_steps)
             every = length if self.every is None else self.every * (self._unit(cell))
@@ -97,8 +112,28 @@ class TruncatedBPTT(Estimator):
             return Rollout(last, Stats(num_steps, vjps=0))
         return Rollout(last, Stats(num_steps, num_steps - first, stopped=before.stopped(leaves)))
 
+    def _in_scope(self, scope: Scope, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
+        if asks(inputs):
+            raise ValueError(
+                "TruncatedBPTT(scope=...) has the gradient of the last state alone: give num_steps, which may overlap "
+                '(every=...), for what `save` asks for, or save="last"'
+            )
+        if not num_steps or not torch.is_grad_enabled():
+            return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
+        period = period_of(cell)
+        changed = changed_by(cell, state, inputs) if scope.by_stream else [frozenset()] * period
+        updates = scope.updates(num_steps, changed)
+        last = run_scoped(cell, state, inputs, num_steps, updates)
+        vjps = len(updates) if any(map(requires_grad, tree.flatten(last)[0])) else 0
+        return Rollout(last, Stats(num_steps + period * scope.by_stream, vjps))
+
     def length(self, cell: nn.Module, num_steps: int) -> int:
-        """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them."""
+        """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them.
+
+        With a scope, how far back the first of them may lie: all.
+        """
+        if self.scope is not None:
+            return num_steps
         k = self.num_steps if self.num_steps is not None else self.num_cycles
         return min((k or 1) * self._unit(cell), num_steps)
 
