@@ -92,7 +92,7 @@ def test_the_published_csv_is_read_with_its_columns_in_any_order(tmp_path):
         ("a," * 4000 + "\n", r"line 1: .* it names \['a', 'a', .* \.\.\.\], 4001 in all"),
         ("." * 10_001, "line 1: longer than 10000 characters"),
         (f"question,answer,rating\n{QUESTION}\0,{GRID},0\n", "line 2: question has 17 characters"),
-        (gzip.compress(QUESTION.encode(, mtime=0)), "line 1: not UTF-8 text but gzip data, to be unpacked first"),
+        (gzip.compress(QUESTION.encode(), mtime=0), "line 1: not UTF-8 text but gzip data, to be unpacked first"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name_line_and_reason(tmp_path, content, message):
