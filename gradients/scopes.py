@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -47,7 +48,7 @@ class LastOf(Scope):
         ValueError: A count is below 0, or there is none above 0; at a call: the state has no leaf of such a name.
 
     Reference:
-        HRM-Text, arXiv 2605.20613.
+        The code of HRM-Text, sapientinc/HRM-Text, 2026.
 
     Example:
         >>> from loopgrad.gradients import LastOf
@@ -109,8 +110,10 @@ class RandomUpdates(Scope):
         seed: Seed of the draws; None starts from the system's entropy.
 
     Reference:
-        RSM, arXiv 2603.15641, which detaches at random.
+        Hakimi 2026, arXiv 2603.15641, whose code (RSM) detaches at random.
     """
+
+    references: ClassVar[tuple[str, ...]] = ("hakimi2026form",)
 
     chance: float
     seed: int | None = None
