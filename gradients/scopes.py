@@ -38,7 +38,7 @@ class Scope(ABC):
 class LastOf(Scope):
     """The last updates of each stream, so many of each.
 
-    HRM-Text counts its backward steps so: b of them are LastOf({"z_H": h, "z_L": b - h}) with h = min(H_cycles, b - 1).
+    The code of HRM-Text (sapientinc/HRM-Text) counts its backward steps so: b of them are LastOf({"z_H": h, "z_L": b - h}) with h = min(H_cycles, b - 1).
 
     Args:
         counts: By the name of a leaf of the state, such as "z_H", or "0" for the first of a tuple, how many of the last
@@ -46,9 +46,6 @@ class LastOf(Scope):
 
     Raises:
         ValueError: A count is below 0, or there is none above 0; at a call: the state has no leaf of such a name.
-
-    Reference:
-        The code of HRM-Text, sapientinc/HRM-Text, 2026.
 
     Example:
         >>> from loopgrad.gradients import LastOf
