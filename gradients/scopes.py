@@ -38,7 +38,8 @@ class Scope(ABC):
 class LastOf(Scope):
     """The last updates of each stream, so many of each.
 
-    The code of HRM-Text (sapientinc/HRM-Text) counts its backward steps so: b of them are LastOf({"z_H": h, "z_L": b - h}) with h = min(H_cycles, b - 1).
+    The code of HRM-Text (sapientinc/HRM-Text) counts its b backward steps so: LastOf({"z_H": h, "z_L": b - h}) with
+    h = min(H_cycles, b - 1).
 
     Args:
         counts: By the name of a leaf of the state, such as "z_H", or "0" for the first of a tuple, how many of the last
