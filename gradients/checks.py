@@ -33,7 +33,8 @@ def only_one(owner: str, hint: str, **given: Any) -> tuple[str, Any]:
     """Return the name and the value of the argument that is not None; raise ValueError if it is not exactly one."""
     named = {name: value for name, value in given.items() if value is not None}
     if len(named) != 1:
-        raise ValueError(f"{owner} takes one of {' and '.join(given)}, got {named or 'neither'}: {hint}")
+        *first, last = given
+        raise ValueError(f"{owner} takes one of {', '.join(first)} and {last}, got {named or 'none'}: {hint}")
     return next(iter(named.items()))
 
 

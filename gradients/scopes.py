@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
@@ -37,7 +38,8 @@ class Scope(ABC):
 class LastOf(Scope):
     """The last updates of each stream, so many of each.
 
-    HRM-Text counts its backward steps so: b of them are LastOf({"z_H": h, "z_L": b - h}) with h = min(H_cycles, b - 1).
+    The code of HRM-Text (sapientinc/HRM-Text) counts its b backward steps so: LastOf({"z_H": h, "z_L": b - h}) with
+    h = min(H_cycles, b - 1).
 
     Args:
         counts: By the name of a leaf of the state, such as "z_H", or "0" for the first of a tuple, how many of the last
@@ -45,9 +47,6 @@ class LastOf(Scope):
 
     Raises:
         ValueError: A count is below 0, or there is none above 0; at a call: the state has no leaf of such a name.
-
-    Reference:
-        HRM-Text, arXiv 2605.20613.
 
     Example:
         >>> from loopgrad.gradients import LastOf
@@ -109,8 +108,10 @@ class RandomUpdates(Scope):
         seed: Seed of the draws; None starts from the system's entropy.
 
     Reference:
-        RSM, arXiv 2603.15641, which detaches at random.
+        Hakimi 2026, arXiv 2603.15641, whose code (RSM) detaches at random.
     """
+
+    references: ClassVar[tuple[str, ...]] = ("hakimi2026form",)
 
     chance: float
     seed: int | None = None

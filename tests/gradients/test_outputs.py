@@ -11,6 +11,7 @@ from loopgrad.gradients import BPTT, ForwardGradient, ImplicitGradient, PhantomG
 
 STEPS = 7
 SAVES = ["sum", "all", 3, [0, 4], "last"]
+QUICK = ("sum", [0, 4])
 EXACT = [case for case in ESTIMATORS if case.estimator.kind == "exact" or case.name.startswith("forward_first")]
 FAST = ("affine", "two_streams", "dataclass_state", "dropout", "no_inputs")
 every_cell = pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def sources_of(problem, readout, encoder):
     return [tensor for tensor in found if tensor.requires_grad]
 
 
-@pytest.mark.parametrize("save", SAVES, **named)
+@pytest.mark.parametrize("save", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SAVES], **named)
 @every_cell
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
 def test_answers_and_their_gradients_equal_those_of_a_loop_by_hand(case, cell, save):

@@ -230,7 +230,7 @@ def test_the_second_moment_is_that_of_the_docstring(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({}, ValueError, "one of mean_steps and mean_cycles, got neither"),
+        ({}, ValueError, "one of mean_steps and mean_cycles, got none"),
         ({"mean_steps": 2, "mean_cycles": 2}, ValueError, "one of mean_steps and mean_cycles"),
         ({"mean_steps": 0.5}, ValueError, r"mean_steps=0.5\) must be finite and at least 1"),
         ({"mean_cycles": math.inf}, ValueError, "mean_cycles=inf"),
