@@ -56,7 +56,7 @@ def test_a_cell_that_changes_the_structure_of_the_state_is_refused(estimator):
     ("arguments", "error", "message"),
     [
         ({}, ValueError, "one of num_steps, num_cycles and scope, got none"),
-        ({"num_steps": 1, "num_cycles": 1}, ValueError, "one of num_steps and num_cycles"),
+        ({"num_steps": 1, "num_cycles": 1}, ValueError, "one of num_steps, num_cycles and scope"),
         ({"num_steps": 0}, ValueError, "at least 1"),
         ({"num_cycles": 1.5}, TypeError, "must be an int"),
     ],
