@@ -49,8 +49,9 @@ class TruncatedBPTT(Estimator):
         arXiv 2510.04871.
 
     Raises:
-        ValueError: Neither or both of num_steps and num_cycles are given, or the given one is below 1.
-        TypeError: The given one is not an int.
+        ValueError: Not exactly one of num_steps, num_cycles and scope is given, or a number is below 1; at a call:
+            scope is given, and `save` asks for more than the last state.
+        TypeError: A number is not an int, or scope is no `Scope`.
 
     Example:
         >>> import torch
