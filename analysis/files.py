@@ -22,12 +22,13 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
         for path, temporary in written.items():
             make_folder(path.parent)
             try:
-                with open(temporary, "wb") as file:
+                temporary.unlink(missing_ok=True)
+                with open(temporary, "xb") as file:  # through no link that lies there
                     file.write(contents[path])
                     file.flush()
                     os.fsync(file.fileno())
-            except OSError as error:  # a full disk does not say of what
-                error.filename = str(path) if error.filename is None else error.filename
+            except OSError as error:
+                error.filename = str(path)  # a full disk does not say of what, and nobody knows the name of the part
                 raise
         for path, temporary in written.items():
             os.replace(temporary, path)

@@ -24,7 +24,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if len(built.estimators) > 1 or len(seeds) > 1:
         raise ConfigError(f"train takes one estimator and one seed, got {', '.join(built.estimators)}: use compare")
     (plan,) = plans(built, seeds, folder)
-    with claimed(folder, built.values, config.restart) as complete:
+    with claimed(folder, built.values, config.restart, reported=False) as complete:
         if complete:
             console.print(f"{folder} holds this run already; restart=true runs it anew.")
         else:

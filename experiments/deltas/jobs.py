@@ -122,4 +122,5 @@ def _examine(job: Job) -> None:
     # what a training step of the run kept for backward, if its log lies beside the weights
     first = records.read_log(job.weights.path.parent / "train.jsonl", 1)
     saved = first[0].get("saved_bytes") if first else None
+    saved = saved if type(saved) is int else None  # whoever wrote that log
     records.write(job.stored, [{**seen.record, "sha256": job.digest, "saved_bytes": saved}])

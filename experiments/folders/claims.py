@@ -1,7 +1,6 @@
 """The folder of a command's results: held by one process at a time, claimed by one configuration."""
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -10,19 +9,14 @@ from typing import Any
 from loopgrad.analysis.files import make_folder, whole_name
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders.locks import InUse, locked
+from loopgrad.experiments.folders.contents import remove_if_empty, remove_parts, remove_results
+from loopgrad.experiments.folders.locks import InUse, NoLock, locked
 
 TRAINING = frozenset({"task", "model", "estimator", "trainer"})
 ANALYSIS = frozenset({"checkpoint", "analysis", "estimator"})
+LOCK = ".loopgrad.lock"
 PASSING = ("output_dir", "restart", "workers", "tensorboard")  # keys that change no result
-LOCK = ".lock"
-# what commands write: in their folder, and in the folders in it
-RESULTS = ("records.jsonl", "report.md", "config.json")
-OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
-OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
-OF_WEIGHTS = re.compile(r".+\.json")
-FIGURE = re.compile(r"[\w.@-]+\.(png|svg|json)")
-NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 
 def output_folder(output_dir: Any) -> Path:
@@ -45,7 +39,7 @@ def output_folder(output_dir: Any) -> Path:
 
 @contextmanager
 def claimed(
-    folder: Path, configuration: dict[str, Any], restart: Any, kind: frozenset[str] = TRAINING
+    folder: Path, configuration: dict[str, Any], restart: Any, kind: frozenset[str] = TRAINING, reported: bool = True
 ) -> Iterator[bool]:
     """Hold a folder as the place of this configuration's results; yields whether they are complete already.
 
@@ -54,6 +48,8 @@ def claimed(
         configuration: All of it, as plain values.
         restart: Whether earlier results of this kind of command are removed.
         kind: Keys by which the configuration of such a command is known.
+        reported: Whether a report is written even where results are complete; else such a folder may be one that
+            cannot be written to.
 
     Raises:
         ConfigError: Another process holds it, or it holds results of another configuration, or something that is not a
@@ -63,13 +59,15 @@ def claimed(
         raise ConfigError(f"restart={restart}: must be true or false")
     described = {key: value for key, value in configuration.items() if key not in PASSING}
     known = _checked(folder, described, restart, kind)  # before anything is written, and once more when it is held
-    if known is not None and not restart and (folder / "records.jsonl").exists() and not _takes_files(folder):
-        yield True  # nothing is left to write
+    complete = known is not None and not restart and (folder / "records.jsonl").exists()
+    if complete and not reported and not _takes_files(folder):
+        yield True
         return
     with held(folder):
         known = _checked(folder, described, restart, kind)
+        remove_parts(folder, known or {})
         if restart and known is not None:
-            _remove_results(folder)
+            remove_results(folder, known)
             known = None  # and what is stored is replaced: a folder with results always tells whose they are
         if known is None:
             records.write(folder / "config.json", [described])
@@ -78,9 +76,10 @@ def claimed(
 
 @contextmanager
 def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder, made where there is none, for this process alone; what killed ones have left of files is removed.
+    """Hold a folder, made where there is none, for this process alone.
 
     The system lets go of it with the process, however that ends. A folder that was made and stays empty is removed.
+    What killed processes left of files is removed.
 
     Args:
         folder: The place.
@@ -91,27 +90,31 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            for made in make_folder(folder):
-                stack.callback(_remove_if_empty, made)
-            stack.enter_context(locked(folder / LOCK, patience))
+            if not _entered(stack, folder, patience):
+                print(f"{folder}: this system has no locks: let no other command work there meanwhile", flush=True)
         except InUse as error:
             raise ConfigError(
                 f"{folder} is in use by another loopgrad command, {error}: wait for that to end, or choose another "
                 "output_dir="
             ) from None
+        except NoLock:
+            raise ConfigError(f"{folder / LOCK} is no lock of loopgrad's: remove it") from None
         except OSError as error:
             if error.errno not in NOT_FOR_US:
                 raise
             raise ConfigError(f"output_dir={folder}: cannot be written to: {error.strerror}") from error
-        for path, _ in _files(folder):
-            if whole_name(path.name) is not None:
-                path.unlink(missing_ok=True)
+        remove_parts(folder, {})
         yield
 
 
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
+def _entered(stack: ExitStack, folder: Path, patience: float) -> bool:
+    """Make a folder and lock it; return whether the system has locks."""
+    for _ in range(20):
+        for made in make_folder(folder):
+            stack.callback(remove_if_empty, made)
+        with suppress(FileNotFoundError):  # a command that left it empty has removed it in between
+            return stack.enter_context(locked(folder / LOCK, patience))
+    return stack.enter_context(locked(folder / LOCK, patience))
 
 
 def _takes_files(folder: Path) -> bool:
@@ -119,7 +122,7 @@ def _takes_files(folder: Path) -> bool:
     try:
         with locked(folder / LOCK):
             return True
-    except InUse:
+    except (InUse, NoLock):
         return True
     except OSError as error:
         return error.errno not in NOT_FOR_US
@@ -131,13 +134,15 @@ def _checked(folder: Path, described: dict[str, Any], restart: bool, kind: froze
     Raises:
         ConfigError: The folder is not for this configuration.
     """
+    try:  # before the configuration is read: another process may be putting it there
+        there = list(folder.iterdir()) if folder.exists() else []
+    except NotADirectoryError:
+        there = [folder]
+    except OSError as error:
+        raise ConfigError(f"output_dir={folder}: cannot be read: {error.strerror}") from error
     known = _stored_configuration(folder / "config.json", kind)
     if known is None:
-        try:
-            foreign = folder.exists() and (not folder.is_dir() or not all(map(_is_left, folder.iterdir())))
-        except OSError as error:
-            raise ConfigError(f"output_dir={folder}: cannot be read: {error.strerror}") from error
-        if foreign:
+        if not all(map(_is_left, there)):
             raise ConfigError(f"{folder} exists and holds no results of this command: choose another output_dir=")
     elif not restart and (changed := records.differences(known, described)):
         raise ConfigError(
@@ -149,7 +154,7 @@ def _checked(folder: Path, described: dict[str, Any], restart: bool, kind: froze
 
 def _is_left(path: Path) -> bool:
     """Return whether a file is what a start leaves that was killed before it had claimed the folder."""
-    return path.name == LOCK or whole_name(path.name) in RESULTS
+    return path.name == LOCK or whole_name(path.name) == "config.json"
 
 
 def _stored_configuration(path: Path, kind: frozenset[str]) -> dict[str, Any] | None:
@@ -159,34 +164,3 @@ def _stored_configuration(path: Path, kind: frozenset[str]) -> dict[str, Any] | 
     except ValueError:
         return None
     return found if kind <= found.keys() else None
-
-
-def _remove_results(folder: Path) -> None:
-    """Remove what commands have written but for the configuration; what others have put beside it stays."""
-    for path, is_result in _files(folder):
-        if is_result and path.name != "config.json":
-            path.unlink(missing_ok=True)
-    for place in ("runs/*/tensorboard", "runs/*", "runs", "weights"):
-        for path in folder.glob(place):
-            _remove_if_empty(path)
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the files that have names of ours, or of parts of such, and whether each is a result and no figure.
-
-    Folders that are symbolic links lie elsewhere, and are passed over.
-    """
-    places = [(folder, re.compile("|".join(map(re.escape, RESULTS)))), (folder, FIGURE), (folder / "figures", FIGURE)]
-    places.append((folder / "weights", OF_WEIGHTS))
-    if not (folder / "runs").is_symlink():
-        for run in folder.glob("runs/*"):
-            if not run.is_symlink():
-                places += [(run, OF_RUNS), (run / "tensorboard", OF_BOARDS)]
-    for place, names in places:
-        if place.is_dir() and (place == folder or not place.is_symlink()):
-            for path in list(place.iterdir()):
-                part = whole_name(path.name)
-                if part and names in (FIGURE, OF_WEIGHTS) and not path.name.endswith(".part"):
-                    continue  # such names others give as well
-                if names.fullmatch(part or path.name) and (path.is_symlink() or path.is_file()):
-                    yield path, names is not FIGURE

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,26 @@ def read_log(path: Path, steps: int, fields: frozenset[str] = frozenset()) -> li
         path: A log, which may end in a line cut short, or not exist.
         steps: How many steps are asked for.
         fields: What each record must hold.
+
+    Raises:
+        ConfigError: It is no file.
     """
     found: list[Any] = []
-    for content in path.read_text(errors="replace").splitlines()[:steps] if path.exists() else ():
-        try:
-            record = json.loads(content)
-        except (ValueError, RecursionError):
-            break
-        if not isinstance(record, dict) or record.get("step") != len(found) + 1 or not fields <= record.keys():
-            break
-        found.append(record)
+    if not path.exists():
+        return found
+    if not path.is_file():  # a pipe would be waited for
+        raise ConfigError(f"{path}: is no file: remove it")
+    with open(path, errors="replace") as lines:
+        for content in islice(lines, steps):
+            try:
+                record = json.loads(content)
+            except (ValueError, RecursionError):
+                break
+            if not isinstance(record, dict) or not fields <= record.keys():
+                break
+            if type(step := record.get("step")) is not int or step != len(found) + 1:
+                break
+            found.append(record)
     return found
 
 

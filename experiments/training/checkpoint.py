@@ -40,6 +40,7 @@ def _content(run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> dic
         "format": FORMAT,
         "fingerprint": json.dumps(fingerprint, sort_keys=True),
         "step": run.step,
+        "log": run.log,
         "model": run.model.state_dict(),
         "average": run.average.state_dict(),
         "optimizer": run.optimizer.state_dict(),
@@ -70,13 +71,14 @@ def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
     noise, states = generators(estimator), content.setdefault("estimator", [])  # older checkpoints have none
     if not isinstance(states, list) or len(states) != len(noise):
         raise ConfigError(f"{path} holds no state of the estimator's random numbers: {remedy}")
+    content.setdefault("log", "")  # nor any of these
     try:
         _check(content, run, _content(run, estimator, fingerprint))
         for generator, state in zip(noise, states, strict=True):
             random_states.check_torch(state, generator.device)
     except ValueError as error:
         raise ConfigError(f"{path} does not hold the state of this run ({error}): {remedy}") from error
-    run.step = content["step"]
+    run.step, run.log = content["step"], content["log"]
     run.model.load_state_dict(content["model"])
     run.average.load_state_dict(content["average"])
     # rates and decays are the configuration's, whatever the file says

@@ -23,7 +23,10 @@ from loopgrad.models.recursive import RecursiveModel
 
 @dataclass
 class Run:
-    """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole."""
+    """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole.
+
+    `log` is a digest of the lines that were logged, so that a checkpoint tells which ones it counts.
+    """
 
     model: RecursiveModel
     average: AveragedModel
@@ -31,6 +34,7 @@ class Run:
     carry: supervision.Carry
     exploration: torch.Generator
     step: int = 0
+    log: str = ""
 
     @property
     def evaluated(self) -> RecursiveModel:

@@ -2,8 +2,9 @@
 
 import copy
 import errno
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,12 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         if stored.exists():
             checkpoint.load(stored, run, estimator, plan.fingerprint)
         kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
-        if len(kept) < run.step:  # the curve would have a hole
-            held = f"{len(kept)} of the {run.step} steps that its checkpoint counts"
-            print(f"{plan.name}: its log holds {held}, so the run begins anew", flush=True)
+        if reason := _disagreement(kept, run):  # the curve would not be that of the run
+            print(f"{plan.name}: its log {reason}, so the run begins anew", flush=True)
             stored.unlink()
             estimator, kept = copy.deepcopy(plan.estimator), []
             run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
+        run.log = _digest(kept)
         records.write(log, kept)
         for entry in kept[-1:]:
             report(plan.name, entry)
@@ -132,6 +133,22 @@ def _initial_model(plan: Plan) -> RecursiveModel:
     return build_model(plan.fingerprint["model"], plan.task, seed_for("weights", plan.seed))
 
 
+def _disagreement(kept: list[dict[str, Any]], run: Run) -> str:
+    """Return in what a log differs from what the checkpoint of a run has counted; "" where it does not."""
+    if len(kept) < run.step:
+        return f"holds {len(kept)} of the {run.step} steps that its checkpoint counts"
+    if run.log and run.log != _digest(kept):  # checkpoints of earlier versions do not say
+        return "holds other values than those that its checkpoint counts"
+    return ""
+
+
+def _digest(entries: Iterable[dict[str, Any]], before: str = "") -> str:
+    """Return a digest of lines of a log that follow on those of another digest."""
+    for entry in entries:
+        before = hashlib.sha256((before + records.line(entry)).encode()).hexdigest()
+    return before
+
+
 def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool]) -> None:
     stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
     board = plan.folder / "tensorboard" if plan.tensorboard else None
@@ -140,6 +157,7 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
             for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
+                run.log = _digest([entry], run.log)
                 if not log.exists():  # else what is stored next would make a folder of half a run
                     raise FileNotFoundError(errno.ENOENT, "was removed while the run went on", str(log))
                 show(entry)
@@ -153,6 +171,7 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
                 if stop and not last:
                     raise Interrupted(plan.name, run.step)
         except NonFinite as error:
+            os.fsync(lines.fileno())
             checkpoint.save(stored, run, estimator, plan.fingerprint)
             raise NonFinite(f"{plan.name}, {error}") from None
         except (BudgetTooSmall, CannotCarry, TooCoarse, Unconverged) as error:

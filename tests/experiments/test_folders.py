@@ -1,15 +1,24 @@
 """The folder of a command: one process at a time, one configuration, and nothing of others touched."""
 
+import errno
 import json
 import multiprocessing
+import os
 import time
 
 import pytest
 
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import ANALYSIS, claimed, held
+from loopgrad.experiments.folders import ANALYSIS, claimed, claims, held
 
-VALUES = {"task": {}, "model": {}, "estimator": {}, "trainer": {"lr": 1}, "output_dir": "x"}
+VALUES = {
+    "task": {},
+    "model": {},
+    "estimator": {"bptt": {}},
+    "trainer": {"lr": 1},
+    "seeds": [0, 1],
+    "output_dir": "x",
+}
 
 
 def contents(folder):
@@ -49,7 +58,7 @@ def test_a_folder_is_held_until_the_block_ends_and_a_wait_has_an_end(tmp_path):
 
 
 def test_what_a_killed_start_leaves_is_no_reason_to_refuse_the_folder(tmp_path):
-    for name in (".lock", ".config.json.123", ".config.json.124.part"):
+    for name in (".loopgrad.lock", ".config.json.123", ".config.json.124.part"):
         (tmp_path / name).write_text("")
     with claimed(tmp_path, VALUES, False) as complete:
         assert not complete
@@ -61,15 +70,23 @@ def test_what_a_killed_start_leaves_is_no_reason_to_refuse_the_folder(tmp_path):
 
 
 def test_parts_of_files_that_killed_processes_left_are_removed_and_nothing_else(tmp_path):
-    run = tmp_path / "runs" / "bptt-seed0"
-    run.mkdir(parents=True)
+    run, other = tmp_path / "runs" / "bptt-seed0", tmp_path / "runs" / "bptt-seed0-kept"
+    for place in (run, other):
+        place.mkdir(parents=True)
     ours = [run / ".checkpoint.pt.77", run / ".train.jsonl.8.part", run / ".weights-000100.safetensors.9.part"]
     ours += [tmp_path / ".records.jsonl.5.part", tmp_path / ".comparison.png.5.part"]
     others = [run / ".notes.7", tmp_path / ".settings.json.1", run / "checkpoint.pt.77", tmp_path / "a.part"]
+    others += [other / ".checkpoint.pt.77", other / ".train.jsonl.8.part"]
+    with claimed(tmp_path / "new", VALUES, False):
+        (tmp_path / "new" / "config.json").rename(tmp_path / "config.json")
     for path in (*ours, *others):
         path.write_text("")
-    with claimed(tmp_path / "new", VALUES, False), held(tmp_path):
+    with claimed(tmp_path, VALUES | {"output_dir": "y"}, False):
         assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
+
+
+def of_weights(name):
+    return json.dumps({"name": name, "depths": []})
 
 
 def test_beginning_anew_removes_what_commands_wrote_and_nothing_of_others(tmp_path):
@@ -79,20 +96,89 @@ def test_beginning_anew_removes_what_commands_wrote_and_nothing_of_others(tmp_pa
     folder = tmp_path / "results"
     with claimed(folder, VALUES, False):
         pass
-    run, other = folder / "runs" / "bptt-seed0", folder / "runs" / "mine"
-    for place in (run / "tensorboard", other, folder / "weights"):
+    run, mine, kept = (folder / "runs" / name for name in ("bptt-seed0", "mine", "bptt-seed0-kept"))
+    for place in (run / "tensorboard", mine, kept, folder / "weights", folder / "figures", folder / "runs" / "empty"):
         place.mkdir(parents=True)
     ours = [run / "train.jsonl", run / "checkpoint.pt", run / "weights-000100.safetensors", folder / "records.jsonl"]
-    ours += [run / "tensorboard" / "events.out.tfevents.1.host", folder / "report.md", folder / "weights" / "a.json"]
-    others = [other / "notes.md", run / "plot.py", folder / "weights" / "keep.bin", folder / "paper.pdf"]
+    ours += [run / "tensorboard" / "events.out.tfevents.1.host", folder / "report.md"]
+    others = [mine / "notes.md", run / "plot.py", folder / "weights" / "keep.bin", folder / "paper.pdf"]
+    others += [kept / "checkpoint.pt", kept / "train.jsonl", folder / "weights" / "notes.json"]
+    others += [folder / "figures" / "sketch-a.png", folder / "runs" / "empty"]
     for path in (*ours, *others):
-        path.write_text("")
+        if not path.is_dir():
+            path.write_text("")
+    for name, told, whose in (("a-step2", "a@2", ours), ("copy", "a@2", others)):
+        (folder / "weights" / f"{name}.json").write_text(of_weights(told))
+        (folder / "figures" / f"{name}-heatmap.png").write_text("")
+        whose += [folder / "weights" / f"{name}.json", folder / "figures" / f"{name}-heatmap.png"]
     (folder / "runs" / "linked").symlink_to(elsewhere)
+    (run / "weights.safetensors").symlink_to(elsewhere / "checkpoint.pt")
     with claimed(folder, VALUES | {"trainer": {"lr": 2}}, True) as complete:
         assert not complete
     assert not any(path.exists() for path in ours) and all(path.exists() for path in others)
     assert (elsewhere / "checkpoint.pt").read_text() == "precious" and not (run / "tensorboard").exists()
     assert json.loads((folder / "config.json").read_text())["trainer"] == {"lr": 2}
+
+
+@pytest.mark.parametrize("linked", ["runs", "runs/bptt-seed1", "weights"])
+def test_a_run_behind_a_link_is_neither_removed_nor_taken_for_one_that_was(tmp_path, linked):
+    folder, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
+    with claimed(folder, VALUES, False):
+        (folder / "records.jsonl").write_text("{}")
+    (elsewhere / "bptt-seed1").mkdir(parents=True)
+    (elsewhere / "checkpoint.pt").write_text("precious")
+    (folder / linked).parent.mkdir(exist_ok=True)
+    (folder / linked).symlink_to(elsewhere)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=f"{linked} is a link"), claimed(folder, VALUES, True):
+        pass
+    assert contents(tmp_path) == before
+
+
+ODD = {
+    "link": lambda path: path.symlink_to(path.parent / "precious"),
+    "hard_link": lambda path: path.hardlink_to(path.parent / "precious"),
+    "file": lambda path: path.write_text("precious"),
+    "pipe": os.mkfifo,
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_lock_that_is_none_of_ours_is_named_and_left_alone(tmp_path, kind):
+    (tmp_path / "precious").write_text("precious")
+    lock = tmp_path / ".loopgrad.lock"
+    ODD[kind](lock)
+    with pytest.raises(ConfigError, match="loopgrad.lock is no lock of loopgrad's: remove it"), held(tmp_path):
+        pass
+    assert lock.exists() and (tmp_path / "precious").read_text() == "precious"
+    assert kind != "file" or lock.read_text() == "precious"
+
+
+def test_where_the_file_system_has_no_locks_a_command_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("loopgrad.experiments.folders.locks.fcntl.flock", refuse)
+    with claimed(tmp_path / "new", VALUES, False) as complete:
+        assert not complete
+    assert "has no locks" in capsys.readouterr().out and contents(tmp_path) == ["new", "new/config.json"]
+
+
+def test_a_folder_that_another_command_removes_meanwhile_is_made_again(tmp_path, monkeypatch):
+    made, left = claims.make_folder, [3]
+
+    def made_and_removed(folder):
+        found = made(folder)
+        left[0] -= 1
+        if left[0] > 0:
+            folder.rmdir()
+        return found
+
+    monkeypatch.setattr(claims, "make_folder", made_and_removed)
+    with held(tmp_path / "new"):
+        assert (tmp_path / "new").exists()
+    assert left == [0] and contents(tmp_path) == []
 
 
 def test_another_configuration_and_another_command_are_refused(tmp_path):

@@ -49,3 +49,19 @@ def test_a_log_that_does_not_hold_what_its_checkpoint_counts_leaves_no_hole_in_t
     assert re.search("its log holds 1 of the 2 steps that its checkpoint counts, so the run begins anew", ended.out)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
     assert all(json.loads(line).keys() >= LOGGED for line in log.read_text().splitlines())
+
+
+def test_a_log_with_other_values_than_those_that_its_checkpoint_counts_is_not_gone_on_with(tmp_path):
+    with Commands() as commands:
+        for name in ("whole", "cut"):
+            (tmp_path / name).mkdir()
+            assert commands.run(tmp_path / name, *TRAIN, "output_dir=out").code == 0
+        log = tmp_path / "cut" / "out" / "runs" / "last_cycle-seed0" / "train.jsonl"
+        first, second = map(json.loads, log.read_text().splitlines())
+        log.write_text(f"{json.dumps(first | {'loss': 'low'})}\n{json.dumps(second)}\n")
+        (tmp_path / "cut" / "out" / "records.jsonl").unlink()
+        ended = commands.run(tmp_path / "cut", *TRAIN, "output_dir=out")
+    assert (
+        ended.code == 0 and "its log holds other values than those that its checkpoint counts, so the run" in ended.out
+    )
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")

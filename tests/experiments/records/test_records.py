@@ -123,10 +123,28 @@ def test_a_log_is_read_up_to_a_step_or_to_the_line_that_was_cut_short(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["", "[]", "7", '{"loss": 1}', '{"step": "2"}', '{"step": 3}', '{"step": 1}', "[" * 5000, "\x00" * 64]
+    "line",
+    [
+        "",
+        "[]",
+        "7",
+        '{"loss": 1}',
+        '{"step": "2"}',
+        '{"step": 2.0}',
+        '{"step": 3}',
+        '{"step": 1}',
+        "[" * 5000,
+        "\x00" * 64,
+    ],
 )
 def test_a_log_is_read_to_the_first_line_that_is_not_that_of_the_next_step(tmp_path, line):
     path = tmp_path / "train.jsonl"
     path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n')
     assert records.read_log(path, 3) == [{"step": 1}]
     assert records.read_log(path, 3, frozenset({"loss"})) == []
+
+
+def test_a_pipe_is_not_read_as_a_log(tmp_path):
+    os.mkfifo(tmp_path / "train.jsonl")
+    with pytest.raises(ConfigError, match="train.jsonl: is no file: remove it"):
+        records.read_log(tmp_path / "train.jsonl", 3)
