@@ -9,7 +9,7 @@ from typing import Any
 from loopgrad.analysis.files import make_folder, whole_name
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders.contents import remove_if_empty, remove_parts, remove_results
+from loopgrad.experiments.folders.contents import check_inside, remove_if_empty, remove_parts, remove_results
 from loopgrad.experiments.folders.locks import InUse, NoLock, locked
 
 TRAINING = frozenset({"task", "model", "estimator", "trainer"})
@@ -65,6 +65,7 @@ def claimed(
         return
     with held(folder):
         known = _checked(folder, described, restart, kind)
+        check_inside(folder, described)
         remove_parts(folder, known or {})
         if restart and known is not None:
             remove_results(folder, known)
@@ -86,7 +87,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
         patience: Seconds to wait for another process that holds it.
 
     Raises:
-        ConfigError: Another process holds it, or it cannot be written to.
+        ConfigError: Another process holds it, or it cannot be written to, or what is written would go elsewhere.
     """
     with ExitStack() as stack:
         try:
@@ -103,6 +104,7 @@ def held(folder: Path, patience: float = 0.0) -> Iterator[None]:
             if error.errno not in NOT_FOR_US:
                 raise
             raise ConfigError(f"output_dir={folder}: cannot be written to: {error.strerror}") from error
+        check_inside(folder, {})
         remove_parts(folder, {})
         yield
 

@@ -17,6 +17,31 @@ OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
 OF_WEIGHTS = re.compile(r".+\.json")
 
 
+def check_inside(folder: Path, configuration: Mapping[str, Any]) -> None:
+    """Check that what a command writes stays in its folder, which may itself be a link.
+
+    Args:
+        folder: The folder of a command.
+        configuration: Tells the folders of its runs.
+
+    Raises:
+        ConfigError: A folder in it is a link to another place.
+    """
+    for name in ("runs", "weights", "figures"):
+        _refuse_link(folder / name)
+    for run in _runs(folder, configuration):
+        _refuse_link(run)
+        _refuse_link(run / "tensorboard")
+
+
+def _refuse_link(place: Path) -> None:
+    if place.is_symlink():
+        raise ConfigError(
+            f"{place} is a link, and nothing is written or removed elsewhere: put a folder there, or make the whole of "
+            "output_dir a link"
+        )
+
+
 def remove_parts(folder: Path, configuration: Mapping[str, Any]) -> None:
     """Remove what killed processes had begun to write and not finished; the caller holds the folder.
 
@@ -39,10 +64,8 @@ def remove_results(folder: Path, configuration: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Some of it is in another place, by a link, and would neither be removed nor begun anew.
     """
+    check_inside(folder, configuration)
     runs = list(_runs(folder, configuration))
-    for place in (folder / "runs", folder / "weights", *runs):
-        if place.is_symlink():
-            raise ConfigError(f"restart=true: {place} is a link, and nothing is removed elsewhere: remove it yourself")
     for path in _files(folder, folder):
         if RESULTS.fullmatch(path.name) and path.name != "config.json":
             path.unlink(missing_ok=True)

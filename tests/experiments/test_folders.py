@@ -120,19 +120,31 @@ def test_beginning_anew_removes_what_commands_wrote_and_nothing_of_others(tmp_pa
     assert json.loads((folder / "config.json").read_text())["trainer"] == {"lr": 2}
 
 
-@pytest.mark.parametrize("linked", ["runs", "runs/bptt-seed1", "weights"])
-def test_a_run_behind_a_link_is_neither_removed_nor_taken_for_one_that_was(tmp_path, linked):
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("linked", ["runs", "runs/bptt-seed1", "weights", "figures", "runs/bptt-seed1/tensorboard"])
+def test_a_link_leads_nothing_that_is_written_or_removed_out_of_the_folder(tmp_path, linked, restart):
     folder, elsewhere = tmp_path / "results", tmp_path / "elsewhere"
     with claimed(folder, VALUES, False):
         (folder / "records.jsonl").write_text("{}")
     (elsewhere / "bptt-seed1").mkdir(parents=True)
     (elsewhere / "checkpoint.pt").write_text("precious")
-    (folder / linked).parent.mkdir(exist_ok=True)
+    (folder / linked).parent.mkdir(exist_ok=True, parents=True)
     (folder / linked).symlink_to(elsewhere)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match=f"{linked} is a link"), claimed(folder, VALUES, True):
+    with pytest.raises(ConfigError, match=f"{linked} is a link"), claimed(folder, VALUES, restart):
         pass
     assert contents(tmp_path) == before
+
+
+def test_a_folder_that_is_itself_a_link_is_as_good_as_another(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "results").symlink_to(tmp_path / "disk")
+    for restart in (False, True):
+        with claimed(tmp_path / "results", VALUES, restart) as complete:
+            (tmp_path / "results" / "runs" / "bptt-seed0").mkdir(parents=True)
+            (tmp_path / "results" / "runs" / "bptt-seed0" / "train.jsonl").write_text("")
+            assert not complete
+    assert contents(tmp_path / "disk") == ["config.json", "runs", "runs/bptt-seed0", "runs/bptt-seed0/train.jsonl"]
 
 
 ODD = {
