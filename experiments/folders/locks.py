@@ -44,8 +44,9 @@ def locked(path: Path, patience: float = 0.0) -> Iterator[bool]:
         return
     number, locks = _taken(path, time.monotonic() + patience)
     try:
-        os.ftruncate(number, 0)
-        os.pwrite(number, HOLDER + f"{os.getpid()} on {platform.node()}".encode(), 0)
+        with suppress(OSError):  # a full disk takes no words, and the lock is held without them
+            os.ftruncate(number, 0)
+            os.pwrite(number, HOLDER + f"{os.getpid()} on {platform.node()}".encode(), 0)
         yield locks
     finally:
         with suppress(OSError):  # before the lock is open, for who opens the file later must not find it
@@ -89,7 +90,8 @@ def _opened(path: Path) -> int:
             raise NoLock from None
         raise
     found = os.fstat(number)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or os.pread(number, len(HOLDER), 0) not in (b"", HOLDER):
-        os.close(number)
-        raise NoLock
-    return number
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:  # a hard link is another's file as well
+        if os.pread(number, len(HOLDER), 0).strip(b"\0") in (b"", HOLDER):  # zeros are what a loss of power makes of it
+            return number
+    os.close(number)
+    raise NoLock

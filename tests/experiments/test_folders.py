@@ -58,10 +58,13 @@ def test_a_folder_is_held_until_the_block_ends_and_a_wait_has_an_end(tmp_path):
 
 
 def test_what_a_killed_start_leaves_is_no_reason_to_refuse_the_folder(tmp_path):
-    for name in (".loopgrad.lock", ".config.json.123", ".config.json.124.part"):
-        (tmp_path / name).write_text("")
-    with claimed(tmp_path, VALUES, False) as complete:
-        assert not complete
+    for lock in ("", "process 123 on a", "\0" * 16):
+        (tmp_path / ".loopgrad.lock").write_text(lock)
+        for name in (".config.json.123", ".config.json.124.part"):
+            (tmp_path / name).write_text("")
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        with claimed(tmp_path, VALUES, False) as complete:
+            assert not complete
     assert contents(tmp_path) == ["config.json"]
     (tmp_path / "config.json").unlink()
     (tmp_path / "notes.txt").write_text("")
