@@ -126,14 +126,14 @@ class Commands:
 def rest_of(session: int, patience: float = 5.0) -> tuple[str, ...]:
     """Return the command lines of a session's processes that do not end within `patience` seconds, and kill them."""
     end = time.monotonic() + patience
-    while (found := _in_session(session)) and time.monotonic() < end:
+    while (found := in_session(session)) and time.monotonic() < end:
         time.sleep(0.02)
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     return tuple(found.values())
 
 
-def _in_session(session: int) -> dict[int, str]:
+def in_session(session: int) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").iterdir():
         try:

@@ -73,7 +73,7 @@ def _places(config: DictConfig) -> list[Path]:
 
 def _at(place: Path, config: DictConfig) -> list[Weights]:
     steps = None if config.steps is None else list(config.steps) if OmegaConf.is_list(config.steps) else [config.steps]
-    if steps is not None and any(isinstance(s, bool) or not isinstance(s, int) or s < -1 for s in steps):
+    if steps == [] or steps is not None and any(isinstance(s, bool) or not isinstance(s, int) or s < -1 for s in steps):
         raise ConfigError(f"steps={config.steps}: must be a list of steps, -1 for the last")
     given = {part: plain(config[part]) for part in ("task", "model", "trainer") if config.get(part) is not None}
     return find(place, given, plain(config.official), steps)

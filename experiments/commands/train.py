@@ -11,6 +11,7 @@ from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.conf.values import Names, run_seeds
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import claimed, output_folder
+from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training.crew import execute_all
 from loopgrad.experiments.training.results import probed
 from loopgrad.experiments.training.runs import plans
@@ -30,7 +31,9 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         else:
             execute_all([plan], 1, console)
             records.write(folder / "records.jsonl", probed([plan], names, 3, made))
-    (record,) = records.read(folder / "records.jsonl")
+    record, *more = records.read(folder / "records.jsonl", RunRecord)
+    if more:
+        raise ConfigError(f"{folder / 'records.jsonl'}: holds {1 + len(more)} records, and a run has one: restart=true")
     console.print(
         f"{record['exact_accuracy']:.1%} of held-out samples exact, {record['token_accuracy']:.1%} of tokens; "
         f"weights in {plan.folder / 'weights.safetensors'}, record in {folder / 'records.jsonl'}",

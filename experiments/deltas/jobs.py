@@ -46,7 +46,8 @@ class Job:
     def done(self) -> bool:
         """Whether its record is of these very weights."""
         try:
-            return self.stored.exists() and records.read(self.stored)[0].get("sha256") == self.digest
+            found = records.read(self.stored)[0] if self.stored.exists() else {}
+            return found.get("name") == self.weights.name and found.get("sha256") == self.digest
         except ValueError:  # damaged: it is examined anew
             return False
 
@@ -84,7 +85,7 @@ def _failure(failed: dict[str, BaseException]) -> BaseException:
         f"{name}: {'the process that examined it ' * isinstance(error, WorkerLost)}{error}"
         for name, error in failed.items()
     ]
-    more = f"; so were {len(told) - 3} more" if len(told) > 3 else ""
+    more = f"; and {len(told) - 3} more" if len(told) > 3 else ""
     if all(isinstance(error, ConfigError) for error in failed.values()):
         return ConfigError("; ".join(told[:3]) + more)
     return ExaminationFailed(f"{'; '.join(told[:3])}{more}; the other weights are examined and stored")

@@ -105,7 +105,7 @@ def read_log(path: Path, steps: int, fields: frozenset[str] = frozenset()) -> li
     Args:
         path: A log, which may end in a line cut short, or not exist.
         steps: How many steps are asked for.
-        fields: What each record must hold.
+        fields: What each record must hold, as a number; the rest are numbers or null.
 
     Raises:
         ConfigError: It is no file.
@@ -121,7 +121,9 @@ def read_log(path: Path, steps: int, fields: frozenset[str] = frozenset()) -> li
                 record = json.loads(content)
             except (ValueError, RecursionError):
                 break
-            if not isinstance(record, dict) or not fields <= record.keys():
+            if not isinstance(record, dict) or any(type(record.get(name)) not in (int, float) for name in fields):
+                break
+            if any(type(value) not in (int, float, type(None)) for value in record.values()):
                 break
             if type(step := record.get("step")) is not int or step != len(found) + 1:
                 break

@@ -30,6 +30,7 @@ from loopgrad.gradients.tangents import CannotCarry
 from loopgrad.models.recursive import RecursiveModel
 
 # what each line of a log holds, whatever the estimator
+SCORES = frozenset({"test_loss", "test_exact_accuracy", "test_token_accuracy"})
 LOGGED = frozenset({"step", "loss", "exact_accuracy", "saved_bytes", "seconds"})
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -114,6 +115,8 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         if stored.exists():
             checkpoint.load(stored, run, estimator, plan.fingerprint)
         kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
+        if kept and run.step == plan.trainer.train_steps and not SCORES <= kept[-1].keys():
+            kept.pop()  # the last step is always evaluated
         if reason := _disagreement(kept, run):  # the curve would not be that of the run
             print(f"{plan.name}: its log {reason}, so the run begins anew", flush=True)
             stored.unlink()

@@ -148,3 +148,12 @@ def test_a_pipe_is_not_read_as_a_log(tmp_path):
     os.mkfifo(tmp_path / "train.jsonl")
     with pytest.raises(ConfigError, match="train.jsonl: is no file: remove it"):
         records.read_log(tmp_path / "train.jsonl", 3)
+
+
+@pytest.mark.parametrize("value", ['"evil"', "[1]", '{"a": 1}', "true", "[" * 600 + "]" * 600])
+def test_what_is_no_number_ends_a_log(tmp_path, value):
+    path = tmp_path / "train.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 0.5}}\n{{"step": 2, "loss": 0.5, "other": {value}}}\n')
+    assert records.read_log(path, 2, frozenset({"loss"})) == [{"step": 1, "loss": 0.5}]
+    path.write_text(f'{{"step": 1, "loss": {value}}}\n')
+    assert records.read_log(path, 1, frozenset({"loss"})) == []
