@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from trials import TINY, Commands, rest_of
+from trials import TINY, Commands, in_session, rest_of
 
 from loopgrad.experiments.errors import ConfigError, WorkerLost
 from loopgrad.experiments.processes import completed, mapped
