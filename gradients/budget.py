@@ -17,6 +17,7 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, leaf_view, next_number, refuse_older, requires_grad, search
 from loopgrad.gradients.live_bytes import PeakBytes, storages
 from loopgrad.gradients.observed import seeing_all
+from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
 
@@ -106,23 +107,28 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
     return binomial(num_steps, snapshots, length)
 
 
-def trace(cell: FunctionalCell, num_steps: int, offload: bool, stats: Stats) -> Footprint:
-    """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was."""
+def trace(cell: FunctionalCell, num_steps: int, offload: bool, stats: Stats, saving: Saving | None = None) -> Footprint:
+    """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was.
+
+    Where a readout is asked on the way, it is here asked after each of them.
+    """
     conditions = Conditions(cell.cell, [*cell.state, *cell.others])
-    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions), stats)
+    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions, saving), stats)
     stats.cell_evaluations += found.traced
     stats.vjps += found.traced
     return found
 
 
-def _trace(cell: FunctionalCell, num_steps: int, offload: bool, conditions: Conditions) -> Footprint:
+def _trace(
+    cell: FunctionalCell, num_steps: int, offload: bool, conditions: Conditions, saving: Saving | None
+) -> Footprint:
     traced = min(period_of(cell.cell), num_steps)
-    state, measured = list(cell.state), []
+    state, measured, answer = list(cell.state), [], 0
     try:
         with conditions.restored(cell.cell) as buffers:
             versions = [buffer._version for buffer in buffers.values()]
             for step in range(traced):
-                before, (state, sizes) = _size(state), _one_update(cell, state, buffers, step)
+                before, (state, answer, sizes) = _size(state), _one_update(cell, state, buffers, step, saving)
                 if _size(state) > before:
                     raise ValueError(
                         f"CheckpointedBPTT(memory_budget=...) cannot foresee a state that grows: update {step} took it "
@@ -144,28 +150,34 @@ def _trace(cell: FunctionalCell, num_steps: int, offload: bool, conditions: Cond
         graph=graph,
         taped=taped,
         sums=sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad),
-        fixed=2 * _bytes(state) + 2 * copies + 2 * generators,
+        # what is kept of answers, and its gradient
+        fixed=2 * _bytes(state) + 2 * copies + 2 * generators + 2 * answer * (saving.rows if saving else 0),
         traced=traced,
     )
 
 
-def _one_update(cell: FunctionalCell, state: list[Any], buffers: dict[str, torch.Tensor], step: int) -> Any:
+def _one_update(
+    cell: FunctionalCell, state: list[Any], buffers: dict[str, torch.Tensor], step: int, saving: Saving | None
+) -> Any:
     sources = [alias(leaf, True) for leaf in state]
     others, since = cell.stand_ins([t.requires_grad for t in cell.others]), next_number()
     with PeakBytes() as live:
         entries = cell.leaf_views(others)
-        last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1)
+        taken = Taken(Saving.every(step + 1)) if saving is not None else None
+        last = cell.run_on([leaf_view(t) for t in sources], entries, buffers, step, step + 1, answers=taken)
+        answers = taken.tensors if taken is not None else []
         refuse_older(search(last, since))
         resumed = [leaf_view(t) for t in entries if t.requires_grad]
         graph = live.live
-        pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed) if requires_grad(out)]
+        pairs = [(out, torch.zeros_like(out)) for out in (*last, *resumed, *answers) if requires_grad(out)]
         asked = [t for t in (*sources, *others) if requires_grad(t)]
         new = [alias(leaf, False) for leaf in last]
-        del last, resumed, entries
+        answer = _size(answers)
+        del last, resumed, entries, taken, answers
         outputs, seeds = zip(*pairs, strict=True) if pairs else ((), ())
         if pairs:
             torch.autograd.grad(outputs, asked, seeds, allow_unused=True)
-    return new, (graph, live.peak)
+    return new, answer, (graph, live.peak)
 
 
 def _size(leaves: list[Any]) -> int:

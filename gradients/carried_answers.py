@@ -1,13 +1,14 @@
 """A cell that carries the answers of its readout in its state, for estimators that know of nothing but a last state."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.outputs import Saving, Taken, checked, countable
+from loopgrad.gradients.outputs import Saving, Taken, countable, room_for
 from loopgrad.gradients.stepwise import Steps, Stepwise
 
 
@@ -32,12 +33,10 @@ class CarriedAnswers(nn.Module):
 
     def begin(self, state: Any, steps: Steps) -> Any:
         """Return the state to start from, with room for the answers; the readout is asked once to know their shapes."""
-        devices = sorted({t.device.index or 0 for t in tree.tensors(state) if t.device.type == "cuda"})
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            answer = self.cell.asked(state, steps, steps.at(0), 0)
-        checked(answer)
-        zeros = tree.map_tensors(lambda leaf: torch.zeros_like(countable(leaf) if self.saving.summed else leaf), answer)
-        return state, zeros if self.saving.summed else [zeros] * self.saving.count
+        room = room_for(self.saving, self.cell.once(state, steps))
+        if self.saving.summed:
+            return state, room
+        return state, [tree.map_tensors(partial(torch.select, dim=0, index=i), room) for i in range(self.saving.count)]
 
     def forward(self, state: Any, steps: Steps, step: int) -> Any:
         """Apply the update and take in its answer."""

@@ -14,7 +14,7 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.schedule import binomial, segments
-from loopgrad.gradients.stepwise import without_graphs
+from loopgrad.gradients.stepwise import asks, without_graphs
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,9 @@ class CheckpointedBPTT(Estimator):
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         functional, offload, stats = FunctionalCell(cell, state, inputs), self.offload == "cpu", Stats(0, 0)
+        saving = inputs.answers.saving if asks(inputs) else None
         if self.memory_budget is not None:
-            footprint = budget.trace(functional, num_steps, offload, stats)
+            footprint = budget.trace(functional, num_steps, offload, stats, saving)
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         elif self.num_snapshots is not None:
             schedule = binomial(num_steps, self.num_snapshots)
@@ -129,9 +130,8 @@ class CheckpointedBPTT(Estimator):
             stats.cell_evaluations += num_steps
             stats.vjps += num_steps
             return Rollout(state, stats)
-        answers = without_graphs(inputs)
-        saving = None if answers is None else answers.saving
         forward = CheckpointedPass(functional, schedule, offload, self.verify, saving)
+        answers = without_graphs(inputs)
         last, kept = forward.run(inputs)
         leaves = joined(CheckpointedRecursion, forward, last, kept, functional.sources, answers)
         differentiated = any(map(requires_grad, leaves))

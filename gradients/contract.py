@@ -22,7 +22,7 @@ from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.options import Options
-from loopgrad.gradients.outputs import Answers
+from loopgrad.gradients.outputs import Answers, room_for
 from loopgrad.gradients.recompute import keep_derived_weights
 from loopgrad.gradients.stationary import closed_over
 from loopgrad.gradients.stats import Stats
@@ -99,7 +99,8 @@ class Estimator(ABC):
                 for the state itself.
             save: What is kept of its answers in `Rollout.outputs`: "last", that of the last update; "sum", their sum;
                 "all", stacked along a new first dimension; k, those after every k-th update (step + 1 is a multiple of
-                k); or a list of the numbers of updates.
+                k); or a list of the numbers of updates. Zeros for updates that no sample comes to; None if none is
+                kept.
             start: Number of the first update, which the cell and the readout are told: a recursion may be cut into
                 several rollouts, each going on from the last state of the one before.
             lengths: (batch,) ints, updates per sample, T at most: rows that are done keep their state.
@@ -119,8 +120,8 @@ class Estimator(ABC):
         check_cell(cell)
         _check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
-        options = Options(xs, readout, save, start, lengths, batch_dim)
-        num_steps = num_steps if options.none else options.checked(plain, num_steps)
+        options = Options(xs, readout, save, start, lengths, batch_dim, num_steps)
+        num_steps = num_steps if options.none else options.checked(plain)
         first = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         if torch.compiler.is_compiling():
             rollout = self._asked(cell, plain, first, inputs, num_steps, options)
@@ -131,7 +132,7 @@ class Estimator(ABC):
         check_structure(first, rollout.state)
         if first is not plain and is_invertible(cell):
             rollout = replace(rollout, state=cell.read(rollout.state))
-        if readout is not None and rollout.outputs is None:
+        if options.of_last and readout is not None:
             rollout = replace(rollout, outputs=options.last(rollout.state, inputs, num_steps))
         return rollout
 
@@ -139,7 +140,7 @@ class Estimator(ABC):
         """Return the rollout of a cell with what is asked for put around it."""
         if options.none:
             return self._rolled_out(cell, plain, first, inputs, num_steps, options.batch_dim)
-        saving = options.saving(num_steps)
+        saving = options.saving()
         if saving is not None and self.outputs == "refused":
             raise ValueError(
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
@@ -149,7 +150,10 @@ class Estimator(ABC):
         asked, steps = options.around(cell, plain, first), options.steps(inputs, answers, self.by_sample)
         if saving is None or self.outputs == "emitted":
             rollout = self._rolled_out(asked, plain, first, steps, num_steps, options.dims(steps, plain))
-            return replace(rollout, outputs=None if answers is None else answers.tree())
+            outputs = None if answers is None else answers.tree()
+            if outputs is None and saving is not None and saving.count:  # no sample has come to an update that is kept
+                outputs = room_for(saving, asked.once(rollout.state, steps))
+            return replace(rollout, outputs=outputs)
         if self.by_sample and not is_first(options.batch_dim):
             raise ValueError(
                 f"{type(self).__name__} carries answers in its state: with save={options.save!r} the batch must be "

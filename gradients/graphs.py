@@ -153,6 +153,11 @@ def alias(leaf: Any, wanted: bool) -> Any:
     return leaf.detach().requires_grad_(is_floating(leaf) and wanted)
 
 
+def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return a + b, where None is zero."""
+    return b if a is None else a if b is None else a + b
+
+
 def leaf_view(leaf: Any) -> Any:
     """Return what an update reads in place of a leaf that is given to autograd.grad.
 

@@ -17,6 +17,7 @@ from loopgrad.gradients.graphs import (
     is_floating,
     leaf_view,
     next_number,
+    plus,
     pull_back,
     requires_grad,
     spread,
@@ -96,7 +97,7 @@ def implicit_gradients(
         seeds = torch.where(falls_back.unsqueeze(1), b, 0.0)
         cost, of_state, fallen = _fallback_gradients(run, start, leaves, others, seeds, keep)
         evaluations, vjps = evaluations + cost.cell_evaluations, vjps + cost.vjps
-        found = [a if b is None else b if a is None else a + b for a, b in zip(found, fallen, strict=True)]
+        found = list(map(plus, found, fallen))
     stats.cell_evaluations += evaluations
     stats.vjps += vjps
     stats.verdict = verdict

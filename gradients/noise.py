@@ -1,11 +1,13 @@
 """Random numbers of estimators: a generator of their own, a fresh seed at each forward pass, another on each rank."""
 
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from loopgrad.gradients import tree
 from loopgrad.gradients.checks import is_int
 
 Distribution = Literal["rademacher", "gaussian"]
@@ -35,6 +37,12 @@ def fresh_seed(generator: torch.Generator) -> int:
     distributed = torch.distributed
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     return (drawn + rank * 0x9E3779B97F4A7C15) % _SPAN
+
+
+def generators_apart(values: Any) -> AbstractContextManager[None]:
+    """Put the global generators back at the end of a block: of the CPU, and of the devices of a tree of tensors."""
+    devices = {tensor.device.index or 0 for tensor in tree.tensors(values) if tensor.device.type == "cuda"}
+    return torch.random.fork_rng(sorted(devices))
 
 
 class Noise:

@@ -26,20 +26,27 @@ class Options:
     start: int
     lengths: Any
     batch_dim: Any
+    num_steps: int
 
     @property
     def none(self) -> bool:
         """Whether nothing is asked for that the cell must know of."""
         asked = self.xs is not None or self.readout is not None or self.lengths is not None or self.start != 0
-        return not asked and isinstance(self.save, str) and self.save == "last"
+        return not asked and self.of_last
 
-    def checked(self, state: Any, num_steps: int) -> int:
-        """Check them; return the number of updates that are needed.
+    @property
+    def of_last(self) -> bool:
+        """Whether the answer to the last state is wanted, and no other."""
+        return isinstance(self.save, str) and self.save == "last"
+
+    def checked(self, state: Any) -> int:
+        """Check them; return the number of updates that are needed, those of the longest sample.
 
         Raises:
             TypeError: One is of the wrong type.
             ValueError: One does not fit the number of updates or the batch.
         """
+        num_steps = self.num_steps
         if not is_int(self.start, 0):
             raise TypeError(f"start={self.start!r} must be an int of at least 0, the number of the first update")
         if self.readout is not None and not callable(self.readout):
@@ -66,11 +73,9 @@ class Options:
             raise ValueError(f"lengths={self.lengths!r} must lie between 0 and num_steps={num_steps}")
         return int(most)
 
-    def saving(self, num_steps: int) -> Saving | None:
+    def saving(self) -> Saving | None:
         """Return at which updates the readout is asked on the way; None for the last state alone."""
-        if isinstance(self.save, str) and self.save == "last":
-            return None
-        return Saving.of(self.save, num_steps, self.start)
+        return None if self.of_last else Saving.of(self.save, self.num_steps, self.start)
 
     def around(self, cell: nn.Module, plain: Any, state: Any) -> Stepwise:
         """Return a cell that does what is asked for, on the state that the recursion starts from."""

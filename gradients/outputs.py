@@ -40,7 +40,9 @@ class Saving:
         elif isinstance(save, Sequence) and not isinstance(save, str) and all(map(is_int, save)):
             chosen = save
             if missing := [step for step in chosen if step not in steps]:
-                raise ValueError(f"save={save!r}: there is no update {missing[0]}, they are {steps[0]}..{steps[-1]}")
+                raise ValueError(
+                    f"save={save!r}: there is no update {missing[0]}: there are {num_steps}, from number {start} on"
+                )
             if any(after <= before for before, after in zip(chosen[:-1], chosen[1:], strict=True)):
                 raise ValueError(f"save={save!r} must name updates in increasing order, each once")
         else:
@@ -54,6 +56,16 @@ class Saving:
     def cotangent(self, gradient: Tensor | None, place: int) -> Tensor | None:
         """Return the gradient of one answer, given that of what was kept of all."""
         return gradient if self.summed or gradient is None else gradient[place]
+
+    @classmethod
+    def every(cls, num_steps: int) -> "Saving":
+        """Return the sum of the answers to all updates."""
+        return cls((0,) * num_steps, True)
+
+    @property
+    def rows(self) -> int:
+        """How many answers what is kept of them is as large as."""
+        return 1 if self.summed else self.count
 
     @property
     def count(self) -> int:
@@ -107,7 +119,8 @@ class Answers:
             )
         place = self.saving.places[step]
         assert place is not None
-        self._kept = [None if leaf is None else self._with(old, leaf, place) for old, leaf in zip(self._kept, leaves)]  # noqa: B905
+        pairs = zip(self._kept, leaves, strict=True)
+        self._kept = [None if leaf is None else self._with(old, leaf, place) for old, leaf in pairs]
 
     def _with(self, kept: Any, leaf: Tensor, place: int) -> Any:
         if self.saving.summed:
@@ -117,7 +130,7 @@ class Answers:
             kept.append(leaf)
             return kept
         if isinstance(kept, list):
-            kept = leaf.new_empty((self.saving.count, *leaf.shape), requires_grad=False)
+            kept = leaf.new_zeros((self.saving.count, *leaf.shape), requires_grad=False)
         with torch.no_grad():
             kept[place] = leaf
         return kept
@@ -125,9 +138,14 @@ class Answers:
     def leaves(self) -> list[Any]:
         """Return what is kept: a tensor, or None, for each leaf of an answer."""
         if not self.saving.summed and self.graph:
-            self._kept = [torch.stack(kept) if isinstance(kept, list) else kept for kept in self._kept]
+            self._kept = [self._stacked(kept) if isinstance(kept, list) else kept for kept in self._kept]
             self.graph = False
         return self._kept
+
+    def _stacked(self, kept: list[Tensor]) -> Tensor:
+        """Return one tensor, with zeros for updates that no sample has come to."""
+        missing = [torch.zeros_like(kept[0], requires_grad=False)] * (self.saving.count - len(kept))
+        return torch.stack([*kept, *missing])
 
     def replace(self, leaves: Sequence[Any]) -> None:
         """Keep these in place of `leaves()`: the same values, with a graph."""
@@ -175,6 +193,18 @@ class Taken:
     def tensors(self) -> list[Tensor]:
         """All leaves of all answers that are tensors."""
         return [leaf for _, leaves in self.found for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def room_for(saving: Saving, answer: Any) -> Any:
+    """Return zeros for the sum of answers like this one, or for all of them along a new first dimension."""
+    checked(answer)
+    lead = () if saving.summed else (saving.count,)
+
+    def zeros(leaf: Tensor) -> Tensor:
+        leaf = countable(leaf) if saving.summed else leaf
+        return leaf.new_zeros((*lead, *leaf.shape), requires_grad=False)
+
+    return tree.map_tensors(zeros, answer)
 
 
 def checked(answer: Any) -> list[Any]:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.graphs import plus
 from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
+from loopgrad.gradients.noise import generators_apart
 from loopgrad.gradients.outputs import Answers, Taken
 
 
@@ -142,9 +144,13 @@ class Stepwise(nn.Module):
     def _shown(self, state: Any, steps: Steps, x: Any, step: int) -> None:
         """Ask the readout, for whoever watches the first updates to see what it reads; it leaves no trace."""
         if not isinstance(self.readout, nn.Module):
-            devices = {t.device.index or 0 for t in tree.tensors(state) if t.device.type == "cuda"}
-            with torch.random.fork_rng(sorted(devices)):
+            with generators_apart(state):
                 self.asked(state, steps, x, step)
+
+    def once(self, state: Any, steps: Steps) -> Any:
+        """Return an answer for its shapes alone, without a graph; it leaves no trace."""
+        with torch.no_grad(), generators_apart(state):
+            return self.asked(state, steps, steps.at(0), 0)
 
     def given(self, steps: Steps, x: Any) -> Any:
         """Return what the cell gets as inputs: x_t beside them, or in their place."""
@@ -184,11 +190,6 @@ def kept(going: Tensor, new: Any, old: Any, dim: int | None) -> Any:
     if dim is None or new is old or not isinstance(new, Tensor) or (old is not None and new.shape != old.shape):
         return new
     return torch.where(going.view(-1, *[1] * (new.dim() - dim - 1)), new, 0 if old is None else old)
-
-
-def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Return a + b, where None is zero."""
-    return b if a is None else a if b is None else a + b
 
 
 class StepwiseInvertible(Stepwise, Invertible):

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import alias, check_nothing_hidden, free_nodes, leaf_view, next_number, requires_grad
+from loopgrad.gradients.graphs import (
+    alias,
+    check_nothing_hidden,
+    free_nodes,
+    leaf_view,
+    next_number,
+    plus,
+    requires_grad,
+)
 from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions
 
@@ -92,11 +100,7 @@ class Stretches:
         for i, other in enumerate(others):
             gradient = next(found) if requires_grad(other) else None
             if i not in scanned:
-                self.totals[i] = _sum(gradient, apart[i])
+                self.totals[i] = plus(gradient, apart[i])
             elif gradient is not None:  # of these updates alone
                 cell.of_updates(self.totals[i], start, stop).add_(gradient)  # pyright: ignore[reportArgumentType]
         return before
-
-
-def _sum(new: Tensor | None, total: Tensor | None) -> Tensor | None:
-    return new if total is None else total if new is None else new + total

@@ -10,7 +10,7 @@ from loopgrad.gradients.checkpointed_backward import CheckpointedPass, Reversal
 from loopgrad.gradients.checks import refuse_second_derivative
 from loopgrad.gradients.contract import Rollout, run
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import is_floating, requires_grad, spread
+from loopgrad.gradients.graphs import is_floating, plus, requires_grad, spread
 from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.schedule import Schedule
 from loopgrad.gradients.stats import Stats
@@ -81,7 +81,7 @@ class WindowedRecursion(RecursionNode):
                     leaves, here.conditions, needed, window.updates, grads, check, window.asked_from
                 )
                 if start == 0 and found is not None:
-                    of_first = [_sum(*pair) for pair in zip(of_first, found, strict=True)]
+                    of_first = [plus(*pair) for pair in zip(of_first, found, strict=True)]
                 grads = [None] * len(first)
             run.prints.judge(run.owner, run.verify)
         of_first = [grad for grad, leaf in zip(of_first, cell.state, strict=True) if is_floating(leaf)]
@@ -106,7 +106,3 @@ def in_windows(
     leaves = joined(WindowedRecursion, forward, last, kept, functional.sources, answers)
     again = sum(len(window.updates) for window in windows) if any(map(requires_grad, functional.sources)) else 0
     return Rollout(functional.unflatten_state(leaves), Stats(num_steps + again, again))
-
-
-def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    return b if a is None else a if b is None else a + b

@@ -91,3 +91,20 @@ def test_a_readout_without_samples_is_refused():
     with pytest.raises(ValueError, match="one answer per sample"):
         BPTT()(model.cell, model.first, None, 4, xs=model.raw[:4, :, :1].expand(-1, -1, SIZE), save="sum",
                readout=lambda z, *_: z.sum(), lengths=LENGTHS[:1] + [1, 1, 1])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "estimator", [BPTT(), CheckpointedBPTT(), ForwardMode(parameters=["modules_closed_over.0.bias_hh"])]
+)
+@pytest.mark.parametrize("save", ["all", [1, 8], 3])
+def test_what_is_kept_does_not_depend_on_how_long_the_longest_sample_is(estimator, save):
+    model = Model("plain")
+    short, found, stats = model.run(estimator, slice(None), STEPS, save=save, lengths=[2, 1, 0, 2])
+    _, whole, _ = model.run(BPTT(), slice(None), 2, save="all", lengths=[2, 1, 0, 2])
+    kept = {"all": range(STEPS), 3: [2, 5, 8]}.get(save if isinstance(save, str | int) else "", save)
+    expected = torch.stack([whole[t] if t < 2 else torch.zeros_like(whole[0]) for t in kept])
+    assert torch.equal(found, expected)
+    assert stats.cell_evaluations < STEPS
+    if found.requires_grad and expected.requires_grad:
+        got, wanted = (torch.autograd.grad(it.sum(), model.gru.bias_hh, retain_graph=True) for it in (found, expected))
+        torch.testing.assert_close(got[0], wanted[0], rtol=1e-12, atol=1e-12)

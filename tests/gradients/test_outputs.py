@@ -121,7 +121,7 @@ def test_two_rollouts_one_after_the_other_are_one(case):
     [
         ({"save": "every"}, TypeError, "save='every' must be \"last\""),
         ({"save": 0}, TypeError, "save=0"),
-        ({"save": [8]}, ValueError, "there is no update 8, they are 0..7"),
+        ({"save": [8]}, ValueError, "there is no update 8: there are 8, from number 0 on"),
         ({"save": [3, 1]}, ValueError, "increasing order"),
         ({"start": -1}, TypeError, "start=-1"),
         ({"readout": 3}, TypeError, "readout must be callable"),
@@ -160,3 +160,13 @@ def test_forward_gradients_of_answers_are_unbiased(given):
     error = draws.std(0) / 80**0.5
     assert ((draws.mean(0) - exact).abs() <= 4.5 * error + 1e-6 * exact.abs()).all()
     assert error.norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("save", [100, []])
+@pytest.mark.parametrize("num_steps", [0, 6])
+def test_where_no_update_is_asked_nothing_is_kept(save, num_steps):
+    problem = build("affine")
+    rollout = BPTT()(problem.cell, problem.state, problem.inputs, num_steps, save=save, readout=Readout())
+    assert rollout.outputs is None
+    with pytest.raises(ValueError, match=f"there is no update 7: there are {num_steps}, from number 0 on"):
+        BPTT()(problem.cell, problem.state, problem.inputs, num_steps, save=[7])
