@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(installed):
 
 def test_the_metadata_names_the_core_dependencies_and_the_extras(installed):
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", installed.metadata, re.MULTILINE)
-    assert sorted(required) == ["hydra-core", "numpy", "rich", "safetensors", "scipy", "torch"]
+    assert sorted(required) == ["hydra-core", "numpy", "pyyaml", "rich", "safetensors", "scipy", "torch"]
     extras = re.findall(r"^Provides-Extra: (.+)$", installed.metadata, re.MULTILINE)
     assert set(extras) == set(PYPROJECT["project"]["optional-dependencies"])
     assert "\nLicense-Expression: Apache-2.0\n" in installed.metadata

@@ -115,7 +115,7 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         if stored.exists():
             checkpoint.load(stored, run, estimator, plan.fingerprint)
         kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
-        if kept and run.step == plan.trainer.train_steps and not SCORES <= kept[-1].keys():
+        if kept and len(kept) == run.step == plan.trainer.train_steps and not SCORES <= kept[-1].keys():
             kept.pop()  # the last step is always evaluated
         if reason := _disagreement(kept, run):  # the curve would not be that of the run
             print(f"{plan.name}: its log {reason}, so the run begins anew", flush=True)
