@@ -1,38 +1,17 @@
 """The recursive model: encode the puzzle, iterate a cell on latent states for one segment, read out the answer."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import Estimator, Stats
+from loopgrad.gradients import Estimator
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import State
 from loopgrad.models.layers import Linear, truncated_normal
+from loopgrad.models.model import Model, Output
 
 
-@dataclass(frozen=True)
-class Output:
-    """What one segment returns.
-
-    Attributes:
-        state: The last latent states, with their graph: the carry detaches them.
-        logits: (batch, seq_len, vocab_size).
-        q_halt: (batch,), float32; logit of "the answer is right, stop".
-        q_continue: (batch,), float32; used by HRM's Q-learning only.
-        stats: Cost of the rollout.
-    """
-
-    state: State
-    logits: Tensor
-    q_halt: Tensor
-    q_continue: Tensor
-    stats: Stats
-
-
-class RecursiveModel(nn.Module):
+class RecursiveModel(Model):
     """x = encode(puzzle); state <- num_steps updates of cell(state, x, t); logits = W z, q = V z at position 0.
 
     Base of `TRM`, `HRM` and `FeedForward`, which build its parts. Initial states are fixed random vectors, one per
@@ -46,8 +25,6 @@ class RecursiveModel(nn.Module):
         generator: Source of the initial weights.
         forward_dtype: dtype of x and of the states, weights being cast to it at each use; None for that of the weights.
     """
-
-    references: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -103,6 +80,10 @@ class RecursiveModel(nn.Module):
             init = self.get_buffer(f"{stream}_init")
             state[f"z_{stream}"] = init.to(self.forward_dtype or init.dtype).repeat(batch_size, positions, 1)
         return state
+
+    def state_size(self, seq_len: int) -> int:
+        """Return how many numbers the state of a sample holds."""
+        return (self.embedding.puzzle_tokens + seq_len) * self.embedding.hidden_size * len(self.streams)
 
     def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Tensor:
         """Map tokens (batch, seq_len) to x, (batch, puzzle_tokens + seq_len, hidden_size)."""

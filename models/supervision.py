@@ -12,8 +12,8 @@ from torch import Tensor
 from loopgrad.gradients import BPTT, Estimator, tree
 from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
-from loopgrad.models.losses import CrossEntropy, right_tokens, stablemax_cross_entropy, token_loss
-from loopgrad.models.recursive import Output, RecursiveModel
+from loopgrad.models.losses import CrossEntropy, stablemax_cross_entropy
+from loopgrad.models.model import Model, Output
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Segment(NamedTuple):
     output: Output
 
 
-def initial_carry(model: RecursiveModel, batch: Any) -> Carry:
+def initial_carry(model: Model, batch: Any) -> Carry:
     """Return a carry in which every row has halted, so that the first step fills it.
 
     Args:
@@ -88,7 +88,7 @@ def initial_carry(model: RecursiveModel, batch: Any) -> Carry:
     )
 
 
-def refill_carry(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
+def refill_carry(model: Model, carry: Carry, batch: Any) -> Carry:
     """Give rows that halted the initial state, segment 0 and the sample of their row in `batch`; keep the others.
 
     Args:
@@ -120,7 +120,7 @@ def refill_carry(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
 
 
 def run_segment(
-    model: RecursiveModel,
+    model: Model,
     carry: Carry,
     batch: Any,
     estimator: Estimator,
@@ -148,18 +148,18 @@ def run_segment(
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
-    output = model(carry.state, inputs, puzzle_ids, estimator)
+    output, of_tokens, accuracy, solved = model.scored(
+        carry.state, inputs, puzzle_ids, labels, estimator, cross_entropy
+    )
     state = {name: z.detach() for name, z in output.state.items()}
     done = carry.segment + 1
     with torch.no_grad():
-        accuracy, solved = right_tokens(output.logits, labels)
         target, halted = None, done >= halting.max_segments
         if model.training:
             halted = halting.halts(done, output.q_halt, output.q_continue, generator)
             if halting.needs_next_segment and halting.max_segments > 1:
                 following = model(state, inputs, puzzle_ids, BPTT())
                 target = continue_target(done, halting.max_segments, following.q_halt, following.q_continue)
-    of_tokens = token_loss(output.logits, labels, cross_entropy)
     of_q = halting.q_loss(output.q_halt, output.q_continue, solved, target)
     loss = of_tokens + of_q
     metrics = {
@@ -176,7 +176,7 @@ def run_segment(
 
 
 @torch.no_grad()
-def predict(model: RecursiveModel, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int) -> Output:
+def predict(model: Model, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int) -> Output:
     """Run num_segments segments from the initial state, without a graph, and return the last output.
 
     Args:

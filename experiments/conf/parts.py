@@ -14,7 +14,8 @@ from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
 from loopgrad.gradients.host_memory import check_fits
-from loopgrad.models import Coupling, RecursiveModel
+from loopgrad.models import Coupling
+from loopgrad.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ def parts(config: DictConfig) -> Parts:
     return Parts(task, estimators, trainer, plain(config))
 
 
-def _check_training_fits(model: RecursiveModel, rows: int, tokens: int) -> None:
+def _check_training_fits(model: Model, rows: int, tokens: int) -> None:
     """Refuse sizes of which what any training holds, however it obtains gradients, is more than the machine has.
 
     Raises:
         ConfigError: As said.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
-    states = rows * (model.embedding.puzzle_tokens + tokens) * model.embedding.hidden_size * len(model.streams)
+    states = rows * model.state_size(tokens)
     try:
         check_fits(5 * 4 * weights, f"model: {weights:,} weights with their average, gradient and two moments")
         check_fits(2 * 4 * states, f"trainer.batch_size={rows} states of the model")
@@ -105,13 +106,11 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
     return estimators
 
 
-def build_model(
-    node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None
-) -> RecursiveModel:
+def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None) -> Model:
     """Build the model of a configuration for a task, with initial weights drawn from a seed; see `build`."""
     spec = task.spec
     sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
     model = build(node, "model", classes, **sizes, seed=seed)
-    if not isinstance(model, RecursiveModel):
-        raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: {node['_target_']} is not a Model")
     return model

@@ -12,7 +12,8 @@ from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer, device_of
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import run_without_graph
-from loopgrad.models.recursive import RecursiveModel, State
+from loopgrad.models.cells import State
+from loopgrad.models.model import Model
 
 MOST_UPDATES = 100_000
 """Updates down to the training depth of a model whose recursion is followed."""
@@ -73,7 +74,7 @@ class Subject:
     weights: Weights
     task: Task
     trainer: Trainer
-    model: RecursiveModel
+    model: Model
     batch: Batch
     state: State
     x: Tensor

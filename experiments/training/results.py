@@ -45,7 +45,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                     "train_loss": [entry["loss"] for entry in log],
                 },
                 "verdicts": _verdicts(log),
-                "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
+                "probe": {"samples": len(mine.batch), "segment": probe.segment_of(trainer), "timing_repeats": repeats},
                 **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
                 "config": plan.fingerprint,
