@@ -40,8 +40,8 @@ class LoopedTransformer(Model):
 
     .. math:: z_0 = 0, \qquad z_{t+1} = \mathrm{blocks}(z_t + x), \qquad \mathrm{logits}_t = W z_t
 
-    with x the vectors of the tokens, which every loop sees, and blocks with a norm after each sum, so that z keeps its
-    size. Each position attends to itself and to those before it.
+    with x the vectors of the tokens, which every loop sees again, and blocks with a norm after each sum, so that z
+    keeps its size. Each position attends to itself and to those before it.
 
     Args:
         vocab_size: Number of symbols.
@@ -67,8 +67,8 @@ class LoopedTransformer(Model):
     Not recommended when:
         Sequences are long: attention costs the square of the length in every loop.
     Reference:
-        Dehghani et al. 2018, arXiv 1807.03819; Saunshi et al. 2025, arXiv 2502.17416; Geiping et al. 2025, arXiv
-        2502.05171, whose loops see the tokens again as these do.
+        Dehghani et al. 2019, arXiv 1807.03819; Saunshi et al. 2025, arXiv 2502.17416; Geiping et al. 2025, arXiv
+        2502.05171.
 
     Raises:
         ValueError: A size or a choice is not one of the above.
@@ -83,7 +83,7 @@ class LoopedTransformer(Model):
         ((2, 16, 27), 4)
     """
 
-    references = ("dehghani2018universal", "saunshi2025reasoning", "geiping2025scaling")
+    references = ("dehghani2019universal", "saunshi2025reasoning", "geiping2025scaling")
     causal = True
     one_segment = True
 

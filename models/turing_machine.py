@@ -94,7 +94,7 @@ class NeuralTuringMachine(TokenModel):
         No sequence is to be remembered: it is slower than an LSTM and starts learning later. There is no coupling:
         weights over slots, which sum to one, cannot be added to.
     Reference:
-        Graves et al. 2014, arXiv 1410.5401. A constant first memory: Collier and Beel 2018, arXiv 1807.08518.
+        Graves et al. 2014, arXiv 1410.5401; Collier and Beel 2018, arXiv 1807.08518 (a constant first memory).
 
     Raises:
         ValueError: A size is below 1, or there are fewer slots than shifts.

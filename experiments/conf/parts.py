@@ -1,20 +1,19 @@
 """From a composed configuration to task, model, estimators and trainer, built and checked."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
+from loopgrad.experiments.conf.applies import check_estimators, check_training
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
+from loopgrad.gradients import Estimator
 from loopgrad.gradients.host_memory import check_fits
-from loopgrad.models import Coupling
 from loopgrad.models.model import Model
 
 
@@ -62,13 +61,8 @@ def parts(config: DictConfig) -> Parts:
     model = build_model(config.model, task, seed=0)
     if device.type == "cpu":
         _check_training_fits(model, rows, tokens)
-    for name, estimator in estimators.items():
-        if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
-            raise ConfigError(
-                f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
-            )
-        if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
-            raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
+    check_training(trainer, task, model)
+    check_estimators(estimators, model, couples="coupling" in config.model)
     return Parts(task, estimators, trainer, plain(config))
 
 

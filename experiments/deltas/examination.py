@@ -111,6 +111,11 @@ def meet(weights: Weights, settings: Examination) -> Subject:
     task, trainer = weights.make_task(), weights.make_trainer()
     device = device_of(settings.device)
     model = weights.load(task).to(device)
+    if model.input_per_update:
+        raise ConfigError(
+            f"{weights.path}: each update of {type(model).__name__} reads another token, so there is no recursion that "
+            "could settle: analyse takes models whose updates read the same x"
+        )
     segments = settings.segments or trainer.halting.max_segments
     if segments * model.num_steps > MOST_UPDATES:  # a file may tell any number of cycles
         raise ConfigError(
