@@ -32,7 +32,11 @@ class Made(TypedDict):
     device: Words
 
 
-class Curve(TypedDict):
+class _Curves(TypedDict, total=False):
+    token_accuracy: list[Share]
+
+
+class Curve(_Curves):
     """A training run: the loss of every step, and the held-out accuracy at some steps."""
 
     step: Annotated[list[Count], Between(0, 1_000_000)]
@@ -40,8 +44,12 @@ class Curve(TypedDict):
     train_loss: list[Number]
 
 
-class Probe(TypedDict):
-    """What the probes of a run were taken on."""
+class _Probed(TypedDict, total=False):
+    input_per_update: bool
+
+
+class Probe(_Probed):
+    """What the probes of a run were taken on, and whether each update there reads an input of its own."""
 
     samples: Count
     segment: Count
