@@ -97,7 +97,7 @@ class Copy(_Recall):
         """The length of the sequence."""
         return self.length
 
-    def asked(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def inputs_of(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the sequences with the mark and silence after them."""
         return self._followed_by(sequences, np.full(len(sequences), self.num_values))
 
@@ -152,7 +152,7 @@ class RepeatCopy(_Recall):
         """All repetitions and the end."""
         return self.length * self.repeats + 1
 
-    def asked(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def inputs_of(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the sequences with a random number of repetitions and silence after them."""
         return self._followed_by(sequences, self.num_values + rng.integers(0, self.repeats, len(sequences)))
 

@@ -15,7 +15,7 @@ from loopgrad.experiments.tasks.streams import random_stream, step_stream
 class SequenceTask(Task):
     """A task about sequences that are uniform over all of `length` tokens out of `num_tokens`.
 
-    The inputs are the sequences, or what `asked` makes of them. The training stream is endless
+    The inputs are the sequences, or what `inputs_of` makes of them. The training stream is endless
     and never shows a sequence of the test set. Subclasses are dataclasses with these fields and their own.
 
     Attributes:
@@ -57,7 +57,7 @@ class SequenceTask(Task):
                 f"{every} sequences; at most half may be: lower num_test or raise length"
             )
 
-    def asked(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def inputs_of(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the inputs that ask about some sequences: here the sequences."""
         return sequences
 
@@ -73,12 +73,12 @@ class SequenceTask(Task):
         forbidden = _as_scalars(self._held_out())
         while (again := np.isin(_as_scalars(sequences), forbidden)).any():
             sequences[again] = rng.integers(0, self.num_tokens, (int(again.sum()), self.length))
-        inputs = self.asked(sequences, rng)
+        inputs = self.inputs_of(sequences, rng)
         return batch_of(inputs, self.answers(inputs))
 
     def test_set(self) -> Batch:
         """Return the held-out sequences with their answers."""
-        inputs = self.asked(self._held_out(), random_stream(self.data_seed, 3))
+        inputs = self.inputs_of(self._held_out(), random_stream(self.data_seed, 3))
         return batch_of(inputs, self.answers(inputs))
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
