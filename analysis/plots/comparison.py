@@ -86,7 +86,11 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "hel
         curve.set_xlim(left=0)
         cost.set(xlabel="saved for backward (MiB)", ylabel=accuracy)
         if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
+            from matplotlib.ticker import LogLocator
+
             cost.set_xscale("log")
+            cost.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            cost.xaxis.set_minor_formatter("")
         cost.xaxis.set_major_formatter("{x:g}")
         angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
         angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
