@@ -150,6 +150,19 @@ def test_a_folder_that_is_itself_a_link_is_as_good_as_another(tmp_path):
     assert contents(tmp_path / "disk") == ["config.json", "runs", "runs/bptt-seed0", "runs/bptt-seed0/train.jsonl"]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", ["runs", "weights", "figures", "records.jsonl", "report.md", "comparison.png"])
+def test_what_lies_where_results_go_and_is_of_the_wrong_kind_is_named_and_left_alone(tmp_path, name, restart):
+    folder = tmp_path / "results"
+    with claimed(folder, VALUES, False):
+        (folder / "train.txt").write_text("")
+    (folder / name).mkdir() if "." in name else (folder / name).write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=f"{name} is no fi?o?l"), claimed(folder, VALUES, restart):
+        pass
+    assert contents(tmp_path) == before
+
+
 ODD = {
     "link": lambda path: path.symlink_to(path.parent / "precious"),
     "hard_link": lambda path: path.hardlink_to(path.parent / "precious"),

@@ -230,6 +230,15 @@ def test_a_bench_that_cannot_be_measured_is_refused_in_one_line(loopgrad, tmp_pa
         del sys.modules[name]
 
 
+@pytest.mark.parametrize("content", ["", "precious", '{"rows": []}'])
+def test_a_bench_replaces_its_own_record_alone(loopgrad, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fits.json").write_text(content)
+    result = loopgrad("bench", "fits", "output_dir=out")
+    assert result.code == 2 and "out/fits.json is no record of a bench" in result.err
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == [content]
+
+
 def test_the_command_of_a_bench_is_not_lost(monkeypatch):
     monkeypatch.setattr("sys.argv", ["/usr/bin/loopgrad", "bench", "a b=1"])
     assert provenance.command() == "loopgrad bench 'a b=1'"
