@@ -226,6 +226,17 @@ def test_another_configuration_and_another_command_are_refused(tmp_path):
         assert complete
 
 
+def test_what_a_configuration_holds_is_shown_in_short(tmp_path):
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    (tmp_path / "config.json").write_text(json.dumps({**VALUES, "trainer": {"lr": deep, "x" * 500: 1}}))
+    with pytest.raises(ConfigError, match=r"another configuration \(trainer.lr: \[\[.*\.\.\. -> 1, t") as caught:
+        with claimed(tmp_path, VALUES, False):
+            pass
+    assert len(str(caught.value)) < 800
+
+
 def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path):
     with pytest.raises(ZeroDivisionError), held(tmp_path / "a" / "b"):
         raise ZeroDivisionError
