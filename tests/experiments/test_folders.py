@@ -4,12 +4,13 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
 
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import ANALYSIS, claimed, claims, held
+from loopgrad.experiments.folders import ANALYSIS, claimed, claims, complete, held
 
 VALUES = {
     "task": {},
@@ -235,6 +236,14 @@ def test_what_a_configuration_holds_is_shown_in_short(tmp_path):
         with claimed(tmp_path, VALUES, False):
             pass
     assert len(str(caught.value)) < 800
+
+
+def test_a_folder_that_was_removed_while_it_was_held_is_not_half_made_again(tmp_path):
+    folder = tmp_path / "results"
+    with pytest.raises(FileNotFoundError, match="was removed while the command ran"), claimed(folder, VALUES, False):
+        shutil.rmtree(folder)
+        complete(folder, [{}])
+    assert not folder.exists()
 
 
 def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path):
