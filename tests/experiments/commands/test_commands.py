@@ -222,7 +222,7 @@ def test_a_bench_that_cannot_be_measured_is_refused_in_one_line(loopgrad, tmp_pa
         (["trm", "bench.official_path=broken"], "no_such_library"),
         (["bench.repeats=0"], "repeats"),
         (["bench.num_threads=0"], "num_threads"),
-        (["bench.lengths=[]"], "nothing to measure"),
+        (["bench.lengths=[]"], "lengths=[] must hold at least one"),
     ]:
         result = loopgrad("bench", *arguments, "bench.batch_size=2")
         assert result.code == 2 and result.err.count("\n") == 1 and word in result.err, result
