@@ -187,7 +187,7 @@ class _Examined(TypedDict, total=False):
     figures: Annotated[list[Figure], Between(0, 100)]
 
 
-class WeightsRecord(Made, _Examined):
+class ExaminedRecord(_Examined):
     """What an analysis finds on one set of trained weights: two depths, and what else was asked for."""
 
     name: Name
@@ -198,4 +198,9 @@ class WeightsRecord(Made, _Examined):
     samples: Annotated[int, Between(1)]
     dtype: dict[Name, Words]
     depths: Annotated[list[DepthRecord], Between(2, 2)]
+
+
+class WeightsRecord(Made, ExaminedRecord):
+    """The same with what repeats it."""
+
     config: dict[str, Any]
