@@ -100,6 +100,14 @@ class Conditions:
         torch.set_rng_state(states[0])
         set_device_states(self.device_ids, list(states[1:]), device_type=self.accelerator)
 
+    def put_back(self, cell: nn.Module) -> None:
+        """Set the generators, and the values of buffers that were changed since, back to what was noted."""
+        self.set_generators(self.generators)
+        with torch.no_grad():
+            for name, buffer in cell.named_buffers() if self.versions else ():
+                if name in self.buffers and self.versions[name] != (id(buffer), version_of(buffer)):
+                    buffer.copy_(self.buffers[name])
+
     def sets_weights(self, enabled: int) -> bool:
         """Whether meeting these conditions sets torch's cache of parametrized weights, now `enabled` or not."""
         return bool(self.derived or enabled)

@@ -159,11 +159,15 @@ class Stepwise(nn.Module):
 
     def asked(self, state: Any, steps: Steps, x: Any, step: int) -> Any:
         """Return the answer of the readout to the state after an update."""
-        plain = self.cell.read(state) if is_invertible(self.cell) else state
+        plain = self.plain(state)
         if self.readout is None:
             return plain
         answer = self.readout(plain, steps.inputs, x, self.start + step)
         return answer if self.lengths is None else self._of_rows_going(answer, self.lengths, step)
+
+    def plain(self, state: Any) -> Any:
+        """Return the plain state of one that updates have led to."""
+        return self.cell.read(state) if is_invertible(self.cell) else state
 
     def _of_rows_going(self, answer: Any, lengths: Tensor, step: int) -> Any:
         """Return an answer with zeros in the rows that were done before the update."""
