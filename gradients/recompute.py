@@ -101,12 +101,13 @@ class Conditions:
         set_device_states(self.device_ids, list(states[1:]), device_type=self.accelerator)
 
     def put_back(self, cell: nn.Module) -> None:
-        """Set the generators, and the values of buffers that were changed since, back to what was noted."""
+        """Set the generators, and if an update has changed one the values of buffers, back to what was noted."""
         self.set_generators(self.generators)
-        with torch.no_grad():
-            for name, buffer in cell.named_buffers() if self.versions else ():
-                if name in self.buffers and self.versions[name] != (id(buffer), version_of(buffer)):
-                    buffer.copy_(self.buffers[name])
+        if self.changed_buffer(cell) is not None:
+            # then all of them, and uncounted: as batch_norm writes its own, which a graph may hold and not read
+            for name, buffer in cell.named_buffers():
+                if name in self.buffers:
+                    buffer.data.copy_(self.buffers[name])
 
     def sets_weights(self, enabled: int) -> bool:
         """Whether meeting these conditions sets torch's cache of parametrized weights, now `enabled` or not."""
