@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import maybe_current_level as in_transform
 from torch.nn.utils import parametrize
 
 from loopgrad.gradients import tree
@@ -53,8 +54,19 @@ class Asking:
         done = self._asked(state, step)
         if done is not None:
             self.cell.lengths = torch.where(done & (lengths > step), step + 1, lengths)
-        looks = last or (step + 1) % self.every == 0
-        return tuple(self.cell.lengths.tolist()) if looks else ()
+        return self._looked() if last or (step + 1) % self.every == 0 else ()
+
+    def _looked(self) -> tuple[int, ...]:
+        assert self.cell.lengths is not None
+        try:
+            return tuple(self.cell.lengths.tolist())
+        except RuntimeError as error:
+            if in_transform() is None:
+                raise
+            raise RuntimeError(
+                "until=... cannot run within torch.func.vmap, which hides from the host what each sample has come to: "
+                "give the samples as one batch"
+            ) from error
 
     def _asked(self, state: Any, step: int) -> Tensor | None:
         if self.period and (self._before is None or (self.cell.start + step + 1) % self.period):

@@ -119,8 +119,9 @@ class Estimator(ABC):
         Raises:
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
                 not an int; an optional argument is of the wrong type.
-            ValueError: num_steps is negative, batch_dim, xs, save, lengths or until does not fit, the cell returned a state of
-                another structure, or this estimator has the gradient of the last state alone and `save` asks for more.
+            ValueError: num_steps is negative, batch_dim, xs, save, lengths or until does not fit, the cell returned a
+                state of another structure, or this estimator has the gradient of the last state alone and `save` asks
+                for more.
         """
         check_cell(cell)
         _check_call(state, num_steps)
@@ -154,8 +155,8 @@ class Estimator(ABC):
         if options.until is not None and not self.until:
             raise ValueError(
                 f"{type(self).__name__} takes the last cycle of the whole batch for that of a fixed point, in which a "
-                "sample that until=... has ended before does not move: stop by a forward solver, run all num_steps, "
-                "or use BPTT() or CheckpointedBPTT()"
+                "sample that until=... has ended before does not move: leave until out (a forward solver stops by "
+                "itself), or use BPTT() or CheckpointedBPTT()"
             )
         if options.until is not None:
             return options.until.rollout(self, cell, plain, first, inputs, num_steps, options)

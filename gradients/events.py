@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from loopgrad.gradients import tree
@@ -38,7 +37,7 @@ class ResidualBelow(CycleEvent):
 
     .. math:: |z_{t+p} - z_t| \le \mathrm{tol} \, |z_{t+p}|
 
-    after a cycle of p = cell.period updates, with the norm over all floating leaves of a sample's state, in float64.
+    after a cycle of p = cell.period updates, with the norm over all floating leaves of a sample's state.
 
     Args:
         tol: At least 0; 0 for a state that a cycle leaves as it is, to the last bit.
@@ -80,7 +79,9 @@ class ResidualBelow(CycleEvent):
             before, after = self.of(before), self.of(after)
         moved = Before(tree.flatten(before)[0]).moved(tree.flatten(after)[0])
         if moved is None:
-            raise ValueError("ResidualBelow: what it looks at holds no floating tensor, or changes its shape in a cycle")
+            raise ValueError(
+                "ResidualBelow: what it looks at holds no floating tensor, or changes its shape in a cycle"
+            )
         return moved <= self.tol
 
 

@@ -65,7 +65,9 @@ class Options:
             kind = type(self.readout).__name__
             raise TypeError(f"readout must be callable as readout(state, inputs, x_t, step), got {kind}")
         if self.until is not None and not isinstance(self.until, Ending):
-            raise TypeError(f"until={self.until!r} must be Until(event), which may say how often it is looked at, or None")
+            raise TypeError(
+                f"until={self.until!r} must be Until(event), which may say how often it is looked at, or None"
+            )
         named = [] if self.xs is None else tree.leaves_with_names(self.xs, "xs")
         if self.xs is not None and not any(isinstance(leaf, Tensor) for _, leaf in named):
             raise TypeError("xs holds no tensor: give a tree of tensors (updates, batch, ...), or None")

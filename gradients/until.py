@@ -89,7 +89,9 @@ class Until(Ending):
     ) -> Rollout:
         """Return the rollout of an estimator whose samples end by the event, with `stats.steps`."""
         if torch.compiler.is_compiling():
-            raise RuntimeError("until=... cannot be traced by torch.compile, for the host looks at data: compile the cell")
+            raise RuntimeError(
+                "until=... cannot be traced by torch.compile, for the host looks at data: compile the cell"
+            )
         how = replace(how, until=None, lengths=how.limits(plain, num_steps))
         if not num_steps or not len(how.lengths):
             rollout = estimator.asked(cell, plain, first, inputs, 0, how)
@@ -103,9 +105,10 @@ class Until(Ending):
                 return rollout
             begun.put_back(asked)  # something that requires grad is hidden in the cell: it is the estimator's to find
             taken, evaluations = rollout.stats.steps or (), rollout.stats.cell_evaluations
+            how = replace(how, lengths=torch.tensor(taken))
         else:
             taken, evaluations = self._beforehand(asked, first, steps, num_steps, how)
-        how = replace(how, lengths=torch.tensor(taken, device=how.lengths.device))
+            how = replace(how, lengths=asked.lengths)
         return _with(estimator.asked(cell, plain, first, inputs, max(taken), how), taken, evaluations)
 
     def _beforehand(
