@@ -166,7 +166,7 @@ class _AtOnce(Estimator):
                 if step == 0:
                     check_structure(state, after)
                 state, taken = after, asking.after(after, step, step + 1 == num_steps)
-                now = Conditions(cell, tensors, now) if self.how.every > 1 else now
+                now = _noted(now, cell, tensors) if self.how.every > 1 else now
                 points.append((state, now))
                 if taken:
                     held.hand_on(max(taken))
@@ -182,6 +182,12 @@ class _AtOnce(Estimator):
             raise
         vjps = max(taken) if any(map(requires_grad, tree.flatten(state)[0])) else 0
         return _with(Rollout(state, Stats(step + 1, vjps)), taken, 0)
+
+
+def _noted(before: Conditions, cell: nn.Module, tensors: list[Any]) -> Conditions:
+    """Return the conditions of now; those before, where an update has neither drawn nor rewritten anything."""
+    same = all(map(torch.equal, before.generators, before.generator_states()))
+    return before if same and before.changed_buffer(cell) is None else Conditions(cell, tensors, before)
 
 
 def _needs_gradient(cell: Stepwise, state: Any, steps: Steps) -> bool:

@@ -144,6 +144,7 @@ def test_compiled_cells_end_as_they_are(estimator):
     assert found.stats.steps == expected.stats.steps and torch.equal(found.state, expected.state)
 
 
+@pytest.mark.slow
 def test_within_transforms_it_is_right_or_refused():
     _, z, x, _ = problem()
 
