@@ -9,6 +9,7 @@ from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stats
 from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
+from loopgrad.gradients.events import CycleEvent, Halted, ResidualBelow
 from loopgrad.gradients.forward_gradient import ForwardGradient
 from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
@@ -20,16 +21,19 @@ from loopgrad.gradients.reversible import ReversibleBPTT
 from loopgrad.gradients.scopes import EveryCycle, LastOf, RandomUpdates, Scope
 from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
+from loopgrad.gradients.until import Until
 
 __all__ = [
     "BPTT",
     "BatchDims",
     "CheckpointedBPTT",
+    "CycleEvent",
     "DepthDistribution",
     "Estimator",
     "EveryCycle",
     "ForwardGradient",
     "ForwardMode",
+    "Halted",
     "ImplicitGradient",
     "Invertible",
     "LastOf",
@@ -37,6 +41,7 @@ __all__ = [
     "PhantomGradient",
     "RandomTruncation",
     "RandomUpdates",
+    "ResidualBelow",
     "ReversibleBPTT",
     "Rollout",
     "Scope",
@@ -45,5 +50,6 @@ __all__ = [
     "TorchDEQ",
     "TruncatedBPTT",
     "Undone",
+    "Until",
     "jacobian_penalty",
 ]

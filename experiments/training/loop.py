@@ -100,7 +100,7 @@ def _step(
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     numbers = result.output.stats.numbers()
-    own = ("stopped", "residual", "doubt")
+    own = ("stopped", "residual", "doubt", "steps")
     entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
