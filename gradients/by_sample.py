@@ -41,9 +41,9 @@ class BySample:
             chosen: The updates that carry the gradient of a sample, given how many it has.
             hands_on: See `BySample`.
         """
-        inner = cell
+        inner: Any = cell
         while getattr(inner, "is_around", False):
-            inner = inner.cell  # pyright: ignore[reportAssignmentType]
+            inner = inner.cell
         if not isinstance(inner, Stepwise) or inner.lengths is None or not num_steps:
             return None
         lengths = inner.lengths.cpu()

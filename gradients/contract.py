@@ -115,7 +115,8 @@ class Estimator(ABC):
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
                 not an int; an optional argument is of the wrong type.
             ValueError: num_steps is negative, batch_dim, xs, save or lengths does not fit, the cell returned a state of
-                another structure, or this estimator has the gradient of the last state alone and `save` asks for more.
+                another structure, or this estimator has the gradient of the last state alone, and `save` asks for more
+                or there are lengths.
         """
         check_cell(cell)
         _check_call(state, num_steps)
@@ -145,6 +146,11 @@ class Estimator(ABC):
             raise ValueError(
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
                 'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
+            )
+        if options.lengths is not None and self.outputs == "refused":
+            raise ValueError(
+                f"{type(self).__name__} differentiates a cycle at the last state, in which samples that are done stand "
+                "still: leave lengths out, or use BPTT(), CheckpointedBPTT() or TruncatedBPTT"
             )
         answers = None if saving is None else Answers(saving)
         asked, steps = options.around(cell, plain, first), options.steps(inputs, answers, self.by_sample)
