@@ -75,7 +75,7 @@ class LastOf(Scope):
         found: set[int] = set()
         for name, count in self.counts.items():
             own = [step for step in range(num_steps) if name in changed[step % len(changed)]]
-            found |= set(own[len(own) - count :] if count else ())
+            found |= set(own[max(0, len(own) - count) :])
         return frozenset(found)
 
 

@@ -11,7 +11,8 @@ from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.act import ACT, Pondered
 from loopgrad.models.architecture import Architecture
-from loopgrad.models.cells import State
+from loopgrad.models.cells import Cycled, State
+from loopgrad.models.late_start import LateStart
 from loopgrad.models.layers import Linear, truncated_normal
 
 
@@ -160,9 +161,18 @@ class RecursiveModel(nn.Module):
             found = depth.answer(logits, q_halt)
             return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
         if isinstance(depth, Tensor):
-            if not depth.numel() or int(depth.min()) < 1:
+            if depth.shape != inputs.shape[:1]:
+                raise ValueError(f"depth has shape {tuple(depth.shape)} and the batch {len(inputs)} samples")
+            if depth.is_floating_point() or depth.dtype == torch.bool:
+                raise TypeError(f"depth holds {depth.dtype}: it must be ints, the cycles of each sample")
+            if int(depth.min()) < 1:
                 raise ValueError(f"depth holds {depth.tolist()}: each sample needs an int of at least 1, its cycles")
-            rollout = estimator(self.cell, state, x, int(depth.max()) * period, lengths=depth * period)
+            most, lengths = int(depth.max()) * period, depth * period
+            if isinstance(self.cell, Cycled):
+                cell = LateStart(self.cell, most - lengths, x.device)
+                rollout = estimator(cell, state, x, most)
+            else:
+                rollout = estimator(self.cell, state, x, most, lengths=lengths)
         else:
             if depth is not None and not is_int(depth, 1):
                 raise TypeError(f"depth={depth!r} must be an int of at least 1, ints for each sample, ACT or None")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, LastOf, ReversibleBPTT, TruncatedBPTT
+from loopgrad.analysis.counters import SavedBytes
+from loopgrad.gradients import BPTT, CheckpointedBPTT, LastOf, PhantomGradient, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import HRM, TRM, FeedForward
 
 CYCLES, TOKENS = [2, 5, 1, 3], 6
@@ -12,6 +13,7 @@ ESTIMATORS = {
     "checkpointed": CheckpointedBPTT(),
     "last update": TruncatedBPTT(1),
     "last two cycles": TruncatedBPTT(num_cycles=2),
+    "phantom": PhantomGradient(num_steps=2, damping=0.5),
     "last of each stream": TruncatedBPTT(scope=LastOf({"z_H": 1, "z_L": 3})),
 }
 MODELS = {
@@ -62,6 +64,19 @@ def test_couplings_run_samples_of_different_depth(coupling):
         alone = sum(loss(model(None, tokens[i : i + 1], None, BPTT(), n)) for i, n in enumerate(CYCLES))
 
 
+@pytest.mark.parametrize("depth", [[9, 9, 9, 9], [2, 9, 5, 7]], ids=str)
+def test_what_the_last_cycle_keeps_does_not_depend_on_the_depths_of_the_samples(depth):
+    model, tokens = made()
+    counters = [SavedBytes([*model.parameters(), *model.buffers()]) for _ in range(2)]
+    with counters[0]:
+        drawn = model(None, tokens, None, TruncatedBPTT(num_cycles=1), torch.tensor(depth))
+    with counters[1]:
+        fixed = model(None, tokens, None, TruncatedBPTT(num_cycles=1))
+    close = counters[1].held() * 0.05 + 64  # the states that the last samples to begin are held in
+    assert abs(counters[0].held() - counters[1].held()) <= close
+    assert drawn.stats.vjps == fixed.stats.vjps == 3 and drawn.stats.cell_evaluations == 27
+
+
 def test_a_number_of_cycles_is_that_of_a_model_built_with_it():
     model, tokens = made()
     other = TRM(5, TOKENS, hidden_size=8, num_heads=2, num_layers=1, H_cycles=7, L_cycles=2).double()
@@ -77,7 +92,7 @@ def test_a_number_of_cycles_is_that_of_a_model_built_with_it():
         (True, "depth=True must be an int"),
         (2.0, "depth=2.0 must be an int"),
         (torch.tensor([1, 0, 2, 2]), r"depth holds \[1, 0, 2, 2\]"),
-        (torch.tensor([1, 2]), "2 entries"),
+        (torch.tensor([1, 2]), r"depth has shape \(2,\) and the batch 4"),
         (torch.tensor([1.0, 2.0, 2.0, 2.0]), "must be ints"),
     ],
 )
