@@ -16,15 +16,17 @@ from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
+from loopgrad.gradients.ramp import Ramp
 from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
-from loopgrad.gradients.scopes import EveryCycle, LastOf, RandomUpdates, Scope
+from loopgrad.gradients.scopes import BackwardSteps, EveryCycle, LastOf, RandomUpdates, Scope
 from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
 from loopgrad.gradients.until import Until
 
 __all__ = [
     "BPTT",
+    "BackwardSteps",
     "BatchDims",
     "CheckpointedBPTT",
     "CycleEvent",
@@ -39,6 +41,7 @@ __all__ = [
     "LastOf",
     "Note",
     "PhantomGradient",
+    "Ramp",
     "RandomTruncation",
     "RandomUpdates",
     "ResidualBelow",

@@ -59,7 +59,7 @@ class Estimator(ABC):
             gradients of its answers where it comes by; "carried", they are made part of the state; or "refused".
         by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
             states with the batch in dimension 0, wherever the caller has it.
-        until: Whether it takes samples that data have ended, and otherwise refuses `until`.
+        lengths: Whether samples may end before the last update; otherwise `lengths` and `until` are refused.
     """
 
     kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
@@ -68,7 +68,7 @@ class Estimator(ABC):
     references: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[Literal["emitted", "carried", "refused"]] = "refused"
     by_sample: ClassVar[bool] = True
-    until: ClassVar[bool] = True
+    lengths: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -120,8 +120,8 @@ class Estimator(ABC):
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
                 not an int; an optional argument is of the wrong type.
             ValueError: num_steps is negative, batch_dim, xs, save, lengths or until does not fit, the cell returned a
-                state of another structure, or this estimator has the gradient of the last state alone and `save` asks
-                for more.
+                state of another structure, or this estimator has the gradient of the last state alone, and `save` asks
+                for more, or samples may end before that.
         """
         check_cell(cell)
         _check_call(state, num_steps)
@@ -152,11 +152,12 @@ class Estimator(ABC):
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
                 'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
             )
-        if options.until is not None and not self.until:
+        if not self.lengths and (options.lengths is not None or options.until is not None):
+            name, more = ("lengths", "") if options.until is None else ("until", " (a forward solver stops by itself)")
             raise ValueError(
                 f"{type(self).__name__} takes the last cycle of the whole batch for that of a fixed point, in which a "
-                "sample that until=... has ended before does not move: leave until out (a forward solver stops by "
-                "itself), or use BPTT() or CheckpointedBPTT()"
+                f"sample that {name}=... has ended before does not move: leave {name} out{more}, or use BPTT(), "
+                "CheckpointedBPTT() or TruncatedBPTT"
             )
         if options.until is not None:
             return options.until.rollout(self, cell, plain, first, inputs, num_steps, options)

@@ -48,9 +48,7 @@ class Until(Ending):
         a pass of its own, without a graph: one more evaluation for each of these updates, and afterwards the cost of
         the estimator for the longest sample. Both are counted in `stats.cell_evaluations`.
     Not recommended when:
-        Samples see each other, as in batch normalisation: rows that are done are still seen. The estimator
-        differentiates the last updates alone: they are counted from the end of the longest sample, and one that was
-        done before has no gradient there (`TruncatedBPTT`; `RandomTruncation` stays unbiased). The cell gives other
+        Samples see each other, as in batch normalisation: rows that are done are still seen. The cell gives other
         values when it is run again, from a generator of its own or a counter in Python: the numbers found are then
         those of another run, except under `BPTT`.
 

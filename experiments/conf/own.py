@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.models import HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning
+from loopgrad.gradients import DepthDistribution
+from loopgrad.models import ACT, HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning, ResidualHalt
 
 Classes = Mapping[str, type]
 
@@ -26,9 +27,12 @@ OWN: Mapping[str, Classes] = {
     },
     "trainer": {
         "loopgrad.experiments.trainer.Trainer": Trainer,
+        "loopgrad.gradients.DepthDistribution": DepthDistribution,
+        "loopgrad.models.ACT": ACT,
         "loopgrad.models.FixedSegments": FixedSegments,
         "loopgrad.models.QHalt": QHalt,
         "loopgrad.models.QLearning": QLearning,
+        "loopgrad.models.ResidualHalt": ResidualHalt,
     },
 }
 """By the part of a configuration; the names are those that configurations of this package write."""

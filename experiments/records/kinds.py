@@ -32,8 +32,15 @@ class Made(TypedDict):
     device: Words
 
 
-class Curve(TypedDict):
-    """A training run: the loss of every step, and the held-out accuracy at some steps."""
+class _Depth(TypedDict, total=False):
+    cycles: list[Number]
+
+
+class Curve(_Depth):
+    """A training run: the loss of every step, and the held-out accuracy at some steps.
+
+    `cycles` is the mean number of cycles of each step's samples, where that was drawn or adapted.
+    """
 
     step: Annotated[list[Count], Between(0, 1_000_000)]
     exact_accuracy: list[Share]
