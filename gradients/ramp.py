@@ -34,7 +34,7 @@ class Ramp(Estimator):
     Not recommended when:
         Estimators are compared at equal memory: what counts is the largest value.
     Reference:
-        Wang et al. 2026, arXiv 2605.20613 ("warmup deep credit assignment"); the rounding is that of its code.
+        Wang et al. 2026, arXiv 2605.20613 ("warmup deep credit assignment"), whose code rounds so.
 
     Raises:
         TypeError: estimator is none, or is a ramp itself; parameter is no text; a number is no int.

@@ -92,7 +92,7 @@ class BackwardSteps(Scope):
         then: Name of the leaf that gets what is left.
 
     Reference:
-        Wang et al. 2026, arXiv 2605.20613; the count is that of its code.
+        Wang et al. 2026, arXiv 2605.20613, whose code counts so.
 
     Raises:
         ValueError: steps is below 2; at a call: the state has no leaf of such a name.
