@@ -61,8 +61,8 @@ class Streams:
         check_names(streams.names)
         return streams
 
-    def of_floating(self, state: Any) -> list[torch.Tensor]:
-        """Return all floating leaves of a state, as many as the first state had."""
+    def leaves(self, state: Any) -> list[torch.Tensor]:
+        """Return the streams of a state, checked: tensors (batch, ...), in a state of the first one's structure."""
         leaves = latent(state)
         if len(leaves) != len(self.floating):
             found = [name for name, leaf in _named(state) if is_floating(leaf)]
@@ -70,11 +70,7 @@ class Streams:
                 f"the cell must return a state of the structure it was given, with the floating leaves {self.floating}"
                 f": got {tuple(found)}. What becomes a floating tensor must be one in the first state, such as zeros"
             )
-        return leaves
-
-    def leaves(self, state: Any) -> list[torch.Tensor]:
-        """Return the streams of a state, checked: tensors (batch, ...), as many as there are names."""
-        leaves = self.chosen(self.of_floating(state))
+        leaves = self.chosen(leaves)
         check_leaves(leaves, self.names)
         return leaves
 

@@ -26,57 +26,89 @@ def check_per(per: Any, position_dim: Any) -> None:
         raise ValueError(f"position_dim={position_dim!r} is read with per='position' alone")
 
 
-def position_dims(
-    names: Sequence[str], leaves: Sequence[torch.Tensor], batch_dims: Sequence[int], position_dim: Any
-) -> list[tuple[int, ...]]:
-    """Return which dimensions of each stream are positions, once its batch has been moved to dimension 0.
+@dataclass(frozen=True)
+class Places:
+    """Where the positions are in each stream, once its batch has been moved to dimension 0.
 
-    Args:
-        names: Of the streams.
-        leaves: The streams as they were given.
-        batch_dims: Dimension of the batch in each.
-        position_dim: An int, or several in a tuple, such as those of rows and columns; or a mapping from the name of
-            a stream to these. None for dimension 1 of streams (batch, positions, ...).
-
-    Raises:
-        TypeError: It holds something other than ints.
-        ValueError: A stream has no such dimension, or the streams have different numbers of positions.
+    Attributes:
+        dims: By the name of a stream; empty where samples are whole.
     """
-    if isinstance(position_dim, Mapping) and (wrong := set(position_dim) ^ set(names)):
-        raise ValueError(f"position_dim names {sorted(position_dim)}, the streams are {list(names)}: {sorted(wrong)}")
-    found, sizes = [], {}
-    for name, leaf, batch_dim in zip(names, leaves, batch_dims, strict=True):
-        given = position_dim[name] if isinstance(position_dim, Mapping) else position_dim
-        own = (1,) if given is None else given if isinstance(given, tuple) else (given,)
-        if not own or not all(map(is_int, own)):
-            raise TypeError(f"position_dim must hold ints, dimensions of the streams, got {position_dim!r}")
-        shape, rank = tuple(leaf.shape), leaf.dim()
-        if any(not -rank <= dim < rank for dim in own) or given is None and rank < 3:
+
+    dims: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(
+        cls,
+        per: str,
+        names: Sequence[str],
+        leaves: Sequence[torch.Tensor],
+        batch_dims: Sequence[int | None],
+        position_dim: Any,
+    ) -> "Places":
+        """Return them.
+
+        Args:
+            per: One of PER.
+            names: Of the streams.
+            leaves: The streams as they were given.
+            batch_dims: Dimension of the batch in each.
+            position_dim: An int, or several in a tuple, such as those of rows and columns; or a mapping from the name
+                of a stream to these. None for dimension 1 of streams (batch, positions, ...).
+
+        Raises:
+            TypeError: position_dim holds something other than ints.
+            ValueError: A stream has no such dimension, or the streams have different numbers of positions.
+        """
+        if per == "sample":
+            return cls({})
+        if isinstance(position_dim, Mapping) and set(position_dim) != set(names):
+            raise ValueError(f"position_dim names {sorted(position_dim)}, the streams are {list(names)}")
+        found, sizes = {}, {}
+        for name, leaf, batch_dim in zip(names, leaves, batch_dims, strict=True):
+            own = _dims_of(name, leaf, batch_dim or 0, position_dim)
+            sizes[name] = tuple(leaf.shape[dim] for dim in own)
+            found[name] = tuple(dim + (dim < (batch_dim or 0)) for dim in own)
+        if len(set(sizes.values())) > 1:
             raise ValueError(
-                f"stream {name} of shape {shape} has no position dimension, and per='position' needs streams (batch, "
-                "positions, ...): name those that have one by latent=, say which dimension it is by position_dim=, or "
-                "judge whole samples, per='sample'"
+                f"the streams have different positions, {sizes}, which cannot be judged jointly: name those of one "
+                "kind by latent="
             )
-        own = tuple(dim % rank for dim in own)
-        if batch_dim in own or len(set(own)) < len(own):
-            raise ValueError(
-                f"position_dim={position_dim!r} of stream {name}, shape {shape}: dimension {batch_dim} is the batch, "
-                "and each dimension is named once: give others by position_dim="
-            )
-        sizes[name] = tuple(shape[dim] for dim in own)
-        found.append(tuple(dim + (dim < batch_dim) for dim in own))
-    if len(set(sizes.values())) > 1:
+        return cls(found)
+
+    @property
+    def axes(self) -> int:
+        """Leading dimensions of a stream that are its rows, with the positions next to the batch."""
+        return 1 + len(next(iter(self.dims.values()), ()))
+
+    def second(self, name: str, leaf: torch.Tensor) -> torch.Tensor:
+        """Return a stream (batch, ...) as a view (batch, *positions, ...), or as it is where samples are whole."""
+        dims = self.dims.get(name, ())
+        after = tuple(range(1, 1 + len(dims)))
+        if dims == after or leaf.dim() <= max(dims):  # one that has lost dimensions is refused by its shape
+            return leaf
+        return leaf.movedim(dims, after)
+
+
+def _dims_of(name: str, leaf: torch.Tensor, batch_dim: int, position_dim: Any) -> tuple[int, ...]:
+    """Return the dimensions of the positions in a stream as it was given."""
+    given = position_dim[name] if isinstance(position_dim, Mapping) else position_dim
+    own = (1,) if given is None else given if isinstance(given, tuple) else (given,)
+    if not own or not all(map(is_int, own)):
+        raise TypeError(f"position_dim must hold ints, dimensions of the streams, got {position_dim!r}")
+    shape, rank = tuple(leaf.shape), leaf.dim()
+    if any(not -rank <= dim < rank for dim in own) or given is None and rank < 3:
         raise ValueError(
-            f"the streams have different positions, {sizes}, which cannot be judged jointly: name those of one kind "
-            "by latent="
+            f"stream {name} of shape {shape} has no position dimension, and per='position' needs streams (batch, "
+            "positions, ...): name those that have one by latent=, say which dimension it is by position_dim=, or "
+            "judge whole samples, per='sample'"
         )
-    return found
-
-
-def positions_second(leaf: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
-    """Return a stream (batch, ...) as a view (batch, *positions, ...)."""
-    after = tuple(range(1, 1 + len(dims)))
-    return leaf if dims == after else leaf.movedim(dims, after)
+    own = tuple(dim % rank for dim in own)
+    if batch_dim in own or len(set(own)) < len(own):
+        raise ValueError(
+            f"position_dim={position_dim!r} of stream {name}, shape {shape}: dimension {batch_dim} is the batch, and "
+            "each dimension is named once: give others by position_dim="
+        )
+    return own
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from loopgrad.analysis.course import Course, check_options
 from loopgrad.analysis.latent import check_leaves, check_names, check_shapes, chosen_names
 from loopgrad.analysis.official_site import OfficialSite, official_inner
-from loopgrad.analysis.positions import check_per, position_dims, positions_second
+from loopgrad.analysis.positions import Places, check_per
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
 from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
@@ -47,6 +47,9 @@ class Recorder:
         per: "position" for a sample of its own in each position, as in `record`.
         position_dim: With per="position", which dimension that is, as in `record`.
 
+    Attributes:
+        latent: As given.
+
     Raises:
         TypeError: upcast is narrower than float32.
         ValueError: period or lags is out of range, or per is none of the two.
@@ -81,8 +84,8 @@ class Recorder:
         self._course: Course | None = None
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
         self._batch_dim, self._dims = batch_dim, {}
-        self._latent, self._others = latent, frozenset()
-        self._per, self._position_dim, self._positions = per, position_dim, {}
+        self.latent, self._others = latent, frozenset()
+        self._per, self._position_dim, self._places = per, position_dim, Places({})
         self._going: torch.Tensor | None = None
 
     def __repr__(self) -> str:
@@ -150,19 +153,16 @@ class Recorder:
                 `batch_dim` does not fit the streams.
         """
         if self._course is None:
-            names = tuple(streams) if self._latent is None else chosen_names(tuple(streams), self._latent)
+            names = tuple(streams) if self.latent is None else chosen_names(tuple(streams), self.latent)
             self._others = frozenset(streams).difference(names)
             streams = self._judged(streams)
             check_names(names)
             dims = [0] * len(names) if is_first(self._batch_dim) else self._batch_dims(streams)
             self._dims = dict(zip(names, dims, strict=True))
             check_leaves([_moved(leaf, self._dims[name]) for name, leaf in streams.items()], names)
-            if self._per == "position":
-                found = position_dims(names, list(streams.values()), dims, self._position_dim)
-                self._positions = dict(zip(names, found, strict=True))
-            axes = 1 + len(next(iter(self._positions.values()), ()))
+            self._places = Places.of(self._per, names, list(streams.values()), dims, self._position_dim)
             self._period = self._period or 1
-            self._course = Course(names, self._period, self._lags, self._upcast, axes)
+            self._course = Course(names, self._period, self._lags, self._upcast, self._places.axes)
         streams, self._going = self._judged(streams), None
         leaves = self._checked(self._course, streams)
         missing = [name for name in self._course.names if name not in streams]
@@ -252,9 +252,7 @@ class Recorder:
             raise ValueError(f"stream {unknown[0]!r} is not one of {course.names}, those of the first state")
         leaves = {name: _moved(leaf, self._dims[name]) for name, leaf in streams.items()}
         check_leaves(list(leaves.values()), tuple(leaves))
-        for name, dims in self._positions.items():
-            if name in leaves and leaves[name].dim() > max(dims):  # others are refused by what follows
-                leaves[name] = positions_second(leaves[name], dims)
+        leaves = {name: self._places.second(name, leaf) for name, leaf in leaves.items()}
         for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
             if name in streams and len(leaves[name]) != len(leaf) > 1:
                 raise ValueError(

@@ -23,7 +23,10 @@ from loopgrad.gradients.rows_going import rows_going
 
 
 class Listener(Protocol):
-    """What a site tells of starts and updates, such as a `Recorder`."""
+    """What a site tells of starts and updates, such as a `Recorder`.
+
+    Where it has an attribute `latent` that is not None, a site that reads states reads those leaves alone.
+    """
 
     def start(self, /, **streams: torch.Tensor) -> None:
         """Hear of the state that the next update starts from."""
@@ -85,12 +88,12 @@ class CellSite:
             if not is_forward():
                 return
             if (step := at.step(args, kwargs)) == 0:
-                known = Streams.of(visible(at.get(args, kwargs, 0)))
+                known = Streams.of(visible(at.get(args, kwargs, 0)), getattr(listener, "latent", None))
                 due = 0
             elif skipped is None:
                 skipped = step
             if step == due:  # noted now: a cell may fill the container of its state, or write into its tensors
-                leaves = known.of_floating(visible(at.get(args, kwargs, 0)))
+                leaves = known.leaves(visible(at.get(args, kwargs, 0)))
                 read = [(leaf, version(leaf)) for leaf in leaves]
                 if step == 0:
                     listener.start(**dict(zip(known.names, leaves, strict=True)))
@@ -99,7 +102,7 @@ class CellSite:
             nonlocal due
             if not is_forward() or due is None or at.step(args, kwargs) != due:
                 return
-            leaves = zip(known.names, known.of_floating(visible(output)), read, strict=True)
+            leaves = zip(known.names, known.leaves(visible(output)), read, strict=True)
             if (rows := rows_going()) is not None:
                 listener.going(rows)
             listener.push(**{name: leaf for name, leaf, given in leaves if not _handed_on(leaf, *given)})

@@ -1,7 +1,7 @@
 """Where a recursion goes: running it update by update and recording residuals and norms as a `Trace`."""
 
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from loopgrad.analysis.course import Course, check_options
 from loopgrad.analysis.evaluation import leaving_torch_alone
 from loopgrad.analysis.latent import Streams, check_shapes
 from loopgrad.analysis.latent import latent as latent_leaves
-from loopgrad.analysis.positions import check_per, position_dims, positions_second
+from loopgrad.analysis.positions import Places, check_per
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import Distance, counted, short, version
 from loopgrad.analysis.trace import Trace, trace_of
@@ -106,14 +106,15 @@ def record(
     check_options(lags, upcast)
     check_per(per, position_dim)
     period = period_of(cell)
-    places = [num_steps, num_steps - period] if at is None else [at]
+    ends = [num_steps, num_steps - period] if at is None else [at]
     with torch.inference_mode(False):  # there torch does not count what a cell writes
         state = tree.map_tensors(torch.clone, state)  # the caller's is left as it is
         inputs = tree.map_tensors(counted, inputs)
         xs = tree.map_tensors(counted, xs)
     plain, state = state, cell.couple(state) if is_invertible(cell) else state
     streams = Streams.checked(_visible(cell, state), latent)
-    placed = _Positions.of(streams, _visible(cell, state), plain, batch_dim, position_dim, per)
+    shown, batch_dims = streams.picked(_visible(cell, state)), _batch_dims(streams, plain, batch_dim)
+    places = Places.of(per, streams.names, shown, batch_dims, position_dim)
     options = Options(xs, None, "last", start, None, batch_dim, num_steps)
     if not options.none:
         options.checked(plain)
@@ -121,29 +122,33 @@ def record(
         batch_dim = options.dims(inputs, plain)
     cell, state, inputs = batch_first(cell, state, inputs, batch_dim, plain=plain)
     leaves, names = streams.leaves(_visible(cell, state)), streams.names
-    course = Course(names, period, lags, upcast, placed.axes)
-    course.start(placed.second(leaves))
+
+    def second(leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [places.second(*pair) for pair in zip(names, leaves, strict=True)]
+
+    course = Course(names, period, lags, upcast, places.axes)
+    course.start(second(leaves))
     # states from which F may start or where it may have arrived
-    kept = {0: state} if 0 in places else {}
+    kept = {0: state} if 0 in ends else {}
     with preserved_rng(), torch.enable_grad():
         for step in range(num_steps):
             state, touched = _advance(cell, state, inputs, step, streams)
             leaves = streams.leaves(_visible(cell, state))
-            moved = zip(placed.second(leaves), touched, strict=True)
+            moved = zip(second(leaves), touched, strict=True)
             course.update([leaf if touch else None for leaf, touch in moved])
-            if step + 1 in places or step + 1 - period in places:
+            if step + 1 in ends or step + 1 - period in ends:
                 kept[step + 1] = state
         kept[num_steps] = state
         try:
-            at = places[0]
+            at = ends[0]
             begin, end = _cycle(cell, kept, inputs, at, num_steps, reevaluate, streams)
         except NoInput:
-            if len(places) == 1:
+            if len(ends) == 1:
                 raise
-            at = places[1]  # the cell has no input for an update beyond the end
+            at = ends[1]  # the cell has no input for an update beyond the end
             begin, end = _cycle(cell, kept, inputs, at, num_steps, reevaluate, streams)
-    pairs = zip(placed.second(end), placed.second(begin), strict=True)
-    residual = torch.stack([Distance(upcast, placed.axes)(*pair).double() for pair in pairs]).cpu().numpy()
+    pairs = zip(second(end), second(begin), strict=True)
+    residual = torch.stack([Distance(upcast, places.axes)(*pair).double() for pair in pairs]).cpu().numpy()
     map_dtype = {name: short(leaf.dtype) for name, leaf in zip(names, end, strict=True)}
     dtype = {name: short(leaf.dtype) for name, leaf in zip(names, leaves, strict=True)}
     (whole,) = course.episodes()
@@ -151,33 +156,13 @@ def record(
     return trace_of(course, whole, found, at, dtype, map_dtype, reevaluate is not None)
 
 
-class _Positions(NamedTuple):
-    """Where the positions are in each stream, once the batch is dimension 0; None where samples are whole."""
-
-    dims: list[tuple[int, ...]] | None
-
-    @classmethod
-    def of(
-        cls, streams: Streams, visible: Any, plain: Any, batch_dim: Any, position_dim: Any, per: str
-    ) -> "_Positions":
-        if per == "sample":
-            return cls(None)
-        batch = [0] * len(streams.floating)
-        if not is_first(batch_dim):
-            pairs = zip(tree.flatten(plain)[0], state_dims(plain, batch_dim), strict=True)
-            batch = [dim or 0 for leaf, dim in pairs if is_floating(leaf)][: len(batch)]
-        return cls(position_dims(streams.names, streams.picked(visible), streams.chosen(batch), position_dim))
-
-    @property
-    def axes(self) -> int:
-        """Leading dimensions that are rows."""
-        return 1 if self.dims is None else 1 + len(self.dims[0])
-
-    def second(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Return streams with the positions next to the batch."""
-        if self.dims is None:
-            return leaves
-        return [positions_second(leaf, dims) for leaf, dims in zip(leaves, self.dims, strict=True)]
+def _batch_dims(streams: Streams, plain: Any, batch_dim: Any) -> list[int]:
+    """Return the dimension of the batch in each stream, as it was given."""
+    batch = [0] * len(streams.floating)
+    if not is_first(batch_dim):
+        pairs = zip(tree.flatten(plain)[0], state_dims(plain, batch_dim), strict=True)
+        batch = [dim or 0 for leaf, dim in pairs if is_floating(leaf)][: len(batch)]
+    return streams.chosen(batch)
 
 
 def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, streams: Streams) -> tuple[Any, list[bool]]:
