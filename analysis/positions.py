@@ -113,7 +113,9 @@ def _dims_of(name: str, leaf: torch.Tensor, batch_dim: int, position_dim: Any) -
 
 @dataclass(frozen=True)
 class PositionVerdicts:
-    """The verdicts of one stream, position by position.
+    """The verdicts of one stream, position by position: a map, shares, and where the positions of a sample disagree.
+
+    Made by `Verdicts.by_position` of a trace that was recorded with per="position".
 
     Attributes:
         stream: Its name, or "joint".
@@ -123,6 +125,18 @@ class PositionVerdicts:
         commonest: (samples,), the commonest label of each sample, the first of LABELS where two are as common.
         odd: (samples, positions) bool, where a position has another verdict than the commonest of its sample.
         disagree: (samples,) bool, whether a sample has such positions.
+
+    Reference:
+        Geiping et al. 2025, arXiv 2502.05171 (tokens that converge, orbit and slide).
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import classify, record
+        >>> from loopgrad.gradients import Stationary
+        >>> cell = Stationary(lambda z, x: z * torch.tensor([[0.5], [-1.0]]))  # one token shrinks, one turns its sign
+        >>> trace = record(cell, torch.ones(1, 2, 4), None, 40, lags=4, per="position")
+        >>> classify(trace)["state"].by_position().label.tolist()
+        [['converged', 'cycle']]
     """
 
     stream: str
