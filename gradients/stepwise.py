@@ -12,6 +12,7 @@ from loopgrad.gradients.graphs import plus
 from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
 from loopgrad.gradients.noise import generators_apart
 from loopgrad.gradients.outputs import Answers, Taken
+from loopgrad.gradients.rows_going import of_rows
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ class Stepwise(nn.Module):
         """Apply update number `step` of this rollout; `inputs` are `Steps`."""
         steps: Steps = inputs
         x = steps.at(step)
-        before = tree.flatten(state)[0] if self.lengths is not None else []
-        after = self.cell(state, self.given(steps, x), self.start + step)
-        if self.lengths is not None:
+        if self.lengths is None:
+            after = self.cell(state, self.given(steps, x), self.start + step)
+        else:
+            before = tree.flatten(state)[0]
+            with of_rows(self.lengths > step):
+                after = self.cell(state, self.given(steps, x), self.start + step)
             after = self.with_rows_done(before, after, step)
         if steps.answers is not None:
             if steps.answers.wants(step):

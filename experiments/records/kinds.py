@@ -14,6 +14,7 @@ LEVELS = (0.05, 0.5, 0.95)
 Quantiles = Annotated[list[Number], Between(len(LEVELS), len(LEVELS))]  # over samples, at LEVELS
 OUTCOMES = ("all", "solved", "unsolved")
 Label = Annotated[int, Between(0, len(LABELS) - 1)]  # an index into LABELS
+Digits = Annotated[str, Matches(f"[0-{len(LABELS) - 1}]{{1,100000}}", "must be digits, a verdict each")]
 Updates = Annotated[str, Matches("[1-9][0-9]{0,8}", "must be a number of updates")]
 Figure = Annotated[
     str,
@@ -133,7 +134,12 @@ class Streams(TypedDict):
     joint: StreamRecord
 
 
-class DepthRecord(TypedDict):
+class _OfPositions(TypedDict, total=False):
+    # of each stream a text per sample with a digit per position, an index into LABELS
+    positions: Annotated[dict[Name, Annotated[list[Digits], Between(1)]], Between(1, 100)]
+
+
+class DepthRecord(_OfPositions):
     """The recursion followed to one depth; `solved` is 0 or 1 per sample."""
 
     name: Name
