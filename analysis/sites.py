@@ -63,9 +63,8 @@ class CellSite:
             one the model itself, or its only module, whose forward takes three arguments of other names.
 
     Not recommended when:
-        The estimator searches for a fixed point instead of rolling out, or tries updates beforehand
-        (CheckpointedBPTT with a memory budget): read under torch.no_grad(), where every estimator rolls out. The
-        look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
+        The estimator searches for a fixed point instead of rolling out: read under torch.no_grad(), where every
+        estimator rolls out. The look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
     """
 
     name: str | None = None

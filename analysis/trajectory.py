@@ -115,7 +115,7 @@ def record(
     streams = Streams.checked(_visible(cell, state), latent)
     shown, batch_dims = streams.picked(_visible(cell, state)), _batch_dims(streams, plain, batch_dim)
     places = Places.of(per, streams.names, shown, batch_dims, position_dim)
-    options = Options(xs, None, "last", start, None, batch_dim, num_steps)
+    options = Options(xs, None, "last", start, None, None, batch_dim, num_steps)
     if not options.none:
         options.checked(plain)
         cell, inputs = options.around(cell, plain, state), options.steps(inputs, None, by_sample=True)

@@ -24,6 +24,7 @@ from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.options import Ending, Options
 from loopgrad.gradients.reading import kept
 from loopgrad.gradients.recompute import Conditions, GraphFree
+from loopgrad.gradients.rows_going import tried
 from loopgrad.gradients.stepwise import Steps, Stepwise, cut
 
 
@@ -131,7 +132,7 @@ class Until(Ending):
                         return taken, step + 1
             raise AssertionError("no row has more updates than there are")
 
-        with conditions.restored(cell) as buffers:
+        with tried(), conditions.restored(cell) as buffers:
             answers = None if saving is None else Rehearsal(saving, conditions)
             return functional.call(updates, functional.others, buffers, answers=answers)
 

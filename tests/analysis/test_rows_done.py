@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from loopgrad.analysis import Recorder, classify, record
-from loopgrad.gradients import BPTT, CheckpointedBPTT, RandomTruncation, ReversibleBPTT, Stationary, TruncatedBPTT
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    EveryCycle,
+    RandomTruncation,
+    ReversibleBPTT,
+    Stationary,
+    TruncatedBPTT,
+    Until,
+)
 from loopgrad.models import Damped
 
 START = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -40,7 +49,9 @@ def check_rows(traces, cell, lengths):
 MADE = {
     "bptt": BPTT(),
     "checkpointed": CheckpointedBPTT(),
+    "budget": CheckpointedBPTT(memory_budget=20_000),
     "truncated": TruncatedBPTT(3),
+    "scope": TruncatedBPTT(scope=EveryCycle(2)),
     "windows": TruncatedBPTT(4, every=2),
     "random": RandomTruncation(4, seed=0),
 }
@@ -56,6 +67,15 @@ def test_a_row_has_the_trace_of_its_run_alone(name):
     check_rows(recorder.traces(), cell, LENGTHS)
     with pytest.raises(ValueError, match=r"done before others.*\(1 of 30 updates, 1 of 29 updates, 2 of 5"):
         recorder.trace()
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_rows_that_data_end_are_as_those_of_lengths(name):
+    cell, recorder = driven(), Recorder(lags=3)
+    with recorder.attach(cell):
+        found = MADE[name](cell, START, None, 30, xs=XS, until=Until(lambda z, *_: z[:, 0].abs() > 2, every=7))
+    assert len(set(found.stats.steps)) > 2
+    check_rows(recorder.traces(), cell, found.stats.steps)
 
 
 def test_couplings_periods_and_another_batch_dimension():
