@@ -5,7 +5,7 @@ A name in a file is looked up here. It is never imported, so a file cannot say w
 
 from collections.abc import Mapping
 
-from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku, Text
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.models import HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning
 
@@ -18,6 +18,7 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.experiments.tasks.RollingSum": RollingSum,
         "loopgrad.experiments.tasks.Sorting": Sorting,
         "loopgrad.experiments.tasks.Sudoku": Sudoku,
+        "loopgrad.experiments.tasks.Text": Text,
     },
     "model": {
         "loopgrad.models.FeedForward": FeedForward,
