@@ -74,7 +74,8 @@ def recalls(text: str) -> list[Recall]:
         if match["open"]:
             opened[match["open"]].append(match.start("opener"))
         elif match["line"]:
-            found.append(Recall(match.start("again"), match.start("again") - match.start("line")))
+            if match["line"] == match["again"]:  # else the text begins within the word
+                found.append(Recall(match.start("again"), match.start("again") - match.start("line")))
         elif waiting := opened[{"}": "{", "]": "["}[match["close"]]]:
             found.append(Recall(match.start("closer"), match.start("closer") - waiting.pop()))
     return found

@@ -90,8 +90,15 @@ def test_recalls_are_those_of_a_reader_with_a_stack():
     found = recalls(text)
     assert [(it.at, it.distance) for it in found] == recalled_by_hand(text)
     assert all(text[it.at] == text[it.at - it.distance] for it in found)
-    middle = text.index("}", 5000) - 3  # a frame that was opened before a window begins is no recall in it
-    assert all(it.distance <= it.at for it in recalls(text[middle:]))
+
+
+def test_what_was_opened_before_a_window_begins_is_no_recall_in_it():
+    text = tales(2000, 3)
+    whole = [(it.at, it.distance, it.at - it.distance) for it in recalls(text)]
+    signs = {first for _, _, first in whole if text[first - 1] in "{["}  # of which the sign before the word is seen
+    for start in range(1000):
+        expected = [(at - start, distance) for at, distance, first in whole if first - (first in signs) >= start]
+        assert [(it.at, it.distance) for it in recalls(text[start:])] == expected
 
 
 def test_distances_reach_from_nine_to_more_than_a_thousand_characters():
