@@ -116,8 +116,8 @@ class Text(Task):
                 f"{what} {len(tokens)} characters, of which the last tenth is to hold {windows} windows of "
                 f"{self.length}: {remedy}" + (", or num_test" if self.num_test else "")
             )
-        if len(self._read[0]) < 2:
-            raise ValueError(f"{self.path}: all characters of the text are {self._read[0][0]!r}: nothing to tell")
+        if self.spec.vocab_size < 2:
+            raise ValueError(f"{self.path}: all characters of the text are {''.join(self._read[0])!r}: nothing to tell")
         shown = len(tokens) - len(tokens) // 10
         return tokens[:shown], tokens[shown:]
 

@@ -34,7 +34,7 @@ from loopgrad.models.grid_arithmetic import fraction_below_one
 class LanguageModels(Bench):
     """Held-out loss of a GRU that reads one character of a tale per update, trained under each estimator.
 
-    The tales (`loopgrad.experiments.tasks.tales`) say words again that were said 9 to 1782 characters before. Every
+    The tales (`loopgrad.experiments.tasks.tales`) say words again that were said 9 to 1422 characters before. Every
     estimator sees the same windows in the same order from the same weights, for as many updates and as many characters
     in each, with Adam and a gradient norm of at most 1; a window starts from a state of zeros. The loss is summed in
     the readout. The learning rate is each one's own: that of `learning_rates` with the least held-out loss at the first
@@ -115,7 +115,9 @@ class LanguageModels(Bench):
         rates = self._learning_rates(workers)
         places = [(length, name) for length in self.lengths for name in self.names(length)]
         jobs = {
-            (*place, seed): Training(self, *place, rates[place[1]], seed) for place in places for seed in self.seeds
+            (*place, seed): Training(self, *place, rates[place[1]], seed)  # pyright: ignore[reportArgumentType]
+            for place in places
+            for seed in self.seeds
         }
         left_out = [job for job in jobs.values() if job.name == FORWARD and job.length not in self.forward_lengths]
         own = [job for job in jobs.values() if job.name not in TWINS and job not in left_out]
@@ -158,7 +160,7 @@ class LanguageModels(Bench):
         if len(self.learning_rates) == 1:
             return dict.fromkeys(every, self.learning_rates[0])
         tried = [
-            Training(self, length, name, rate, max(self.seeds) + 1, data_seed=1)
+            Training(self, length, name, rate, max(self.seeds) + 1, data_seed=1)  # pyright: ignore[reportArgumentType]
             for name in self.names(length)
             for rate in self.learning_rates
             if name not in TWINS
