@@ -9,7 +9,7 @@ from loopgrad.experiments.tasks.streams import random_stream
 
 NAMES, COLOURS, ANIMALS = ("Ada", "Ben", "Cleo", "Dan"), ("blue", "green", "pink", "red"), ("ant", "bee", "cat", "dog")
 VERBS = ("hears", "sees")
-FEWEST_PARTS, MOST_PARTS, MOST_LINES = 2, 24, 3
+FEWEST_PARTS, MOST_PARTS, MOST_LINES = 2, 32, 3
 # a line is closed by the word before its full stop, the other two by the word behind their closing sign
 _FRAME = re.compile(
     r"(?P<open>[{\[])(?P<opener>\w+)|(?P<close>[}\]])(?P<closer>\w+)|(?P<line>\w+) \w+ (?P<again>\w+)\."
@@ -22,7 +22,7 @@ def tales(num_chars: int, data_seed: int) -> str:
     `{Ada [red cat sees cat. dog hears dog. ]red [blue ant sees ant. ]blue }Ada` and a line feed are a tale: a line says
     again which animal it began with, a part which colour, a tale whose it is. Each word is drawn by itself from four,
     so that nothing but its first mention tells it, and no later mention helps: an animal lies 9 or 10 characters back,
-    a colour 19 to 52, a name 53 to 1422. A part has 1 to 3 lines and a tale 2 to 24 parts, their logarithm uniform.
+    a colour 19 to 52, a name 53 to 1894. A part has 1 to 3 lines and a tale 2 to 32 parts, their logarithm uniform.
 
     Args:
         num_chars: Length; the last tale is cut off.

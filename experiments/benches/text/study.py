@@ -34,7 +34,7 @@ from loopgrad.models.grid_arithmetic import fraction_below_one
 class LanguageModels(Bench):
     """Held-out loss of a GRU that reads one character of a tale per update, trained under each estimator.
 
-    The tales (`loopgrad.experiments.tasks.tales`) say words again that were said 9 to 1422 characters before. Every
+    The tales (`loopgrad.experiments.tasks.tales`) say words again that were said 9 to 1894 characters before. Every
     estimator sees the same windows in the same order from the same weights, for as many updates and as many characters
     in each, with Adam and a gradient norm of at most 1; a window starts from a state of zeros. The loss is summed in
     the readout. The learning rate is each one's own: that of `learning_rates` with the least held-out loss at the first
