@@ -9,29 +9,14 @@ from typing import Any
 import torch
 
 from loopgrad.analysis import plots
-from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.text import words
-from loopgrad.experiments.benches.text.training import (
-    BANDS,
-    CHECKPOINTED,
-    COUPLED,
-    EXACT,
-    FORWARD,
-    RANDOM,
-    REVERSIBLE,
-    TWINS,
-    Curve,
-    Training,
-    cost,
-    train,
-    truncated,
-)
+from loopgrad.experiments.benches.text.sizes import BANDS, EXACT, FORWARD, TWINS, Sizes
+from loopgrad.experiments.benches.text.training import Curve, Training, cost, train
 from loopgrad.experiments.processes import at_once, mapped
-from loopgrad.models.grid_arithmetic import fraction_below_one
 
 
 @dataclass(frozen=True)
-class LanguageModels(Bench):
+class LanguageModels(Sizes):
     """Held-out loss of a GRU that reads one character of a tale per update, trained under each estimator.
 
     The tales (`loopgrad.experiments.tasks.tales`) say words again that were said 9 to 1894 characters before. Every
@@ -50,64 +35,7 @@ class LanguageModels(Bench):
     at the first and at the last weights of each seed; one training then serves both. The coupled recursion is another
     model: the same GRU, from the same weights, with a momentum. Random truncation: the most peak bytes of five draws.
     "forward state" is trained at `forward_lengths` alone and has its cost everywhere.
-
-    Args:
-        lengths: Characters read, and so updates of the recursion.
-        tokens: Characters of an update of the weights: a batch has tokens / length windows.
-        updates: Updates of the weights.
-        hidden_size: Features.
-        windows: Of the truncated gradients; those that reach over a whole length are left out there, being BPTT.
-        mean: Of the windows of random truncation.
-        num_tangents: Of "forward state".
-        forward_lengths: Those of `lengths` at which it is trained.
-        gamma: Share of the velocity that the coupled recursion keeps.
-        learning_rates: To choose from.
-        num_chars: Characters of the tales; the last tenth is held out.
-        seeds: Seeds of weights, data and noise; a row is over all of them.
-        workers: Trainings at once; null: as many as there are cores. Changes no number.
     """
-
-    lengths: tuple[int, ...] = (128, 512, 2048)
-    tokens: int = 32768
-    updates: int = 150
-    hidden_size: int = 64
-    windows: tuple[int, ...] = (16, 64, 256)
-    mean: int = 64
-    num_tangents: int = 8
-    forward_lengths: tuple[int, ...] = (128,)
-    gamma: str = "1/2"
-    learning_rates: tuple[float, ...] = (0.03, 0.01)
-    num_chars: int = 1_000_000
-    seeds: tuple[int, ...] = (0, 1, 2)
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        several = ("lengths", "windows", "forward_lengths", "learning_rates", "seeds")
-        for name in several:  # a configuration gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        least = {"lengths": 2, "tokens": max(self.lengths, default=1), "updates": 1, "hidden_size": 1, "windows": 1}
-        least |= {"mean": 2, "num_tangents": 1, "forward_lengths": 1, "num_chars": 1, "seeds": 0}
-        least |= {"workers": 1} if self.workers is not None else {}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
-            if min(values, default=bound) < bound or (name in ("lengths", "seeds") and not values):
-                raise ValueError(f"{name}={value} must be at least {bound}" + (", and one" * (name in several)))
-        if not self.learning_rates or not min(self.learning_rates) > 0:
-            raise ValueError(f"learning_rates={list(self.learning_rates)} must be above 0")
-        if unknown := set(self.forward_lengths) - set(self.lengths):
-            raise ValueError(f"forward_lengths={list(self.forward_lengths)} must be of lengths, {min(unknown)} is not")
-        fraction_below_one("LanguageModels", "gamma", self.gamma)
-        if self.num_chars // 10 <= max(self.lengths):
-            raise ValueError(
-                f"num_chars={self.num_chars}: a tenth of the tales is held out, and must be longer than the greatest "
-                f"length, {max(self.lengths)}"
-            )
-
-    def names(self, length: int) -> list[str]:
-        """Return the estimators at a length."""
-        windows = [truncated(window) for window in self.windows if window < length]
-        return [EXACT, CHECKPOINTED, *windows, RANDOM, FORWARD, COUPLED, REVERSIBLE]
 
     def rows(self) -> list[dict[str, Any]]:
         """Choose learning rates, train, and measure."""
@@ -115,9 +43,7 @@ class LanguageModels(Bench):
         rates = self._learning_rates(workers)
         places = [(length, name) for length in self.lengths for name in self.names(length)]
         jobs = {
-            (*place, seed): Training(self, *place, rates[place[1]], seed)  # pyright: ignore[reportArgumentType]
-            for place in places
-            for seed in self.seeds
+            (*place, seed): Training(self, *place, rates[place[1]], seed) for place in places for seed in self.seeds
         }
         left_out = [job for job in jobs.values() if job.name == FORWARD and job.length not in self.forward_lengths]
         own = [job for job in jobs.values() if job.name not in TWINS and job not in left_out]
@@ -160,7 +86,7 @@ class LanguageModels(Bench):
         if len(self.learning_rates) == 1:
             return dict.fromkeys(every, self.learning_rates[0])
         tried = [
-            Training(self, length, name, rate, max(self.seeds) + 1, data_seed=1)  # pyright: ignore[reportArgumentType]
+            Training(self, length, name, rate, max(self.seeds) + 1, data_seed=1)
             for name in self.names(length)
             for rate in self.learning_rates
             if name not in TWINS

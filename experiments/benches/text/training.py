@@ -3,13 +3,24 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from loopgrad.analysis import Cost, measure
 from loopgrad.experiments.benches.text.model import LanguageModel
+from loopgrad.experiments.benches.text.sizes import (
+    BANDS,
+    CHECKPOINTED,
+    COUPLED,
+    EXACT,
+    FORWARD,
+    RANDOM,
+    REVERSIBLE,
+    TWINS,
+    Sizes,
+    truncated,
+)
 from loopgrad.experiments.tasks import Text
 from loopgrad.experiments.tasks.tales import recalls
 from loopgrad.experiments.training.seeds import seed_for
@@ -23,22 +34,8 @@ from loopgrad.gradients import (
     TruncatedBPTT,
 )
 
-if TYPE_CHECKING:
-    from loopgrad.experiments.benches.text.study import LanguageModels
-
-EXACT, CHECKPOINTED, RANDOM, FORWARD = "BPTT", "checkpointed", "random truncation", "forward state"
-COUPLED, REVERSIBLE = "coupled BPTT", "coupled reversible"
-TWINS = {CHECKPOINTED: EXACT, REVERSIBLE: COUPLED}
-"""What has the gradient of another, bit for bit: where that is seen, one training serves both."""
-
 LOOKS = 5  # at the held-out loss: before, and after N / 8, N / 4, N / 2, N updates
-BANDS = (16, 64, 256)  # characters, between which distances of recall are told apart
 DRAWS = 5  # of random truncation, for its cost
-
-
-def truncated(window: int) -> str:
-    """Return the name of TBPTT with a window."""
-    return f"TBPTT({window})"
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class HeldOut:
 class Training:
     """One training: whose numbers follow from these alone."""
 
-    bench: "LanguageModels"
+    bench: Sizes
     length: int
     name: str
     learning_rate: float

@@ -4,11 +4,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from loopgrad.experiments.benches.text.sizes import EXACT
+
 Row = dict[str, Any]
 ByLength = dict[int, list[Row]]
 Values = Callable[[Row], list[float]]
-
-EXACT = "BPTT"
 
 
 def words(rows: list[Row]) -> str:

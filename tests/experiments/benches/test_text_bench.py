@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from loopgrad.experiments import records
 from loopgrad.experiments.benches.text import LanguageModels, training
 from loopgrad.experiments.benches.text.model import LanguageModel
-from loopgrad.experiments.benches.text.training import BANDS, Training, cost, train
+from loopgrad.experiments.benches.text.sizes import BANDS
+from loopgrad.experiments.benches.text.training import Training, cost, train
 from loopgrad.experiments.benches.text.words import among_best, losses, words
 from loopgrad.gradients import BPTT, ReversibleBPTT
 
