@@ -25,6 +25,7 @@ class Text(Task):
     Cost:
         A text in memory takes six bytes a character at most, and its making about a second per million.
     Not recommended when:
+        The model sees the whole window at once, as TRM, HRM and FeedForward do: the answer stands beside the question.
         You want to compare with published bits per character: their splits and vocabularies are others.
 
     Attributes:
@@ -51,6 +52,8 @@ class Text(Task):
     num_chars: int | None = None
     num_test: int | None = None
     data_seed: int = 0
+
+    asks_ahead = True  # a label is the input behind it
 
     def __post_init__(self) -> None:
         self.check_int("length", 2)
