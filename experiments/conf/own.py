@@ -5,7 +5,7 @@ A name in a file is looked up here. It is never imported, so a file cannot say w
 
 from collections.abc import Mapping
 
-from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku, Text
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models import ACT, HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning, ResidualHalt
@@ -19,6 +19,7 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.experiments.tasks.RollingSum": RollingSum,
         "loopgrad.experiments.tasks.Sorting": Sorting,
         "loopgrad.experiments.tasks.Sudoku": Sudoku,
+        "loopgrad.experiments.tasks.Text": Text,
     },
     "model": {
         "loopgrad.models.FeedForward": FeedForward,
