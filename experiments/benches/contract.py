@@ -20,6 +20,7 @@ class Bench(ABC):
 
     Attributes:
         least: Least values of its numbers, and of those in its lists, that are not 1; real ones are above 0.
+        may_be_empty: Its lists that may.
 
     Raises:
         ValueError: A number is smaller, or a list is empty.
@@ -29,12 +30,13 @@ class Bench(ABC):
     num_threads: int = 1
 
     least: ClassVar[Mapping[str, int]] = {}
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             least = {"seed": 0, "seeds": 0, **self.least}.get(name, 1)
             values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            if not values:
+            if not values and name not in self.may_be_empty:
                 raise ValueError(f"{name}=[] must hold at least one")
             for it in values:
                 if is_int(it) and it < least:

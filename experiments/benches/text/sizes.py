@@ -1,6 +1,7 @@
 """Which estimators train the language model, and how much of what."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.models.grid_arithmetic import fraction_below_one
@@ -52,20 +53,15 @@ class Sizes(Bench):
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int | None = None
 
+    least: ClassVar = {"lengths": 2, "mean": 2}
+    may_be_empty: ClassVar = frozenset({"windows", "forward_lengths"})
+
     def __post_init__(self) -> None:
-        several = ("lengths", "windows", "forward_lengths", "learning_rates", "seeds")
-        for name in several:  # a configuration gives lists
+        for name in ("lengths", "windows", "forward_lengths", "learning_rates", "seeds"):  # a configuration gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        least = {"lengths": 2, "tokens": max(self.lengths, default=1), "updates": 1, "hidden_size": 1, "windows": 1}
-        least |= {"mean": 2, "num_tangents": 1, "forward_lengths": 1, "num_chars": 1, "seeds": 0}
-        least |= {"workers": 1} if self.workers is not None else {}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            values = value if isinstance(value, tuple) else (value,)
-            if min(values, default=bound) < bound or (name in ("lengths", "seeds") and not values):
-                raise ValueError(f"{name}={value} must be at least {bound}" + (", and one" * (name in several)))
-        if not self.learning_rates or not min(self.learning_rates) > 0:
-            raise ValueError(f"learning_rates={list(self.learning_rates)} must be above 0")
+        super().__post_init__()
+        if self.tokens < max(self.lengths):
+            raise ValueError(f"tokens={self.tokens} must be at least the greatest length, {max(self.lengths)}")
         if unknown := set(self.forward_lengths) - set(self.lengths):
             raise ValueError(f"forward_lengths={list(self.forward_lengths)} must be of lengths, {min(unknown)} is not")
         fraction_below_one("LanguageModels", "gamma", self.gamma)

@@ -25,7 +25,11 @@ def test_sizes_of_nothing_are_refused_by_name(name):
         first = value[0] if isinstance(value, list) else value
         wrong = [-1] if isinstance(first, int) else [-1.0, 0.0, math.nan, math.inf] if isinstance(first, float) else []
         wrong += [0] if key not in ("seed", "seeds", "stages") and isinstance(first, int) else []
-        several = [[], *([it, *value] for it in wrong)] if isinstance(value, list) else wrong
+        several = (
+            [*([[]] if key not in bench.may_be_empty else []), *([it, *value] for it in wrong)]
+            if isinstance(value, list)
+            else wrong
+        )
         for it in several:
             with pytest.raises(ValueError, match=f"^{key}="):
                 bench(**{**values, key: it})

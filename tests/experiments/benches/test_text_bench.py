@@ -210,13 +210,13 @@ def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("bench.lengths=[]", "lengths=() must be at least 2, and one"),
-        ("bench.tokens=100", "tokens=100 must be at least 2048"),
+        ("bench.lengths=[]", "lengths=[] must hold at least one"),
+        ("bench.tokens=100", "tokens=100 must be at least the greatest length, 2048"),
         ("bench.windows=[0]", "windows=(0,) must be at least 1"),
-        ("bench.learning_rates=[0.0]", "learning_rates=[0.0] must be above 0"),
+        ("bench.learning_rates=[0.0]", "learning_rates=(0.0,) must be finite and above 0"),
         ("bench.forward_lengths=[64]", "forward_lengths=[64] must be of lengths, 64 is not"),
         ("bench.num_chars=20000", "num_chars=20000: a tenth of the tales is held out"),
-        ("bench.seeds=[]", "seeds=() must be at least 0, and one"),
+        ("bench.seeds=[]", "seeds=[] must hold at least one"),
         ("bench.gamma=3/2", "gamma"),
     ],
 )
