@@ -3,6 +3,7 @@
 if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.models, not models: run `make setup` first")
 
+from loopgrad.models.act import ACT, Pondered
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
 from loopgrad.models.coupled_state import Coupled
@@ -14,11 +15,13 @@ from loopgrad.models.hrm import HRM
 from loopgrad.models.layers import Embedding, Linear, SwiGLU, truncated_normal
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy, token_loss
 from loopgrad.models.recursive import Output, RecursiveModel
+from loopgrad.models.residual_halting import ResidualHalt
 from loopgrad.models.reversible_cells import Damped, Leapfrog, Momentum
 from loopgrad.models.supervision import Carry, Segment, initial_carry, predict, refill_carry, run_segment
 from loopgrad.models.trm import TRM
 
 __all__ = [
+    "ACT",
     "HRM",
     "TRM",
     "AttentionBlock",
@@ -38,9 +41,11 @@ __all__ = [
     "Net",
     "OneStreamCell",
     "Output",
+    "Pondered",
     "QHalt",
     "QLearning",
     "RecursiveModel",
+    "ResidualHalt",
     "Segment",
     "SwiGLU",
     "TwoStreamCell",

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Stats
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
+from loopgrad.models.act import ACT, Pondered
 from loopgrad.models.architecture import Architecture
-from loopgrad.models.cells import State
+from loopgrad.models.cells import Cycled, State
+from loopgrad.models.late_start import LateStart
 from loopgrad.models.layers import Linear, truncated_normal
 
 
@@ -23,6 +26,7 @@ class Output:
         q_halt: (batch,), float32; logit of "the answer is right, stop".
         q_continue: (batch,), float32; used by HRM's Q-learning only.
         stats: Cost of the rollout.
+        pondered: What `ACT` made of it, where that was asked for; its logits are those above.
     """
 
     state: State
@@ -30,6 +34,7 @@ class Output:
     q_halt: Tensor
     q_continue: Tensor
     stats: Stats
+    pondered: Pondered | None = None
 
 
 class RecursiveModel(nn.Module):
@@ -120,7 +125,14 @@ class RecursiveModel(nn.Module):
         q = self.q_head(z[:, 0]).float()
         return logits, q[:, 0], q[:, 1]
 
-    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+    def forward(
+        self,
+        state: State | None,
+        inputs: Tensor,
+        puzzle_ids: Tensor | None,
+        estimator: Estimator,
+        depth: int | Tensor | ACT | None = None,
+    ) -> Output:
         """Run one segment.
 
         Args:
@@ -128,9 +140,41 @@ class RecursiveModel(nn.Module):
             inputs: (batch, seq_len) tokens.
             puzzle_ids: (batch,) ids, None where the model has no puzzle embeddings.
             estimator: How the gradient of the recursion is obtained.
+            depth: Cycles of this segment: None for H_cycles, an int, (batch,) ints for each sample its own, or an
+                `ACT` rule for an answer that is a mean over those of H_cycles.
+
+        Raises:
+            TypeError: depth is none of these.
+            ValueError: depth is below 1, or of another batch; the estimator has the gradient of the last state alone,
+                and depth is an `ACT` rule.
         """
         if state is None:
             state = self.initial_state(*inputs.shape)
-        x = self.encode(inputs, puzzle_ids)
-        rollout = estimator(self.cell, state, x, self.num_steps)
+        x, period = self.encode(inputs, puzzle_ids), period_of(self.cell)
+        if isinstance(depth, ACT):
+
+            def answer(z: State, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+                return self.readout(z)
+
+            rollout = estimator(self.cell, state, x, self.num_steps, readout=answer, save=period)
+            logits, q_halt, q_continue = rollout.outputs
+            found = depth.answer(logits, q_halt)
+            return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
+        if isinstance(depth, Tensor):
+            if depth.shape != inputs.shape[:1]:
+                raise ValueError(f"depth has shape {tuple(depth.shape)} and the batch {len(inputs)} samples")
+            if depth.is_floating_point() or depth.dtype == torch.bool:
+                raise TypeError(f"depth holds {depth.dtype}: it must be ints, the cycles of each sample")
+            if int(depth.min()) < 1:
+                raise ValueError(f"depth holds {depth.tolist()}: each sample needs an int of at least 1, its cycles")
+            most, lengths = int(depth.max()) * period, depth * period
+            if isinstance(self.cell, Cycled):
+                cell = LateStart(self.cell, most - lengths, x.device)
+                rollout = estimator(cell, state, x, most)
+            else:
+                rollout = estimator(self.cell, state, x, most, lengths=lengths)
+        else:
+            if depth is not None and not is_int(depth, 1):
+                raise TypeError(f"depth={depth!r} must be an int of at least 1, ints for each sample, ACT or None")
+            rollout = estimator(self.cell, state, x, self.num_steps if depth is None else depth * period)
         return Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)

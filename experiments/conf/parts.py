@@ -8,12 +8,14 @@ from omegaconf import DictConfig
 
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes
+from loopgrad.experiments.conf.rehearsal import rehearse
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
 from loopgrad.gradients.host_memory import check_fits
+from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, RecursiveModel
 
 
@@ -62,12 +64,14 @@ def parts(config: DictConfig) -> Parts:
     if device.type == "cpu":
         _check_training_fits(model, rows, tokens)
     for name, estimator in estimators.items():
+        estimator = estimator_at(estimator, 0)
         if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
             raise ConfigError(
                 f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
             )
         if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
             raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
+    rehearse(model, task, trainer, estimators)
     return Parts(task, estimators, trainer, plain(config))
 
 

@@ -8,5 +8,6 @@ from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
 from loopgrad.experiments.tasks.maze import Maze
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
+from loopgrad.experiments.tasks.text import Text
 
-__all__ = ["IGNORE", "Arc", "Batch", "Maze", "RollingSum", "Sorting", "Sudoku", "Task", "TokenSpec"]
+__all__ = ["IGNORE", "Arc", "Batch", "Maze", "RollingSum", "Sorting", "Sudoku", "Task", "Text", "TokenSpec"]

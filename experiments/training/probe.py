@@ -36,9 +36,13 @@ class Probe:
     def loss(self, model: nn.Module, estimator: Estimator) -> Tensor:
         """Return the training loss of one segment, in the dtype of the model's weights."""
         state = cast(self.state, next(model.parameters()).dtype)
-        output = model(state, self.batch.inputs, self.batch.puzzle_ids, estimator)
+        halting, depth = self.trainer.halting, self.trainer.halting.depth(None)
+        given = () if depth is None else (depth,)
+        output = model(state, self.batch.inputs, self.batch.puzzle_ids, estimator, *given)
         solved = right_tokens(output.logits, self.batch.labels)[1]
-        of_q = self.trainer.halting.q_loss(output.q_halt, output.q_continue, solved, None)
+        of_q = halting.q_loss(output.q_halt, output.q_continue, solved, None)
+        if output.pondered is not None:
+            of_q = of_q + halting.ponder_weight * output.pondered.ponder.mean()
         return token_loss(output.logits, self.batch.labels, self.trainer.loss_of_token()) + of_q
 
     def run(self, estimator: Estimator) -> Callable[[], Tensor]:
@@ -56,7 +60,7 @@ def start(model: RecursiveModel, trainer: Trainer, samples: Batch) -> Probe:
     """Return a probe of `model` on the first batch_size of `samples`, at the start of the second segment."""
     device = next(model.parameters()).device
     batch = samples[: trainer.batch_size].to(device)
-    state = supervision.predict(model, batch.inputs, batch.puzzle_ids, 1).state
+    state = supervision.predict(model, batch.inputs, batch.puzzle_ids, 1, trainer.halting.depth(None)).state
     return Probe(model, trainer, batch, state)
 
 

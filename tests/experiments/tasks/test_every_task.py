@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from loopgrad.experiments.tasks import IGNORE, Arc, Maze, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import IGNORE, Arc, Maze, RollingSum, Sorting, Sudoku, Text
 
 TASKS = [
     RollingSum(length=8, modulus=3, num_test=20),
@@ -22,6 +22,7 @@ TASKS = [
     Sudoku(size=9, num_train=6, num_test=2),
     Maze(size=7, num_train=30, num_test=10),
     Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5),
+    Text(length=96, num_chars=8000),
 ]
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
 
@@ -148,8 +149,9 @@ def test_hyperparameters_out_of_range_are_named(task_class, name, value):
         task_class(**{name: value})
 
 
-@pytest.mark.parametrize(
-    "module", "base streams sequences sudoku sudoku_solver sudoku_generator symmetry files maze arc arc_grids".split()
-)
+MODULES = "base streams sequences sudoku sudoku_solver sudoku_generator symmetry files maze arc arc_grids text"
+
+
+@pytest.mark.parametrize("module", MODULES.split())
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(importlib.import_module(f"loopgrad.experiments.tasks.{module}")).failed == 0
