@@ -13,6 +13,7 @@ from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_p
 from loopgrad.analysis.gaps import GradientGap, gradient_gaps
 from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval
 from loopgrad.analysis.official_site import OfficialSite
+from loopgrad.analysis.positions import PositionVerdicts
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.recorder import Recorder
 from loopgrad.analysis.rounding import rounding_error
@@ -32,6 +33,7 @@ __all__ = [
     "GradientGap",
     "ModuleSite",
     "OfficialSite",
+    "PositionVerdicts",
     "Recorder",
     "VerdictShare",
     "BiasVariance",

@@ -23,7 +23,7 @@ def classify(
     streams: Sequence[str] | None = None,
     radius: Array | Mapping[str, Array] | None = None,
 ) -> dict[str, Verdicts]:
-    """Label every sample of every stream, and of all streams jointly.
+    """Label every sample of every stream, and of all streams jointly; every position of a trace per position.
 
     Judged are the states at the ends of cycles, so that a stream that rests within a cycle is compared with itself a
     cycle before. In this order: not finite, or a residual that grows: "diverging". Residual within max(rtol, floor):
@@ -57,7 +57,7 @@ def classify(
         long transients cannot be distinguished from an orbit.
 
     Raises:
-        ValueError: The trace has no lags, or a stream is unknown.
+        ValueError: The trace has no lags, a stream is unknown, or lyapunov or radius are not one per sample.
     """
     if trace.lags < 2:
         raise ValueError("the trace holds no recurrences: record(..., lags=16) keeps them, 2 is the least")
@@ -73,12 +73,14 @@ def classify(
         mapped = trace.joint_relative if name == "joint" else trace.map_relative[name]
         mapped = mapped if trace.reevaluated else [None] * scale.size
         turning = np.sum([trace.turning[s] for s in together], axis=0)  # (C, B)
-        exponents, radii = (_given(it, name, scale.size) for it in (lyapunov, radius))
+        exponents, radii = _given(lyapunov, "lyapunov", name, scale.size), _given(radius, "radius", name, scale.size)
         least = floor_of(trace, name) if floor is None else floor
         columns = zip(norm.T, lagged.transpose(2, 0, 1), turning.T, scale, mapped, exponents, radii, strict=True)
         rows = [_judge(_Sample(*values), thresholds, least) for values in columns]
         columns = {field: np.array([row[field] for row in rows]) for field in ("label", *_UNKNOWN)}
         settings = {"lyapunov": exponents, "radius": radii, "floor": least, "cycles": cycles, "thresholds": thresholds}
+        if trace.position is not None:
+            settings |= {"row": trace.row, "position": trace.position}
         result[name] = Verdicts(stream=name, **columns, **settings)
     return result
 
@@ -109,10 +111,15 @@ class _Sample(NamedTuple):
     radius: float
 
 
-def _given(values: Array | Mapping[str, Array] | None, name: str, size: int) -> Array:
+def _given(values: Array | Mapping[str, Array] | None, what: str, name: str, size: int) -> Array:
     """Return what was given of a stream, nan where nothing was."""
     own = values.get(name) if isinstance(values, Mapping) else values
-    return np.full(size, np.nan) if own is None else np.asarray(own, dtype=float)
+    if own is None:
+        return np.full(size, np.nan)
+    found = np.asarray(own, dtype=float)
+    if found.shape != (size,):
+        raise ValueError(f"{what} of {name} has shape {found.shape}, and the trace has {size} samples to be labelled")
+    return found
 
 
 def _judge(sample: _Sample, limits: Thresholds, floor: float) -> dict[str, Any]:

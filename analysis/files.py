@@ -1,5 +1,6 @@
 """Writing a file whole or not at all, also when the power fails."""
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ def replace_bytes(path: Path, content: bytes) -> None:
 def replace_all(contents: Mapping[Path, bytes]) -> None:
     """Write files that belong together: none takes its place before all are written."""
     written = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in contents}
+    for path in written:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
         for path, temporary in written.items():
             make_folder(path.parent)

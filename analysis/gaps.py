@@ -17,7 +17,7 @@ from loopgrad.analysis.agreement import Agreement, compare_gradients, float64_ve
 from loopgrad.analysis.evaluation import leaving_modules_alone
 from loopgrad.analysis.exact_gradients import Gradients, gradients_of, reference_gradients
 from loopgrad.analysis.gradient_points import evenly, residual_and_radius, rows_of, taken_at
-from loopgrad.analysis.latent import state_leaves, stream_names
+from loopgrad.analysis.latent import Streams
 from loopgrad.analysis.precision import preserved_buffers
 from loopgrad.analysis.summaries import BAND, Array, band_of, quantiles, screen
 from loopgrad.gradients import BPTT, Estimator
@@ -112,6 +112,7 @@ def gradient_gaps(
     groups: Callable[[str], str] | None = None,
     radius_samples: int = 8,
     batch_dim: Any = 0,
+    latent: Any = None,
 ) -> list[GradientGap]:
     """Compare the gradient of each estimator with float64 BPTT for each group of samples, beside residual and radius.
 
@@ -142,6 +143,7 @@ def gradient_gaps(
         radius_samples: Samples per group whose spectral radius is computed, evenly chosen in the order of the batch.
         batch_dim: Where the batch is in `state` and `inputs`, as estimators are told; `loss` tells its estimator
             itself.
+        latent: Names of the leaves that are the latent state, as in `record`.
 
     Returns:
         One gap per group of samples and estimator, groups outermost.
@@ -174,13 +176,13 @@ def gradient_gaps(
             "radius_samples must be 0 for a coupled cell, whose map of two copies has other eigenvalues: "
             "give cell=the cell inside, or radius_samples=0"
         )
-    leaf = state_leaves(state_first(state, batch_dim), stream_names(state))[0]
+    leaf = Streams.checked(state, latent).leaves(state_first(state, batch_dim))[0]
     rows = rows_of(samples, leaf.shape[0], leaf.device)
     chosen = {name: evenly(index, radius_samples) for name, index in rows.items()}
     wanted = torch.cat(list(chosen.values())).unique()
     where = {name: taken_at(estimator, cell, num_steps) for name, estimator in estimators.items()}
     begun = (cell, state, inputs, num_steps)
-    points = {at: residual_and_radius(*begun, at, wanted, batch_dim) for at in set(where.values())}
+    points = {at: residual_and_radius(*begun, at, wanted, batch_dim, latent) for at in set(where.values())}
     found = []
     for group, index in rows.items():
         with preserved_buffers(module, cell):

@@ -30,7 +30,14 @@ def taken_at(estimator: Estimator, cell: nn.Module, num_steps: int) -> int:
 
 
 def residual_and_radius(
-    cell: nn.Module, state: Any, inputs: Any, num_steps: int, at: int, wanted: Tensor, batch_dim: Any = 0
+    cell: nn.Module,
+    state: Any,
+    inputs: Any,
+    num_steps: int,
+    at: int,
+    wanted: Tensor,
+    batch_dim: Any = 0,
+    latent: Any = None,
 ) -> tuple[Array, Array, int]:
     """Return the relative residual of the joint cycle map F and the spectral radius of its Jacobian at z_at, (batch,).
 
@@ -39,19 +46,20 @@ def residual_and_radius(
     which is z_0. The radius is taken in evaluation mode, of the samples `wanted`; it is nan for the others, and inf
     where z_at or its image is not finite.
     """
+    where: dict[str, Any] = {"batch_dim": batch_dim, "latent": latent}
     try:
         with preserved_buffers(cell):
-            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, batch_dim=batch_dim)
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, **where)
     except NoInput:
         at = num_steps - period_of(cell)
         with preserved_buffers(cell):
-            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, batch_dim=batch_dim)
+            trace = record(cell, state, inputs, num_steps, at=at, reevaluate=torch.float64, **where)
     radius = np.full(trace.joint.shape, math.nan)
     if not wanted.numel():
         return trace.joint_relative, radius, at
     with preserved_buffers(cell), preserved_rng():
         point = run_without_graph(cell, state, inputs, range(at))
-    whole = StateMap(cell, point, inputs, range(at, at + period_of(cell)), batch_dim=batch_dim)
+    whole = StateMap(cell, point, inputs, range(at, at + period_of(cell)), **where)
     for row in wanted.tolist():
         with preserved_buffers(cell):
             f = whole.sample(row)

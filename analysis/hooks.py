@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.rows_going import is_tried
 
 
 @contextmanager
@@ -23,8 +24,8 @@ def removed(handles: list[RemovableHandle]) -> Iterator[None]:
 
 
 def is_forward() -> bool:
-    """Return whether a call is of a forward pass: not of backward, of a transform or of a compiler's trace."""
-    if torch.compiler.is_compiling():
+    """Return whether a call is of a forward pass: not tried, of backward, of a transform or of a compiler's trace."""
+    if torch.compiler.is_compiling() or is_tried():
         return False
     return torch._C._current_graph_task_id() == -1 and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.course import Course, check_options
-from loopgrad.analysis.latent import check_leaves, check_names, check_shapes
+from loopgrad.analysis.latent import check_leaves, check_names, check_shapes, chosen_names
 from loopgrad.analysis.official_site import OfficialSite, official_inner
+from loopgrad.analysis.positions import Places, check_per
 from loopgrad.analysis.sites import CellSite, ModuleSite, Site, is_named_cell
 from loopgrad.analysis.streams import short
 from loopgrad.analysis.summaries import shortened
@@ -24,7 +25,8 @@ class Recorder:
 
     Unlike `record` it runs nothing itself: attach it to a model, or push the states of your own loop. Residuals and
     norms are those of `record`; F(z) - z is taken one cycle before the end, at = T - period, where the run itself has
-    computed F. Where a row of the batch takes a new sample, an episode ends, and nothing is compared across.
+    computed F. Where a row of the batch takes a new sample, an episode ends, and nothing is compared across; it ends
+    too where a sample is done before others, by `lengths=` of an estimator.
 
     Cost:
         Per update about 5 reads of each stream that it changed, and of each start 3 reads of the state; no
@@ -41,10 +43,16 @@ class Recorder:
         upcast: Narrowest dtype in which differences and norms are computed, float32 or wider.
         batch_dim: Which dimension of the streams is the batch: an int, or one for each stream by its name. A tuple
             is for the streams of a tuple, which are called "0", "1" and so on.
+        latent: Names of the streams that are the latent state, as in `record`; others are not looked at. None for all.
+        per: "position" for a sample of its own in each position, as in `record`.
+        position_dim: With per="position", which dimension that is, as in `record`.
+
+    Attributes:
+        latent: As given.
 
     Raises:
         TypeError: upcast is narrower than float32.
-        ValueError: period or lags is out of range.
+        ValueError: period or lags is out of range, or per is none of the two.
 
     Example:
         >>> import torch
@@ -64,14 +72,21 @@ class Recorder:
         lags: int = 0,
         upcast: torch.dtype = torch.float32,
         batch_dim: Any = 0,
+        latent: Any = None,
+        per: str = "sample",
+        position_dim: Any = None,
     ):
         check_options(lags, upcast)
+        check_per(per, position_dim)
         if period is not None and not is_int(period, 1):
             raise ValueError(f"period must be the number of updates in a cycle, an int of at least 1, got {period!r}")
         self._period, self._lags, self._upcast = period, lags, upcast
         self._course: Course | None = None
         self._given: dict[str, weakref.ref[torch.Tensor]] = {}
         self._batch_dim, self._dims = batch_dim, {}
+        self.latent, self._others = latent, frozenset()
+        self._per, self._position_dim, self._places = per, position_dim, Places({})
+        self._going: torch.Tensor | None = None
 
     def __repr__(self) -> str:
         """Say what was recorded so far."""
@@ -79,7 +94,8 @@ class Recorder:
         if course is None:
             return f"Recorder: nothing yet, lags={self._lags}"
         batch, names = course.leaves[0].shape[0], ", ".join(course.names)
-        made = f"{course.num_steps} updates, period {course.period}, {batch} samples, lags={course.lags}"
+        samples = f"{batch} samples" if self._per == "sample" else f"{batch} samples of {course.positions} positions"
+        made = f"{course.num_steps} updates, period {course.period}, {samples}, lags={course.lags}"
         return shortened(f"Recorder: {made}; streams {names}")
 
     @contextmanager
@@ -125,8 +141,8 @@ class Recorder:
     def start(self, /, **streams: torch.Tensor) -> None:
         """Give the state that the next update starts from, where it may be another than the last one pushed.
 
-        Rows in which all streams have the values they were left in go on; each other row begins an episode. If the
-        update before did not end a cycle, every row does.
+        Rows in which all streams have the values they were left in go on; each other row begins an episode, and so does
+        one that was done. If the update before did not end a cycle, every row does.
 
         Args:
             streams: All streams, each a floating tensor (batch, ...).
@@ -137,13 +153,17 @@ class Recorder:
                 `batch_dim` does not fit the streams.
         """
         if self._course is None:
-            names = tuple(streams)
+            names = tuple(streams) if self.latent is None else chosen_names(tuple(streams), self.latent)
+            self._others = frozenset(streams).difference(names)
+            streams = self._judged(streams)
             check_names(names)
-            dims = [0] * len(names) if is_first(self._batch_dim) else state_dims(streams, self._batch_dim)
+            dims = [0] * len(names) if is_first(self._batch_dim) else self._batch_dims(streams)
             self._dims = dict(zip(names, dims, strict=True))
-            check_leaves(list(self._batch_first(streams).values()), names)
+            check_leaves([_moved(leaf, self._dims[name]) for name, leaf in streams.items()], names)
+            self._places = Places.of(self._per, names, list(streams.values()), dims, self._position_dim)
             self._period = self._period or 1
-            self._course = Course(names, self._period, self._lags, self._upcast)
+            self._course = Course(names, self._period, self._lags, self._upcast, self._places.axes)
+        streams, self._going = self._judged(streams), None
         leaves = self._checked(self._course, streams)
         missing = [name for name in self._course.names if name not in streams]
         if missing:
@@ -164,13 +184,28 @@ class Recorder:
         """
         if self._course is None:
             return self.start(**streams)
+        streams = self._judged(streams)
         leaves = self._checked(self._course, streams)
         known = zip(self._course.names, self._course.leaves, strict=True)
         touched = {n: z for n, z in streams.items() if self._given[n]() is not z} | {
             name: streams[name] for name, held in known if name in streams and _written(leaves[name], held)
         }
-        self._course.update([leaves[name] if name in touched else None for name in self._course.names])
+        known = zip(self._course.names, self._course.leaves, strict=True)
+        self._course.update(
+            [self._of_going(leaves[n], held) if n in touched else None for n, held in known], self._going
+        )
         self._given |= {name: weakref.ref(tensor) for name, tensor in touched.items()}
+
+    def going(self, rows: torch.Tensor | None) -> None:
+        """Say which samples the updates from now on are of; what is pushed of the others is not looked at.
+
+        A site says it of an estimator's call with `lengths=`. A sample that was left out takes no part until the next
+        `start`, and there begins an episode.
+
+        Args:
+            rows: (batch,) bool, on the device of the streams; None for all.
+        """
+        self._going = rows
 
     def traces(self) -> list[Trace]:
         """Return a trace for each length of episodes, the longest first; the samples of a trace are episodes.
@@ -204,7 +239,10 @@ class Recorder:
         found = self.traces()
         if len(found) > 1:
             lengths = ", ".join(f"{trace.row.size} of {trace.num_steps} updates" for trace in found)
-            raise ValueError(f"rows took new samples, and the episodes differ in length ({lengths}): use traces()")
+            raise ValueError(
+                f"rows took new samples or were done before others, and the episodes differ in length ({lengths}): "
+                "use traces()"
+            )
         return found[0]
 
     def _checked(self, course: Course, streams: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -212,8 +250,9 @@ class Recorder:
         unknown = [name for name in streams if name not in course.names]
         if unknown:
             raise ValueError(f"stream {unknown[0]!r} is not one of {course.names}, those of the first state")
-        leaves = self._batch_first(streams)
+        leaves = {name: _moved(leaf, self._dims[name]) for name, leaf in streams.items()}
         check_leaves(list(leaves.values()), tuple(leaves))
+        leaves = {name: self._places.second(name, leaf) for name, leaf in leaves.items()}
         for name, leaf in zip(course.names, course.leaves, strict=False):  # no leaves yet at the first start
             if name in streams and len(leaves[name]) != len(leaf) > 1:
                 raise ValueError(
@@ -223,13 +262,27 @@ class Recorder:
             check_shapes([leaves.get(name, leaf)], [leaf], [name])
         return leaves
 
-    def _batch_first(self, streams: dict[str, Any]) -> dict[str, Any]:
-        moved = dict(streams)
-        for name, dim in self._dims.items():
-            leaf = streams.get(name)
-            if dim and isinstance(leaf, torch.Tensor) and leaf.dim() > dim:  # others are refused by what follows
-                moved[name] = leaf.movedim(dim, 0)
-        return moved
+    def _judged(self, streams: dict[str, Any]) -> dict[str, Any]:
+        return {name: leaf for name, leaf in streams.items() if name not in self._others}
+
+    def _batch_dims(self, streams: dict[str, Any]) -> list[int | None]:
+        given = self._batch_dim
+        if isinstance(given, dict):  # of streams that are not looked at, it may tell too
+            given = {name: dim for name, dim in given.items() if name not in self._others}
+        return state_dims(streams, given)
+
+    def _of_going(self, leaf: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
+        """Return a stream after an update: of samples that it is not of, as it was before."""
+        if self._going is None:
+            return leaf
+        return torch.where(self._going.view(-1, *[1] * (leaf.dim() - 1)), leaf.detach(), held)
+
+
+def _moved(leaf: Any, dim: int | None) -> Any:
+    """Return a stream with the batch in dimension 0."""
+    if dim and isinstance(leaf, torch.Tensor) and leaf.dim() > dim:  # others are refused by what follows
+        return leaf.movedim(dim, 0)
+    return leaf
 
 
 def _written(tensor: torch.Tensor, held: torch.Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.evaluation import leaving_torch_alone
-from loopgrad.analysis.latent import latent
+from loopgrad.analysis.latent import Streams
 from loopgrad.analysis.precision import cast, evaluated_in, preserved_rng
 from loopgrad.analysis.streams import by_rows
 from loopgrad.gradients.batch_first import batch_first
@@ -16,7 +16,7 @@ from loopgrad.gradients.recompute import run_without_graph
 
 
 @leaving_torch_alone
-def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any = 0) -> np.ndarray:
+def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any = 0, latent: Any = None) -> np.ndarray:
     """Return how far a cycle as it is computed lies from the same cycle in float64, per sample, relative to its end.
 
     ||F(z) - F_64(z)|| / ||F_64(z)|| over all streams, at a state z that was visited. Twice its median is a floor for
@@ -32,13 +32,14 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any =
         state: z, each floating leaf (batch, ...); others are carried along.
         inputs: What the cell reads.
         batch_dim: Where the batch is, as estimators are told.
+        latent: Names of the leaves that are the latent state, as in `record`.
 
     Returns:
         (batch,) float64, dimensionless.
 
     Raises:
         TypeError: The cell does not compute in the dtype of its state, so that float64 changes nothing.
-        ValueError: batch_dim does not fit the state.
+        ValueError: batch_dim or latent does not fit the state.
 
     Example:
         >>> import torch
@@ -49,13 +50,13 @@ def rounding_error(cell: nn.Module, state: Any, inputs: Any, *, batch_dim: Any =
         True
     """
     cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
-    steps = range(period_of(cell))
+    steps, streams = range(period_of(cell)), Streams.of(state, latent)
     with preserved_rng():
-        native = latent(run_without_graph(cell, state, inputs, steps))
+        native = streams.picked(run_without_graph(cell, state, inputs, steps))
     device = native[0].device.type
     with preserved_rng(), evaluated_in(cell, torch.float64), torch.autocast(device, enabled=False):
         wide, x = cast(state, torch.float64), cast(inputs, torch.float64)
-        exact = latent(run_without_graph(cell, wide, x, steps))
+        exact = streams.picked(run_without_graph(cell, wide, x, steps))
     if any(leaf.dtype not in (torch.float64, torch.complex128) for leaf in exact):
         raise TypeError(f"the cell returned {exact[0].dtype} for a float64 state: let it follow the dtype of its state")
     apart = torch.stack([_squares(wide - own.to(wide)) for own, wide in zip(native, exact, strict=True)]).sum(dim=0)

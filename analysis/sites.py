@@ -13,22 +13,29 @@ import torch
 from torch import nn
 
 from loopgrad.analysis.hooks import Arguments, is_forward, never_called, removed
-from loopgrad.analysis.latent import state_leaves, stream_names
+from loopgrad.analysis.latent import Streams
 from loopgrad.analysis.streams import version
 from loopgrad.gradients.cell_call import check_cell, takes
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.rows_going import rows_going
 
 
 class Listener(Protocol):
-    """What a site tells of starts and updates, such as a `Recorder`."""
+    """What a site tells of starts and updates, such as a `Recorder`.
+
+    Where it has an attribute `latent` that is not None, a site that reads states reads those leaves alone.
+    """
 
     def start(self, /, **streams: torch.Tensor) -> None:
         """Hear of the state that the next update starts from."""
 
     def push(self, /, **streams: torch.Tensor) -> None:
         """Hear of an update, by the streams that it changed."""
+
+    def going(self, rows: torch.Tensor) -> None:
+        """Hear which samples the updates until the next start are of, (batch,) bool."""
 
 
 class Site(Protocol):
@@ -49,16 +56,15 @@ class CellSite:
 
     A call with step 0 starts a segment, from the state it is given; calls with steps 1, 2, ... go on. Other calls are
     evaluations that an estimator makes beside the rollout, and what backward computes again is not read either. Of a
-    coupled cell z_t is read, not its copy.
+    coupled cell z_t is read, not its copy. Samples that are done, by `lengths=` of an estimator, make no updates.
 
     Args:
         name: Qualified name of the cell. None for the only module whose forward takes (state, inputs, step); without
             one the model itself, or its only module, whose forward takes three arguments of other names.
 
     Not recommended when:
-        The estimator searches for a fixed point instead of rolling out, or tries updates beforehand
-        (CheckpointedBPTT with a memory budget): read under torch.no_grad(), where every estimator rolls out. The
-        look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
+        The estimator searches for a fixed point instead of rolling out: read under torch.no_grad(), where every
+        estimator rolls out. The look-ahead of Q-learning in training mode is a segment like others: read in eval mode.
     """
 
     name: str | None = None
@@ -70,32 +76,34 @@ class CellSite:
     @contextmanager
     def reading(self, model: nn.Module, listener: Listener) -> Iterator[None]:
         """Tell of the cell's starts and updates inside the block."""
-        cell, due, names, skipped = self._cell(model), None, (), None
+        cell, due, known, skipped = self._cell(model), None, Streams((), ()), None
         at, read = Arguments(cell), []
 
         def visible(state: Any) -> Any:
             return cell.current(cell.couple(state)) if is_invertible(cell) else state
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal due, names, skipped, read
+            nonlocal due, known, skipped, read
             if not is_forward():
                 return
             if (step := at.step(args, kwargs)) == 0:
-                names = stream_names(visible(at.get(args, kwargs, 0)))
+                known = Streams.of(visible(at.get(args, kwargs, 0)), getattr(listener, "latent", None))
                 due = 0
             elif skipped is None:
                 skipped = step
             if step == due:  # noted now: a cell may fill the container of its state, or write into its tensors
-                leaves = state_leaves(visible(at.get(args, kwargs, 0)), names)
+                leaves = known.leaves(visible(at.get(args, kwargs, 0)))
                 read = [(leaf, version(leaf)) for leaf in leaves]
                 if step == 0:
-                    listener.start(**dict(zip(names, leaves, strict=True)))
+                    listener.start(**dict(zip(known.names, leaves, strict=True)))
 
         def after(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             nonlocal due
             if not is_forward() or due is None or at.step(args, kwargs) != due:
                 return
-            leaves = zip(names, state_leaves(visible(output), names), read, strict=True)
+            leaves = zip(known.names, known.leaves(visible(output)), read, strict=True)
+            if (rows := rows_going()) is not None:
+                listener.going(rows)
             listener.push(**{name: leaf for name, leaf, given in leaves if not _handed_on(leaf, *given)})
             due += 1
 

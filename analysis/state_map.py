@@ -10,14 +10,13 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from loopgrad.analysis.evaluation import T, differentiating_forward, in_evaluation, pulled_back
-from loopgrad.analysis.latent import check_shapes, latent, latent_names, state_leaves
+from loopgrad.analysis.latent import Streams, check_shapes
 from loopgrad.analysis.precision import cast, tensors_of
 from loopgrad.analysis.streams import counted, equal_rows, short
 from loopgrad.analysis.summaries import shortened
 from loopgrad.gradients import tree
 from loopgrad.gradients.batch_first import batch_first, given_back, inside
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.row_layout import RowLayout
 
 _NO_JACOBIAN = (
@@ -29,8 +28,9 @@ _NO_JACOBIAN = (
 class StateMap:
     """f: (batch, n) -> (batch, n), the updates `steps` of a cell with its inputs bound; samples do not see each other.
 
-    The vectors are made of the floating leaves of the state. Other leaves (flags, counters, token ids, None) have the
-    values of `state` at the first of the updates, and go on from there as the cell gives them.
+    The vectors are made of the latent state: the floating leaves, or those named in `latent`. Other leaves (flags,
+    counters, token ids, None, accumulators) have the values of `state` at the first of the updates, and go on from
+    there as the cell gives them.
 
     The cell runs in evaluation mode, without gradients of its parameters, in `dtype`, on copies of its tensors. The
     module is left as it was; while it is evaluated in training mode, other threads see its flags. Inputs may have the
@@ -43,13 +43,14 @@ class StateMap:
         steps: Updates that make up f; default the first cycle, 0 .. period - 1.
         dtype: In which f is evaluated; None for the cell's own.
         batch_dim: Where the batch is, as estimators are told. What takes f and its vectors need not be told again.
+        latent: Names of the leaves that are the latent state, as in `record`.
 
     Attributes:
         point: `state` as vectors, (batch, n).
 
     Raises:
-        ValueError: The floating leaves of state have no common first dimension, or a batch of 0; batch_dim does not fit
-            them; or in a call, the cell gives one of them another shape.
+        ValueError: The latent leaves of state have no common first dimension, or a batch of 0; batch_dim or latent does
+            not fit the state; or in a call, the cell gives one of them another shape.
 
     Example:
         >>> import torch
@@ -68,13 +69,15 @@ class StateMap:
         steps: range | None = None,
         dtype: torch.dtype | None = torch.float64,
         batch_dim: Any = 0,
+        latent: Any = None,
     ):
         cell, state, inputs = batch_first(cell, state, inputs, batch_dim)
         self._cell, self._dtype = cell, dtype
         self._steps = range(period_of(cell)) if steps is None else steps
         with torch.inference_mode(False):
             self._given, self._inputs = self._own(state), self._own(inputs)
-            self._names, self._latent = latent_names(state), latent(self._given)
+            self._streams = Streams.of(state, latent)
+            self._latent = self._streams.picked(self._given)
             self._rows = RowLayout(self._latent, per_sample=True)
             if not len(self._latent[0]):
                 raise ValueError("state has batch 0, and a map of no samples says nothing: leave empty batches out")
@@ -100,17 +103,21 @@ class StateMap:
         batch = len(self.point)
         state = row_of(self._state(self.point), index, batch)
         if batch == 1:
-            return StateMap(self._cell, state, self._inputs, self._steps, self._dtype)
-        alone = StateMap(self._cell, state, row_of(self._inputs, index, batch), self._steps, self._dtype)
+            return self._of(state, self._inputs)
+        alone = self._of(state, row_of(self._inputs, index, batch))
         probes, images = self._probed
         try:
             own = alone(probes[index : index + 1])[0]
         except Exception:  # whatever a cell raises on inputs that were cut wrongly
             return _WithinBatch(self, index, state)
         image = images[index]
-        eps = max(torch.finfo(leaf.dtype).eps for leaf in latent(state))  # a batch of one may round otherwise
+        # a batch of one may round otherwise
+        eps = max(torch.finfo(leaf.dtype).eps for leaf in self._streams.picked(state))
         same = own.shape == image.shape and bool((own - image).norm() <= eps**0.5 * image.norm())  # not so where nan
         return alone if same else _WithinBatch(self, index, state)
+
+    def _of(self, state: Any, inputs: Any) -> "StateMap":
+        return StateMap(self._cell, state, inputs, self._steps, self._dtype, latent=self._streams.names)
 
     @cached_property
     def _probed(self) -> tuple[Tensor, Tensor]:
@@ -187,15 +194,15 @@ class StateMap:
         return torch.stack(rows, dim=1)
 
     def _state(self, z: Tensor) -> Any:
-        parts = iter(self._rows.split(z))
-        return tree.map_tensors(lambda leaf: next(parts) if is_floating(leaf) else leaf.clone(), self._given)
+        parts = dict(zip(map(id, self._latent), self._rows.split(z), strict=True))
+        return tree.map_tensors(lambda leaf: parts[id(leaf)] if id(leaf) in parts else leaf.clone(), self._given)
 
     def _evaluate(self, z: Tensor) -> Tensor:
         state = self._state(z.clone())  # a cell may write into its state
         for step in self._steps:
             state = self._cell(state, self._inputs, step)
-        leaves = state_leaves(state, self._names)
-        check_shapes(leaves, self._latent, self._names)
+        leaves = self._streams.leaves(state)
+        check_shapes(leaves, self._latent, self._streams.names)
         return self._rows.join(leaves)
 
     def _check_constant(self, z: Tensor) -> None:
@@ -223,7 +230,7 @@ class _WithinBatch(StateMap):
     """The map of one sample whose cell runs on the whole batch, the other samples staying where they are."""
 
     def __init__(self, whole: StateMap, index: int, state: Any):
-        super().__init__(whole._cell, state, whole._inputs, whole._steps, whole._dtype)
+        super().__init__(whole._cell, state, whole._inputs, whole._steps, whole._dtype, latent=whole._streams.names)
         self._whole, self._index = whole, index
 
     def sample(self, index: int) -> StateMap:

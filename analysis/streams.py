@@ -15,14 +15,18 @@ class Distance:
     """Norms of differences, in `upcast` or wider and in memory that is kept.
 
     Beside a running model, new memory costs more than the arithmetic.
+
+    Args:
+        upcast: The narrowest dtype.
+        axes: Leading dimensions of a leaf that are its rows.
     """
 
-    def __init__(self, upcast: torch.dtype):
-        self._upcast = upcast
+    def __init__(self, upcast: torch.dtype, axes: int = 1):
+        self._upcast, self._axes = upcast, axes
         self._memory: dict[Any, torch.Tensor] = {}
 
     def __call__(self, leaf: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
-        """Return ||leaf - other|| of each sample, (batch,); the norm of `leaf` if `other` is None."""
+        """Return ||leaf - other|| of each row, (rows,); the norm of `leaf` if `other` is None."""
         leaf = leaf.detach()
         dtype = torch.promote_types(leaf.dtype, self._upcast)
         wide = leaf
@@ -34,7 +38,7 @@ class Distance:
             torch.sub(leaf if leaf.dtype == dtype else wide.copy_(leaf), other, out=wide)
         elif leaf.dtype != dtype:
             wide = self._kept(leaf, dtype).copy_(leaf)
-        return torch.linalg.vector_norm(by_rows(wide), dim=1)
+        return torch.linalg.vector_norm(by_rows(wide, self._axes), dim=1)
 
     def _kept(self, leaf: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         key = leaf.shape, dtype, leaf.device
@@ -44,9 +48,9 @@ class Distance:
         return self._memory[key]
 
 
-def by_rows(leaf: torch.Tensor) -> torch.Tensor:
-    """Return a leaf (batch, ...) as (batch, n); the batch may be empty, or have no further dimension."""
-    return leaf.reshape(len(leaf), leaf.shape[1:].numel())
+def by_rows(leaf: torch.Tensor, axes: int = 1) -> torch.Tensor:
+    """Return a leaf (batch, ...) as (batch, n), of `axes` leading dimensions (rows, n); either may be empty."""
+    return leaf.reshape(leaf.shape[:axes].numel(), leaf.shape[axes:].numel())
 
 
 def equal_rows(leaf: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -75,7 +79,7 @@ def counted(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Scalars:
-    """Collects one (batch,) tensor per kind, stream and time, and transfers all of them at once.
+    """Collects one (rows,) tensor per kind, stream and time, and transfers all of them at once.
 
     They are copied into blocks: small tensors that stay would break up the memory that a running model gives back.
     """
@@ -87,7 +91,7 @@ class Scalars:
         self._used: dict[Place, int] = {}
 
     def add(self, key: tuple[str, str], time: int, value: torch.Tensor) -> "Slot":
-        """Keep `value`, (batch,), of a (kind, stream) at a time; no synchronisation. Return where it is kept."""
+        """Keep `value`, (rows,), of a (kind, stream) at a time; no synchronisation. Return where it is kept."""
         place = torch.promote_types(value.dtype, torch.float32), value.device
         row = self._used.get(place, 0)
         self._used[place] = row + 1
@@ -104,23 +108,23 @@ class Scalars:
         """Keep for a (kind, stream) at a time what is kept already."""
         self._keys.append((key, time, slot))
 
-    def arrays(self, lengths: Mapping[str, int], names: Sequence[str], batch: int) -> dict[tuple[str, str], np.ndarray]:
-        """Return (time, batch) float64 arrays by (kind, stream), nan where nothing was added."""
-        found = {(kind, name): np.full((length, batch), np.nan) for kind, length in lengths.items() for name in names}
-        rows = {
+    def arrays(self, lengths: Mapping[str, int], names: Sequence[str], rows: int) -> dict[tuple[str, str], np.ndarray]:
+        """Return (time, rows) float64 arrays by (kind, stream), nan where nothing was added."""
+        found = {(kind, name): np.full((length, rows), np.nan) for kind, length in lengths.items() for name in names}
+        kept = {
             place: torch.cat(blocks)[: self._used[place]].cpu().numpy().astype(np.float64)
             for place, blocks in self._blocks.items()
         }
-        for key, time, (place, row) in self._keys:
-            found[key][time] = rows[place][row]
+        for key, time, (place, number) in self._keys:
+            found[key][time] = kept[place][number]
         return found
 
 
 class Ends:
     """Compares the states at the ends of cycles with those of earlier cycles; keeps one state per lag."""
 
-    def __init__(self, scalars: Scalars, names: Sequence[str], lags: int, distance: Distance):
-        self._scalars, self._names, self._lags, self._distance = scalars, names, lags, distance
+    def __init__(self, scalars: Scalars, names: Sequence[str], lags: int, distance: Distance, axes: int = 1):
+        self._scalars, self._names, self._lags, self._distance, self._axes = scalars, names, lags, distance, axes
         self._states: list[list[torch.Tensor]] = []  # the latest last
         self._move: list[torch.Tensor] | None = None
 
@@ -138,8 +142,7 @@ class Ends:
         for lag, state in enumerate(reversed(self._states), 1):
             for name, leaf, other in zip(self._names, leaves, state, strict=True):
                 self._scalars.add((f"lag {lag}", name), cycle, self._distance(leaf, other))
-        pairs, upcast = zip(leaves, self._states[-1], strict=True), self._scalars.upcast
-        move = [_flat(new, upcast) - _flat(old, upcast) for new, old in pairs]
+        move = [self._flat(new) - self._flat(old) for new, old in zip(leaves, self._states[-1], strict=True)]
         if self._move is not None:
             for name, now, before in zip(self._names, move, self._move, strict=True):
                 self._scalars.add(("turning", name), cycle, (now * before.conj()).real.sum(dim=1))
@@ -149,6 +152,5 @@ class Ends:
         """Return the kinds of scalars with their lengths, as `Scalars.arrays` wants them."""
         return {f"lag {lag}": cycles for lag in range(1, self._lags + 1)} | {"turning": cycles}
 
-
-def _flat(leaf: torch.Tensor, upcast: torch.dtype) -> torch.Tensor:
-    return by_rows(leaf.detach().to(torch.promote_types(leaf.dtype, upcast)))
+    def _flat(self, leaf: torch.Tensor) -> torch.Tensor:
+        return by_rows(leaf.detach().to(torch.promote_types(leaf.dtype, self._scalars.upcast)), self._axes)

@@ -21,6 +21,7 @@ class Trace:
     """Residuals and norms of one rollout of T updates over B samples, float64 numpy arrays, in units of the state.
 
     A stream is a leaf of the state, named "z_H" in a dict, "0" in a tuple, "a.b" nested, "state" if it is all there is.
+    Recorded with per="position", each position of a row of the batch is a sample, and norms are those of its numbers.
 
     Attributes:
         streams: Names of the streams.
@@ -47,6 +48,7 @@ class Trace:
         row: Row of the batch that each sample was, int (B,).
         begin: Updates that its row had made before the sample's first one, int (B,); 0 but in a batch of a `Recorder`
             whose rows take new samples.
+        position: Position that each sample was in its row, int (B,); None where whole rows are samples.
     """
 
     streams: tuple[str, ...]
@@ -70,10 +72,12 @@ class Trace:
     reevaluated: bool
     row: Array
     begin: Array
+    position: Array | None = None
 
     def __repr__(self) -> str:
         """Say what was recorded, and how large the last residuals are."""
-        title = f"Trace: {self.num_steps} updates, period {self.period}, {self.row.size} samples, lags={self.lags}"
+        samples = f"{self.row.size} {'samples' if self.position is None else 'positions'}"
+        title = f"Trace: {self.num_steps} updates, period {self.period}, {samples}, lags={self.lags}"
         header = ["stream", "dtype", "last update, relative", f"||F(z) - z|| at z_{self.at}, relative"]
         rows = []
         found_of = self.quantiles(BAND)
@@ -115,7 +119,7 @@ class Trace:
         Args:
             path: Where to; no ".npz" is added.
         """
-        trace_files.write(path, vars(self))
+        trace_files.write(path, {name: value for name, value in vars(self).items() if value is not None})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
@@ -191,6 +195,7 @@ def trace_of(
         reevaluated=reevaluated,
         row=episodes.row,
         begin=episodes.begin,
+        position=episodes.position,
     )
 
 

@@ -71,6 +71,8 @@ def _needed(library: str) -> Any:
 def to_pandas(trace: Any) -> "pandas.DataFrame":
     """Return a long table: a row per step, sample and stream, with norm, update, relative and cycle.
 
+    Of a trace per position also the row of the batch and the position that each sample is.
+
     Step t is the state after t updates and the update that led to it, so update, relative and cycle of step 0 are nan.
     What there is one of per sample, such as `map`, is in `to_xarray` only.
 
@@ -84,6 +86,9 @@ def to_pandas(trace: Any) -> "pandas.DataFrame":
         "sample": np.tile(np.repeat(np.arange(batch), len(trace.streams)), times),
         "stream": np.tile(np.array(trace.streams, dtype=object), times * batch),
     }
+    if trace.position is not None:
+        sample = columns["sample"]
+        columns |= {"row": trace.row[sample], "position": trace.position[sample]}
     for field, values in _per_step(trace).items():
         columns[field] = np.moveaxis(values, 0, -1).reshape(-1)  # (step, sample, stream)
     return pandas.DataFrame(columns)
@@ -92,8 +97,8 @@ def to_pandas(trace: Any) -> "pandas.DataFrame":
 def to_xarray(trace: Any) -> "xarray.Dataset":
     """Return a dataset with the dimensions stream, step and sample, steps being numbered as in `to_pandas`.
 
-    Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag. Row
-    and begin are coordinates of the samples; period, at and the like are attributes.
+    Recurrences and turnings have the dimension end instead of step, the ends of cycles 1..C, and recurrences lag. Row,
+    begin and position, where there is one, are coordinates of the samples; period, at and the like are attributes.
 
     Raises:
         ImportError: xarray is not installed.
@@ -106,7 +111,8 @@ def to_xarray(trace: Any) -> "xarray.Dataset":
     data |= {field: ("sample", getattr(trace, field)) for field in ("joint", "joint_relative")}
     coordinates: dict[str, Any] = {"stream": list(streams), "step": np.arange(trace.num_steps + 1)}
     coordinates |= {"sample": np.arange(trace.row.size)}
-    coordinates |= {field: ("sample", getattr(trace, field)) for field in ("row", "begin")}
+    of_samples = ("row", "begin") if trace.position is None else ("row", "begin", "position")
+    coordinates |= {field: ("sample", getattr(trace, field)) for field in of_samples}
     if trace.lags:
         data["recurrence"] = ("stream", "lag", "end", "sample"), np.stack([trace.recurrence[s] for s in streams])
         data["turning"] = ("stream", "end", "sample"), np.stack([trace.turning[s] for s in streams])

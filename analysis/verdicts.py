@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from loopgrad.analysis.positions import PositionVerdicts
 from loopgrad.analysis.summaries import Array, band_of, screen
 
 LABELS = (
@@ -71,6 +72,8 @@ class Verdicts:
         at_floor: Whether the residual is within the floor.
         cycles: Number of cycles that were judged.
         thresholds: Those used.
+        row: Row of the batch that each sample was, int (B,); None where it was not recorded per position.
+        position: Position that each sample was in its row, int (B,); None likewise.
     """
 
     stream: str
@@ -87,19 +90,34 @@ class Verdicts:
     at_floor: Array
     cycles: int
     thresholds: Thresholds
+    row: Array | None = None
+    position: Array | None = None
 
     def __repr__(self) -> str:
         """Say how many samples have each label, and their residuals."""
-        title = f"Verdicts of {self.stream}: {self.cycles} cycles, {self.label.size} samples, floor {self.floor:.2g}"
+        what = "samples" if self.position is None else "positions"
+        title = f"Verdicts of {self.stream}: {self.cycles} cycles, {self.label.size} {what}, floor {self.floor:.2g}"
         rows = []
         for label, count in self.counts().items():
             chosen = self.label == label
             name = f"cycle of {band_of(self.period[chosen])}" if label == "cycle" else label
             numbers = (band_of(self.residual[chosen]), band_of(self.rate[chosen]))
             rows.append([name, str(count), f"{100 * count / self.label.size:.1f}", *numbers])
-        return screen(f"{title}; median [5 %, 95 %]", ["label", "samples", "%", "residual", "rate per cycle"], rows)
+        return screen(f"{title}; median [5 %, 95 %]", ["label", what, "%", "residual", "rate per cycle"], rows)
 
     def counts(self, where: Array | None = None) -> dict[str, int]:
         """Return the number of samples per label, those of a boolean mask if one is given."""
         chosen = self.label if where is None else self.label[where]
         return {label: int((chosen == label).sum()) for label in LABELS if (chosen == label).any()}
+
+    def by_position(self) -> PositionVerdicts:
+        """Return the labels as a map (samples, positions), with the share of each and where positions disagree.
+
+        Raises:
+            ValueError: Whole samples were judged.
+        """
+        if self.row is None or self.position is None:
+            raise ValueError("these verdicts are of whole samples: record(..., per='position') has some per position")
+        positions = int(self.position.max(initial=-1)) + 1
+        table = self.label.reshape(-1, max(1, positions))
+        return PositionVerdicts.of(self.stream, table, self.row.reshape(table.shape)[:, 0], LABELS)

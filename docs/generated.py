@@ -36,6 +36,7 @@ DRAWN = {
     "verdicts-extrapolated": "Verdicts when the recursion is followed four times as deep.",
     "forward-figure": "Cosine of forward gradients with the exact gradient.",
     "rolling_sum-figure": "Held-out loss against FLOPs and against peak memory.",
+    "text-figure": "Held-out loss of a language model against FLOPs and against peak memory.",
     "validity-figure": "Gradient error of estimators against residual and spectral radius.",
 }
 

@@ -153,6 +153,8 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
         if cause.filename == OUTPUT and cause.errno == errno.EPIPE:  # as in `| head`: who reads has read enough
             return 128 + signal.SIGPIPE, ""
         named = f"{cause.filename}: " if cause.filename is not None else ""
+        if isinstance(cause, IsADirectoryError | NotADirectoryError | FileExistsError):  # what lies there is not ours
+            return 2, f"{named}{cause.strerror}: move what lies there away, or choose another place"
         return 3, f"{named}{cause.strerror or cause}{goes_on}"
     return None, ""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from loopgrad.gradients import DepthDistribution
 from loopgrad.models.halting import Halting
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy
 
@@ -36,9 +37,13 @@ class Trainer:
         weights_every: Steps between weights that are kept for analysis; 0 for those of the last step alone.
         device: "auto" for CUDA where there is one, else a torch device.
         num_threads: Threads of a CPU run. One makes results independent of the machine's number of cores.
+        depths: Distribution of the cycles of each training step; None for the model's own number. Draws follow from the
+            run's seed and the step alone; evaluation always has the model's own number.
+        depth_per: "batch", one draw for all samples, or "sample", one for each.
+        most_cycles: Larger draws count as this one.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, or depths are not those of the halting rule.
     """
 
     halting: Halting
@@ -60,8 +65,17 @@ class Trainer:
     weights_every: int = 0
     device: str = "auto"
     num_threads: int = 1
+    depths: DepthDistribution | None = None
+    depth_per: Literal["batch", "sample"] = "batch"
+    most_cycles: int = 64
 
     def __post_init__(self) -> None:
+        if self.depths is None and self.depth_per != "batch":
+            raise ValueError(f"depth_per={self.depth_per} draws nothing without depths: give depths, or leave it out")
+        if self.depths is not None:
+            self.halting.depth(1)  # which may be what sets it
+            if not self.depths.mean <= self.most_cycles:
+                raise ValueError(f"most_cycles={self.most_cycles} must be at least depths.mean={self.depths.mean}")
         for name in ("train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

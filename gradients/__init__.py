@@ -9,34 +9,42 @@ from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stats
 from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
+from loopgrad.gradients.events import CycleEvent, Halted, ResidualBelow
 from loopgrad.gradients.forward_gradient import ForwardGradient
 from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.phantom import PhantomGradient
+from loopgrad.gradients.ramp import Ramp
 from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
-from loopgrad.gradients.scopes import EveryCycle, LastOf, RandomUpdates, Scope
+from loopgrad.gradients.scopes import BackwardSteps, EveryCycle, LastOf, RandomUpdates, Scope
 from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
+from loopgrad.gradients.until import Until
 
 __all__ = [
     "BPTT",
+    "BackwardSteps",
     "BatchDims",
     "CheckpointedBPTT",
+    "CycleEvent",
     "DepthDistribution",
     "Estimator",
     "EveryCycle",
     "ForwardGradient",
     "ForwardMode",
+    "Halted",
     "ImplicitGradient",
     "Invertible",
     "LastOf",
     "Note",
     "PhantomGradient",
+    "Ramp",
     "RandomTruncation",
     "RandomUpdates",
+    "ResidualBelow",
     "ReversibleBPTT",
     "Rollout",
     "Scope",
@@ -45,5 +53,6 @@ __all__ = [
     "TorchDEQ",
     "TruncatedBPTT",
     "Undone",
+    "Until",
     "jacobian_penalty",
 ]

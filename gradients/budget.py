@@ -19,6 +19,7 @@ from loopgrad.gradients.live_bytes import PeakBytes, storages
 from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions
+from loopgrad.gradients.rows_going import tried
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
 
 _UNITS = {"": 1, "b": 1}
@@ -125,7 +126,7 @@ def _trace(
     traced = min(period_of(cell.cell), num_steps)
     state, measured, answer = list(cell.state), [], 0
     try:
-        with conditions.restored(cell.cell) as buffers:
+        with tried(), conditions.restored(cell.cell) as buffers:
             versions = [buffer._version for buffer in buffers.values()]
             for step in range(traced):
                 before, (state, answer, sizes) = _size(state), _one_update(cell, state, buffers, step, saving)

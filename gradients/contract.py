@@ -59,6 +59,7 @@ class Estimator(ABC):
             gradients of its answers where it comes by; "carried", they are made part of the state; or "refused".
         by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
             states with the batch in dimension 0, wherever the caller has it.
+        lengths: Whether samples may end before the last update; otherwise `lengths` and `until` are refused.
     """
 
     kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
@@ -67,6 +68,7 @@ class Estimator(ABC):
     references: ClassVar[tuple[str, ...]] = ()
     outputs: ClassVar[Literal["emitted", "carried", "refused"]] = "refused"
     by_sample: ClassVar[bool] = True
+    lengths: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -80,6 +82,7 @@ class Estimator(ABC):
         save: Any = "last",
         start: int = 0,
         lengths: Any = None,
+        until: Any = None,
         batch_dim: Any = 0,
     ) -> Rollout:
         """Run the recursion and return its last state, and what a readout gave on the way.
@@ -104,6 +107,8 @@ class Estimator(ABC):
             start: Number of the first update, which the cell and the readout are told: a recursion may be cut into
                 several rollouts, each going on from the last state of the one before.
             lengths: (batch,) ints, updates per sample, T at most: rows that are done keep their state.
+            until: `Until(event, every=n)`: a row is done too when the event is true of it. `Rollout.stats.steps` says
+                how many updates each had; the batch runs as many as its longest sample, rounded up to n.
             batch_dim: Which dimension of the state's leaves is the batch: an int, a tree of ints such as (1, 0), or
                 `BatchDims`, which says it of inputs too. For leaves with another first dimension, such as (layers,
                 batch, size), every estimator that takes samples apart must be told.
@@ -114,30 +119,31 @@ class Estimator(ABC):
         Raises:
             TypeError: The cell is not a module or cannot be called so, the state has no floating tensor, num_steps is
                 not an int; an optional argument is of the wrong type.
-            ValueError: num_steps is negative, batch_dim, xs, save or lengths does not fit, the cell returned a state of
-                another structure, or this estimator has the gradient of the last state alone and `save` asks for more.
+            ValueError: num_steps is negative, batch_dim, xs, save, lengths or until does not fit, the cell returned a
+                state of another structure, or this estimator has the gradient of the last state alone, and `save` asks
+                for more, or samples may end before that.
         """
         check_cell(cell)
         _check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
-        options = Options(xs, readout, save, start, lengths, batch_dim, num_steps)
+        options = Options(xs, readout, save, start, lengths, until, batch_dim, num_steps)
         num_steps = num_steps if options.none else options.checked(plain)
         first = cell.couple(plain) if num_steps and is_invertible(cell) else plain
         if torch.compiler.is_compiling():
-            rollout = self._asked(cell, plain, first, inputs, num_steps, options)
+            rollout = self.asked(cell, plain, first, inputs, num_steps, options)
         else:
             with Untouched():
                 keep_derived_weights(cell)
-                rollout = self._asked(cell, plain, first, normal(inputs), num_steps, options)
+                rollout = self.asked(cell, plain, first, normal(inputs), num_steps, options)
         check_structure(first, rollout.state)
         if first is not plain and is_invertible(cell):
             rollout = replace(rollout, state=cell.read(rollout.state))
         if options.of_last and readout is not None:
-            rollout = replace(rollout, outputs=options.last(rollout.state, inputs, num_steps))
+            rollout = replace(rollout, outputs=options.last(rollout.state, inputs, num_steps, rollout.stats.steps))
         return rollout
 
-    def _asked(self, cell: nn.Module, plain: Any, first: Any, inputs: Any, num_steps: int, options: Options) -> Rollout:
-        """Return the rollout of a cell with what is asked for put around it."""
+    def asked(self, cell: nn.Module, plain: Any, first: Any, inputs: Any, num_steps: int, options: Options) -> Rollout:
+        """Return the rollout of a cell with what is asked for put around it; arguments are checked already."""
         if options.none:
             return self._rolled_out(cell, plain, first, inputs, num_steps, options.batch_dim)
         saving = options.saving()
@@ -146,6 +152,15 @@ class Estimator(ABC):
                 f"{type(self).__name__} has the gradient of the last state alone, and save={options.save!r} asks for "
                 'more: read the output from the last state (save="last"), or use BPTT() or CheckpointedBPTT()'
             )
+        if not self.lengths and (options.lengths is not None or options.until is not None):
+            name, more = ("lengths", "") if options.until is None else ("until", " (a forward solver stops by itself)")
+            raise ValueError(
+                f"{type(self).__name__} takes the last cycle of the whole batch for that of a fixed point, in which a "
+                f"sample that {name}=... has ended before does not move: leave {name} out{more}, or use BPTT(), "
+                "CheckpointedBPTT() or TruncatedBPTT"
+            )
+        if options.until is not None:
+            return options.until.rollout(self, cell, plain, first, inputs, num_steps, options)
         answers = None if saving is None else Answers(saving)
         asked, steps = options.around(cell, plain, first), options.steps(inputs, answers, self.by_sample)
         if saving is None or self.outputs == "emitted":

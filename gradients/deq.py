@@ -68,6 +68,7 @@ class TorchDEQ(Estimator):
     memory = "O(1)"
     references = ("geng2023torchdeq",)
     not_differentiated = ("state",)
+    lengths = False
 
     def __post_init__(self) -> None:
         check_choice("TorchDEQ", "gradient", self.gradient, ("ift", "hook_ift", "phantom"))

@@ -100,6 +100,7 @@ class ImplicitGradient(Estimator):
     memory = "O(1)"
     references = ("bai2019deep", "blondel2022efficient")
     not_differentiated = ("state",)
+    lengths = False
 
     def __post_init__(self) -> None:
         if isinstance(self.solver, str) and self.solver not in LINEAR:

@@ -27,6 +27,7 @@ from loopgrad.gradients.graphs import (
 )
 from loopgrad.gradients.reading import Kept, Reading, kept
 from loopgrad.gradients.recompute import Conditions, run_without_graph
+from loopgrad.gradients.rows_going import tried
 
 
 class Watched:
@@ -177,7 +178,7 @@ def watch(cell: FunctionalCell, conditions: Conditions, stats: Stats) -> None:
     def updates(module: nn.Module, inputs: Any) -> None:
         Watched(cell).run(cell.unflatten_state(cell.state), inputs, range(count))
 
-    with conditions.restored(cell.cell) as buffers:
+    with tried(), conditions.restored(cell.cell) as buffers:
         cell.call(updates, cell.others, buffers)
     stats.cell_evaluations += count
 

@@ -1,5 +1,6 @@
 """What a call of an estimator may ask for beside the last state: checked, and put around the cell."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,16 @@ from loopgrad.gradients.outputs import Answers, Saving
 from loopgrad.gradients.stepwise import Steps, Stepwise, StepwiseInvertible
 
 
+class Ending(ABC):
+    """What ends samples before num_steps: an `Until`."""
+
+    @abstractmethod
+    def rollout(
+        self, estimator: Any, cell: nn.Module, plain: Any, first: Any, inputs: Any, num_steps: int, how: "Options"
+    ) -> Any:
+        """Return the rollout of an estimator whose samples end so, with `stats.steps`."""
+
+
 @dataclass(frozen=True)
 class Options:
     """The optional arguments of `Estimator.__call__`, which explains them."""
@@ -25,6 +36,7 @@ class Options:
     save: Any
     start: int
     lengths: Any
+    until: Any
     batch_dim: Any
     num_steps: int
 
@@ -32,7 +44,7 @@ class Options:
     def none(self) -> bool:
         """Whether nothing is asked for that the cell must know of."""
         asked = self.xs is not None or self.readout is not None or self.lengths is not None or self.start != 0
-        return not asked and self.of_last
+        return not asked and self.of_last and self.until is None
 
     @property
     def of_last(self) -> bool:
@@ -52,6 +64,10 @@ class Options:
         if self.readout is not None and not callable(self.readout):
             kind = type(self.readout).__name__
             raise TypeError(f"readout must be callable as readout(state, inputs, x_t, step), got {kind}")
+        if self.until is not None and not isinstance(self.until, Ending):
+            raise TypeError(
+                f"until={self.until!r} must be Until(event), which may say how often it is looked at, or None"
+            )
         named = [] if self.xs is None else tree.leaves_with_names(self.xs, "xs")
         if self.xs is not None and not any(isinstance(leaf, Tensor) for _, leaf in named):
             raise TypeError("xs holds no tensor: give a tree of tensors (updates, batch, ...), or None")
@@ -89,6 +105,13 @@ class Options:
         kind = StepwiseInvertible if is_invertible(cell) else Stepwise
         return kind(cell, self.readout, self.start, lengths, dims)
 
+    def limits(self, state: Any, num_steps: int) -> Tensor:
+        """Return (batch,) the most updates of each sample, on the device of a state: its length, or num_steps."""
+        batch, device = self._batch(state), next(leaf.device for leaf in tree.tensors(state))
+        if self.lengths is None:
+            return torch.full((batch[0],), num_steps, device=device)
+        return torch.as_tensor(self.lengths).to(device, torch.long)
+
     def steps(self, inputs: Any, answers: Answers | None, by_sample: bool) -> Steps:
         """Return what such a cell takes for inputs; `by_sample`, xs with the batch in dimension 0 too."""
         if not by_sample:
@@ -96,14 +119,15 @@ class Options:
         xs = tree.map_tensors(lambda leaf: leaf.movedim(0, 1) if leaf.dim() > 1 else leaf, self.xs)
         return Steps(inputs, xs, axis=1, answers=answers)
 
-    def last(self, state: Any, inputs: Any, num_steps: int) -> Any:
-        """Return the readout's answer to the last state."""
+    def last(self, state: Any, inputs: Any, num_steps: int, taken: tuple[int, ...] | None = None) -> Any:
+        """Return the readout's answer to the last state; `taken` are the numbers of updates that data have decided."""
+        lengths, num_steps = (self.lengths, num_steps) if taken is None else (taken, max(taken, default=0))
         if self.readout is None or not num_steps:
             return None
-        if self.lengths is None:
+        if lengths is None:
             x = tree.map_tensors(lambda leaf: leaf[num_steps - 1], self.xs)
         else:  # of each sample its own last one
-            ends = torch.as_tensor(self.lengths).clamp(min=1) - 1
+            ends = torch.as_tensor(lengths).clamp(min=1) - 1
             x = tree.map_tensors(lambda leaf: _of_rows(leaf, ends.to(leaf.device)), self.xs)
         return self.readout(state, inputs, x, self.start + num_steps - 1)
 

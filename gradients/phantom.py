@@ -65,6 +65,7 @@ class PhantomGradient(Estimator):
     memory = "O(k)"
     references = ("geng2021training",)
     not_differentiated = ("state",)
+    lengths = False
 
     def __post_init__(self) -> None:
         check_int("PhantomGradient", "num_steps", self.num_steps, 1)

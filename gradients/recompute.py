@@ -100,6 +100,15 @@ class Conditions:
         torch.set_rng_state(states[0])
         set_device_states(self.device_ids, list(states[1:]), device_type=self.accelerator)
 
+    def put_back(self, cell: nn.Module) -> None:
+        """Set the generators, and if an update has changed one the values of buffers, back to what was noted."""
+        self.set_generators(self.generators)
+        if self.changed_buffer(cell) is not None:
+            # then all of them, and uncounted: as batch_norm writes its own, which a graph may hold and not read
+            for name, buffer in cell.named_buffers():
+                if name in self.buffers:
+                    buffer.data.copy_(self.buffers[name])
+
     def sets_weights(self, enabled: int) -> bool:
         """Whether meeting these conditions sets torch's cache of parametrized weights, now `enabled` or not."""
         return bool(self.derived or enabled)

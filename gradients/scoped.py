@@ -8,6 +8,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.recompute import Conditions, GraphFree
+from loopgrad.gradients.rows_going import tried
 
 
 def run_scoped(cell: nn.Module, state: Any, inputs: Any, num_steps: int, updates: frozenset[int]) -> Any:
@@ -43,6 +44,6 @@ def changed_by(cell: nn.Module, state: Any, inputs: Any) -> list[frozenset[str]]
             found.append(frozenset(name for name, old, new in pairs if old is not new))
 
     conditions = Conditions(cell, [*functional.state, *functional.others])
-    with conditions.restored(cell) as buffers, GraphFree(cell):
+    with tried(), conditions.restored(cell) as buffers, GraphFree(cell):
         functional.call(cycle, functional.others, buffers)
     return found

@@ -75,8 +75,45 @@ class LastOf(Scope):
         found: set[int] = set()
         for name, count in self.counts.items():
             own = [step for step in range(num_steps) if name in changed[step % len(changed)]]
-            found |= set(own[len(own) - count :] if count else ())
+            found |= set(own[max(0, len(own) - count) :])
         return frozenset(found)
+
+
+@dataclass(frozen=True)
+class BackwardSteps(Scope):
+    """So many last updates in all: of one stream as many as it has, of the other the rest, and at least one.
+
+    HRM-Text counts its backward steps so: LastOf({first: h, then: steps - h}) with h = min(updates of `first`, steps -
+    1).
+
+    Args:
+        steps: Updates that carry the gradient, at least 2.
+        first: Name of the leaf of the state whose updates come first.
+        then: Name of the leaf that gets what is left.
+
+    Reference:
+        Wang et al. 2026, arXiv 2605.20613, whose code counts so.
+
+    Raises:
+        ValueError: steps is below 2; at a call: the state has no leaf of such a name.
+    """
+
+    references: ClassVar[tuple[str, ...]] = ("wang2026hrm",)
+
+    steps: int
+    first: str = "z_H"
+    then: str = "z_L"
+
+    by_stream = True
+
+    def __post_init__(self) -> None:
+        check_int("BackwardSteps", "steps", self.steps, 2)
+
+    def updates(self, num_steps: int, changed: Sequence[frozenset[str]]) -> frozenset[int]:
+        """Return the last updates of each."""
+        most = sum(self.first in changed[step % len(changed)] for step in range(num_steps))
+        of_first = min(most, self.steps - 1)
+        return LastOf({self.first: of_first, self.then: self.steps - of_first}).updates(num_steps, changed)
 
 
 @dataclass(frozen=True)

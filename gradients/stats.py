@@ -24,21 +24,24 @@ class Stats:
         residual: Of estimators that take the last state for a fixed point and ask no further, `PhantomGradient` and
             `TorchDEQ`: how far the cycles that are differentiated have moved it, |f(z) - z| / |f(z)|, the largest, per
             sample. None of others, and where no gradient was asked for.
+        steps: Of a call with `until`: how many updates each sample had; None of others.
     """
 
     cell_evaluations: int
     vjps: int
     stopped: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
     residual: torch.Tensor | None = field(default=None, compare=False, repr=False, kw_only=True)
+    steps: tuple[int, ...] | None = field(default=None, compare=False, repr=False, kw_only=True)
 
     def numbers(self) -> dict[str, float]:
         """Return what else is worth a line in a log once backward has run; one transfer from the device.
 
         Most estimators have nothing to say: "stopped" is the share of samples that have stopped, if there are any,
-        "residual" the largest one.
+        "residual" the largest one, "steps" the mean number of updates where data have decided it.
         """
         noted = [("stopped", self.stopped, torch.mean), ("residual", self.residual, torch.amax)]
         known = [(name, of(value.double())) for name, value, of in noted if value is not None and value.numel()]
         found = torch.stack([value for _, value in known]).tolist() if known else []
         pairs = zip((name for name, _ in known), found, strict=True)
-        return {name: value for name, value in pairs if name != "stopped" or value}
+        numbers = {name: value for name, value in pairs if name != "stopped" or value}
+        return numbers | ({"steps": sum(self.steps) / len(self.steps)} if self.steps else {})

@@ -12,6 +12,7 @@ from loopgrad.gradients.graphs import plus
 from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
 from loopgrad.gradients.noise import generators_apart
 from loopgrad.gradients.outputs import Answers, Taken
+from loopgrad.gradients.rows_going import of_rows
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,12 @@ class Stepwise(nn.Module):
         """Apply update number `step` of this rollout; `inputs` are `Steps`."""
         steps: Steps = inputs
         x = steps.at(step)
-        before = tree.flatten(state)[0] if self.lengths is not None else []
-        after = self.cell(state, self.given(steps, x), self.start + step)
-        if self.lengths is not None:
+        if self.lengths is None:
+            after = self.cell(state, self.given(steps, x), self.start + step)
+        else:
+            before = tree.flatten(state)[0]
+            with of_rows(self.lengths > step):
+                after = self.cell(state, self.given(steps, x), self.start + step)
             after = self.with_rows_done(before, after, step)
         if steps.answers is not None:
             if steps.answers.wants(step):
@@ -159,11 +163,15 @@ class Stepwise(nn.Module):
 
     def asked(self, state: Any, steps: Steps, x: Any, step: int) -> Any:
         """Return the answer of the readout to the state after an update."""
-        plain = self.cell.read(state) if is_invertible(self.cell) else state
+        plain = self.plain(state)
         if self.readout is None:
             return plain
         answer = self.readout(plain, steps.inputs, x, self.start + step)
         return answer if self.lengths is None else self._of_rows_going(answer, self.lengths, step)
+
+    def plain(self, state: Any) -> Any:
+        """Return the plain state of one that updates have led to."""
+        return self.cell.read(state) if is_invertible(self.cell) else state
 
     def _of_rows_going(self, answer: Any, lengths: Tensor, step: int) -> Any:
         """Return an answer with zeros in the rows that were done before the update."""
@@ -181,8 +189,22 @@ class Stepwise(nn.Module):
         leaves, unflatten = tree.flatten(after)
         if len(leaves) != len(before):
             return after  # another structure, which is for the caller to refuse
+        if [_shape(leaf) for leaf in leaves] != [_shape(leaf) for leaf in before]:
+            self._refuse_shapes(before, after)
         going = self.lengths > step
         return unflatten([kept(going, *pair) for pair in zip(leaves, before, self.dims, strict=True)])
+
+    def _refuse_shapes(self, before: Sequence[Any], after: Any) -> None:
+        for (name, new), old, dim in zip(tree.leaves_with_names(after, "state"), before, self.dims, strict=True):
+            if _shape(new) != _shape(old) and (dim is not None or _shape(new)):
+                raise ValueError(
+                    f"{name} goes from shape {_shape(old)} to {_shape(new)}, and rows that are done keep their state: "
+                    "give it its full size in z_0, and zeros in place of None"
+                )
+
+
+def _shape(leaf: Any) -> tuple[int, ...] | None:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else None
 
 
 def kept(going: Tensor, new: Any, old: Any, dim: int | None) -> Any:

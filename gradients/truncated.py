@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.by_sample import BySample
 from loopgrad.gradients.checks import check_int, is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import requires_grad
@@ -26,7 +27,7 @@ class TruncatedBPTT(Estimator):
 
     The last k terms of `BPTT`'s sum: the first T - k updates run without a graph, z_{T-k} is a constant and the rest
     are differentiated exactly. k >= T is `BPTT`. HRM's one-step gradient is num_steps=2 (the last z_L update and the
-    last z_H update), TRM's last loop is num_cycles=1.
+    last z_H update), TRM's last loop is num_cycles=1. With `lengths` they are the last k updates of each sample.
 
     Args:
         num_steps: k, the number of last updates that are differentiated, at least 1.
@@ -38,7 +39,8 @@ class TruncatedBPTT(Estimator):
             state that counts as a constant. None for k1 = k. Of no effect on the gradient of the last state.
 
     Cost:
-        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k).
+        T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k). With `lengths` it saves that of every
+        update that is among the last k of a sample.
     Not recommended when:
         The Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
         the spectral radius of the cell's Jacobian is near or above one: the dropped terms are then as large as the
@@ -103,15 +105,19 @@ class TruncatedBPTT(Estimator):
                 cell, state, inputs, num_steps, overlapping(num_steps, every, length), type(self).__name__
             )
         # a tensor that the cell hides is truncated too
-        first = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0
+        first, rows = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0, None
+        if first:
+            rows = BySample.of(cell, num_steps, lambda n: range(n - self.length(cell, n), n), False)
+            first = first if rows is None else rows.first
         if first:
             state = run_watched(cell, state, inputs, range(first))
-        before = Before(tree.flatten(state)[0])
-        last = run(cell, state, inputs, range(first, num_steps))
+        before, updates = Before(tree.flatten(state)[0]), range(first, num_steps)
+        last = run(cell, state, inputs, updates) if rows is None else rows.run(cell, state, inputs, updates)
         leaves = tree.flatten(last)[0]
         if not any(map(requires_grad, leaves)):
             return Rollout(last, Stats(num_steps, vjps=0))
-        return Rollout(last, Stats(num_steps, num_steps - first, stopped=before.stopped(leaves)))
+        vjps = len(updates) if rows is None else rows.vjps
+        return Rollout(last, Stats(num_steps, vjps, stopped=before.stopped(leaves)))
 
     def _in_scope(self, scope: Scope, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         if asks(inputs):
@@ -123,9 +129,13 @@ class TruncatedBPTT(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         period = period_of(cell)
         changed = changed_by(cell, state, inputs) if scope.by_stream else [frozenset()] * period
-        updates = scope.updates(num_steps, changed)
-        last = run_scoped(cell, state, inputs, num_steps, updates)
-        vjps = len(updates) if any(map(requires_grad, tree.flatten(last)[0])) else 0
+        rows = BySample.of(cell, num_steps, lambda n: scope.updates(n, changed), True)
+        if rows is None:
+            updates = scope.updates(num_steps, changed)
+            last, vjps = run_scoped(cell, state, inputs, num_steps, updates), len(updates)
+        else:
+            last, vjps = rows.run(cell, state, inputs, range(num_steps)), rows.vjps
+        vjps = vjps if any(map(requires_grad, tree.flatten(last)[0])) else 0
         return Rollout(last, Stats(num_steps + period * scope.by_stream, vjps))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loopgrad.gradients import ForwardMode as ForwardMode
     from loopgrad.gradients import ImplicitGradient as ImplicitGradient
     from loopgrad.gradients import PhantomGradient as PhantomGradient
+    from loopgrad.gradients import Ramp as Ramp
     from loopgrad.gradients import RandomTruncation as RandomTruncation
     from loopgrad.gradients import ReversibleBPTT as ReversibleBPTT
     from loopgrad.gradients import Rollout as Rollout
@@ -48,6 +49,7 @@ else:
             "ForwardMode",
             "ImplicitGradient",
             "PhantomGradient",
+            "Ramp",
             "RandomTruncation",
             "ReversibleBPTT",
             "Rollout",

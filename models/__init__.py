@@ -3,6 +3,7 @@
 if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.models, not models: run `make setup` first")
 
+from loopgrad.models.act import ACT, Pondered
 from loopgrad.models.blocks import AttentionBlock, MLPBlock, Net
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
 from loopgrad.models.coupled_state import Coupled
@@ -17,6 +18,7 @@ from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entrop
 from loopgrad.models.model import Model, Output, Scored
 from loopgrad.models.recurrent import GRU, LSTM
 from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.residual_halting import ResidualHalt
 from loopgrad.models.reversible_cells import Damped, Leapfrog, Momentum
 from loopgrad.models.supervision import Carry, Segment, initial_carry, predict, refill_carry, run_segment
 from loopgrad.models.token_model import TokenModel
@@ -24,6 +26,7 @@ from loopgrad.models.trm import TRM
 from loopgrad.models.turing_machine import NeuralTuringMachine
 
 __all__ = [
+    "ACT",
     "GRU",
     "LSTM",
     "LoopedTransformer",
@@ -50,9 +53,11 @@ __all__ = [
     "Net",
     "OneStreamCell",
     "Output",
+    "Pondered",
     "QHalt",
     "QLearning",
     "RecursiveModel",
+    "ResidualHalt",
     "Segment",
     "SwiGLU",
     "TwoStreamCell",

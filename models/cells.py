@@ -10,8 +10,8 @@ from loopgrad.models.blocks import Net
 State = dict[str, Tensor]
 
 
-class _Cycled(nn.Module):
-    """A cell whose cycle is L_cycles updates of the low stream, and one more."""
+class Cycled(nn.Module):
+    """A cell whose cycle is L_cycles updates of the low stream, and one more; all it knows of the step is which one."""
 
     def __init__(self, L_cycles: int):
         super().__init__()
@@ -20,6 +20,7 @@ class _Cycled(nn.Module):
         self.L_cycles = L_cycles
 
     def extra_repr(self) -> str:
+        """Return the cycle."""
         return f"L_cycles={self.L_cycles}, period={self.period}"
 
     @property
@@ -28,7 +29,7 @@ class _Cycled(nn.Module):
         return self.L_cycles + 1
 
 
-class TwoStreamCell(_Cycled):
+class TwoStreamCell(Cycled):
     """HRM's and TRM's recursion over two latent streams, the answer z_H and the scratch z_L.
 
     With t the step within the cycle, counted from 0:
@@ -66,7 +67,7 @@ class TwoStreamCell(_Cycled):
         return {"z_L": z_L, "z_H": H_net(z_H, z_L)}
 
 
-class OneStreamCell(_Cycled):
+class OneStreamCell(Cycled):
     """TRM with a single latent stream: L_cycles times z_L <- net(z_L + x), then once z_L <- net(z_L).
 
     Args:

@@ -94,6 +94,9 @@ class FeedForward(RecursiveModel):
         net = parts.net(num_layers if depth is None else depth, generator)
         super().__init__(parts, FeedForwardCell(net), 1, ("H",), generator, forward_dtype)
 
-    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+    # it has no depth to be told
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator
+    ) -> Output:
         """Answer from the initial state, whatever `state` is; see `RecursiveModel.forward`."""
         return super().forward(None, inputs, puzzle_ids, estimator)

@@ -1,11 +1,13 @@
 """When a sample stops being refined: after a fixed number of segments, or when the q head says so.
 
+`ResidualHalt` goes by the change of the state, `ACT` weighs the cycles of a segment instead.
+
 Halting is a matter of training alone: evaluation runs every sample for max_segments segments.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +21,19 @@ class Halting(ABC):
 
     Attributes:
         needs_next_segment: Whether `q_loss` wants the q values of one more segment.
+        needs_change: Whether `halts` wants `change`, (batch,): |z' - z| / |z'| over the segment.
+        ponder_weight: Weight in the loss of what the model says its depth has cost.
     """
 
     references: ClassVar[tuple[str, ...]] = ()
     needs_next_segment: ClassVar[bool] = False
+    needs_change: ClassVar[bool] = False
     max_segments: int
+    ponder_weight: float = 0.0
+
+    def depth(self, drawn: Any) -> Any:
+        """Return how deep a segment is, as `RecursiveModel.forward` takes it: as drawn, None for the model's own."""
+        return drawn
 
     @abstractmethod
     def halts(
@@ -66,7 +76,7 @@ class FixedSegments(Halting):
     halt_loss: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.num_segments, 0.0, "num_segments")
+        check_halting(self.num_segments, 0.0, "num_segments")
 
     @property
     def max_segments(self) -> int:  # type: ignore[override]
@@ -106,7 +116,7 @@ class QHalt(Halting):
     exploration: float = 0.1
 
     def __post_init__(self) -> None:
-        _check(self.max_segments, self.exploration, "max_segments")
+        check_halting(self.max_segments, self.exploration, "max_segments")
 
     def _wants(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
         return q_halt > 0
@@ -183,7 +193,8 @@ def _half_bce(logit: Tensor, target: Tensor) -> Tensor:
     return 0.5 * F.binary_cross_entropy_with_logits(logit, target.to(logit.dtype))
 
 
-def _check(max_segments: int, exploration: float, name: str) -> None:
+def check_halting(max_segments: int, exploration: float, name: str) -> None:
+    """Raise unless these are a number of segments, of such a name, and a probability."""
     if not is_int(max_segments):
         raise TypeError(f"{name} must be an int, the segments per sample, got {max_segments!r}")
     if max_segments < 1:

@@ -1,17 +1,19 @@
 """A looped language model: causal transformer blocks applied again and again, with a loss of every loop or the last."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Rollout
+from loopgrad.gradients.checks import is_int
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.blocks import Net
 from loopgrad.models.cells import State
 from loopgrad.models.layers import Linear
 from loopgrad.models.losses import IGNORE, CrossEntropy, right_tokens
-from loopgrad.models.model import Model, Output, Scored
+from loopgrad.models.model import Model, Output, Scored, checked_depth
 from loopgrad.models.reversible_cells import coupled
 from loopgrad.models.token_model import check_no_puzzles, check_sizes
 
@@ -158,7 +160,14 @@ class LoopedTransformer(Model):
         zeros = logits.new_zeros(len(logits), dtype=torch.float32)
         return logits, zeros, zeros
 
-    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+    def forward(
+        self,
+        state: State | None,
+        inputs: Tensor,
+        puzzle_ids: Tensor | None,
+        estimator: Estimator,
+        depth: int | Tensor | None = None,
+    ) -> Output:
         """Run all loops and answer after the last.
 
         Args:
@@ -166,8 +175,13 @@ class LoopedTransformer(Model):
             inputs: (batch, seq_len) tokens.
             puzzle_ids: Not used.
             estimator: How the gradient of the recursion is obtained.
+            depth: Loops: None for num_loops, an int, or (batch,) ints for each sample its own.
+
+        Raises:
+            TypeError: depth is none of these.
+            ValueError: depth is below 1, or of another batch.
         """
-        rollout = self._looped(state, inputs, estimator)
+        rollout = self._looped(state, inputs, estimator, depth)
         return Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)
 
     def scored(
@@ -178,21 +192,37 @@ class LoopedTransformer(Model):
         labels: Tensor,
         estimator: Estimator,
         cross_entropy: CrossEntropy,
+        depth: int | Tensor | None = None,
     ) -> Scored:
         """Run all loops; accuracy is that of the last one's answer, whichever loops the loss is of."""
         if not self.scored_on_the_way:
-            return super().scored(state, inputs, puzzle_ids, labels, estimator, cross_entropy)
+            return super().scored(state, inputs, puzzle_ids, labels, estimator, cross_entropy, depth)
         count = (labels != IGNORE).sum(-1).clamp(min=1)
 
         def compared(z: State, *given: Any) -> Tensor:
             return cross_entropy(self.lm_head(z["z"]), labels).sum(-1) / count
 
-        rollout = self._looped(state, inputs, estimator, readout=compared, save="sum")
+        rollout = self._looped(state, inputs, estimator, depth, readout=compared, save="sum")
         with torch.no_grad():
             output = Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)
-        loss = rollout.outputs.mean() / self.num_steps
+        loops = self.num_steps if depth is None else depth if isinstance(depth, int) else depth.to(inputs.device)
+        loss = (rollout.outputs / loops).mean()
         return Scored(output, loss, *right_tokens(output.logits, labels))
 
-    def _looped(self, state: State | None, inputs: Tensor, estimator: Estimator, **asked: Any) -> Rollout:
+    def _looped(
+        self,
+        state: State | None,
+        inputs: Tensor,
+        estimator: Estimator,
+        depth: int | Tensor | None,
+        readout: Callable[..., Any] | None = None,
+        save: str = "last",
+    ) -> Rollout:
         state = self.initial_state(*inputs.shape) if state is None else state
-        return estimator(self.cell, state, self.encode(inputs), self.num_steps, **asked)
+        loops, lengths = self.num_steps if depth is None else depth, None
+        if isinstance(loops, Tensor):
+            loops, lengths = checked_depth(loops, len(inputs)), loops
+        elif not is_int(loops, 1):
+            raise TypeError(f"depth={depth!r} must be an int of at least 1, ints for each sample, or None")
+        x = self.encode(inputs)
+        return estimator(self.cell, state, x, loops, readout=readout, save=save, lengths=lengths)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Stats
+from loopgrad.models.act import Pondered
 from loopgrad.models.cells import State
 from loopgrad.models.input_embedding import InputEmbedding
 from loopgrad.models.losses import CrossEntropy, right_tokens, token_loss
@@ -26,6 +27,7 @@ class Output:
         q_halt: (batch,), float32; logit of "the answer is right, stop".
         q_continue: (batch,), float32; used by HRM's Q-learning only.
         stats: Cost of the rollout.
+        pondered: What `ACT` made of it, where that was asked for; its logits are those above.
     """
 
     state: State
@@ -33,6 +35,7 @@ class Output:
     q_halt: Tensor
     q_continue: Tensor
     stats: Stats
+    pondered: Pondered | None = None
 
 
 class Scored(NamedTuple):
@@ -95,10 +98,6 @@ class Model(nn.Module, ABC):
     def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
         """Run one segment from a state, None for the initial one."""
 
-    def recursion(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> tuple[nn.Module, Any]:
-        """Return a cell and its inputs, such that cell(state, inputs, step) is update number `step`."""
-        return self.cell, self.encode(inputs, puzzle_ids)
-
     def scored(
         self,
         state: State | None,
@@ -107,7 +106,32 @@ class Model(nn.Module, ABC):
         labels: Tensor,
         estimator: Estimator,
         cross_entropy: CrossEntropy,
+        depth: Any = None,
     ) -> Scored:
-        """Run one segment and compare its answer with labels, (batch, seq_len), IGNORE (-100) where not scored."""
-        output = self(state, inputs, puzzle_ids, estimator)
+        """Run one segment and compare its answer with labels, (batch, seq_len), IGNORE (-100) where not scored.
+
+        `depth` is that of `forward`, where the model can be told one.
+        """
+        output = self(state, inputs, puzzle_ids, estimator, *told(depth))
         return Scored(output, token_loss(output.logits, labels, cross_entropy), *right_tokens(output.logits, labels))
+
+
+def told(depth: Any) -> tuple[Any, ...]:
+    """Return the arguments that tell a model its depth: none for its own, which not every model can change."""
+    return () if depth is None else (depth,)
+
+
+def checked_depth(depth: Tensor, batch: int) -> int:
+    """Return the greatest of the depths of the samples of a batch.
+
+    Raises:
+        TypeError: They are no ints.
+        ValueError: They are of another batch, or one is below 1.
+    """
+    if depth.shape != (batch,):
+        raise ValueError(f"depth has shape {tuple(depth.shape)} and the batch {batch} samples")
+    if depth.is_floating_point() or depth.dtype == torch.bool:
+        raise TypeError(f"depth holds {depth.dtype}: it must be ints, the cycles of each sample")
+    if int(depth.min()) < 1:
+        raise ValueError(f"depth holds {depth.tolist()}: each sample needs an int of at least 1, its cycles")
+    return int(depth.max())

@@ -4,11 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator
+from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
+from loopgrad.models.act import ACT
 from loopgrad.models.architecture import Architecture
-from loopgrad.models.cells import State
+from loopgrad.models.cells import Cycled, State
+from loopgrad.models.late_start import LateStart
 from loopgrad.models.layers import Linear, truncated_normal
-from loopgrad.models.model import Model, Output
+from loopgrad.models.model import Model, Output, checked_depth
 
 
 class RecursiveModel(Model):
@@ -101,7 +104,14 @@ class RecursiveModel(Model):
         q = self.q_head(z[:, 0]).float()
         return logits, q[:, 0], q[:, 1]
 
-    def forward(self, state: State | None, inputs: Tensor, puzzle_ids: Tensor | None, estimator: Estimator) -> Output:
+    def forward(
+        self,
+        state: State | None,
+        inputs: Tensor,
+        puzzle_ids: Tensor | None,
+        estimator: Estimator,
+        depth: int | Tensor | ACT | None = None,
+    ) -> Output:
         """Run one segment.
 
         Args:
@@ -109,9 +119,35 @@ class RecursiveModel(Model):
             inputs: (batch, seq_len) tokens.
             puzzle_ids: (batch,) ids, None where the model has no puzzle embeddings.
             estimator: How the gradient of the recursion is obtained.
+            depth: Cycles of this segment: None for H_cycles, an int, (batch,) ints for each sample its own, or an
+                `ACT` rule for an answer that is a mean over those of H_cycles.
+
+        Raises:
+            TypeError: depth is none of these.
+            ValueError: depth is below 1, or of another batch; the estimator has the gradient of the last state alone,
+                and depth is an `ACT` rule.
         """
         if state is None:
             state = self.initial_state(*inputs.shape)
-        x = self.encode(inputs, puzzle_ids)
-        rollout = estimator(self.cell, state, x, self.num_steps)
+        x, period = self.encode(inputs, puzzle_ids), period_of(self.cell)
+        if isinstance(depth, ACT):
+
+            def answer(z: State, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+                return self.readout(z)
+
+            rollout = estimator(self.cell, state, x, self.num_steps, readout=answer, save=period)
+            logits, q_halt, q_continue = rollout.outputs
+            found = depth.answer(logits, q_halt)
+            return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
+        if isinstance(depth, Tensor):
+            most, lengths = checked_depth(depth, len(inputs)) * period, depth * period
+            if isinstance(self.cell, Cycled):
+                cell = LateStart(self.cell, most - lengths, x.device)
+                rollout = estimator(cell, state, x, most)
+            else:
+                rollout = estimator(self.cell, state, x, most, lengths=lengths)
+        else:
+            if depth is not None and not is_int(depth, 1):
+                raise TypeError(f"depth={depth!r} must be an int of at least 1, ints for each sample, ACT or None")
+            rollout = estimator(self.cell, state, x, self.num_steps if depth is None else depth * period)
         return Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)

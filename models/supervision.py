@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients import BPTT, Estimator, tree
+from loopgrad.gradients.stopped import Before
 from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
 from loopgrad.models.losses import CrossEntropy, stablemax_cross_entropy
-from loopgrad.models.model import Model, Output
+from loopgrad.models.model import Model, Output, told
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Segment(NamedTuple):
         loss: Scalar with a graph.
         metrics: Scalars without one, on the device of the model (reading them synchronises): loss, token_loss, q_loss;
             token_accuracy and exact_accuracy over all rows; finished, the number of rows that halted,
-            finished_exact, how many of those are right, and finished_segments, the sum of their segments.
+            finished_exact, how many of those are right, and finished_segments, the sum of their segments; with `ACT`
+            ponder and cycles, means over samples.
         output: Output of the model.
     """
 
@@ -127,10 +129,12 @@ def run_segment(
     halting: Halting,
     generator: torch.Generator | None = None,
     cross_entropy: CrossEntropy = stablemax_cross_entropy,
+    depth: int | Tensor | None = None,
 ) -> Segment:
     """Run one step of deep supervision: refill, one segment, loss, halting.
 
-    loss = mean over samples of [mean cross entropy of scored tokens] + halting.q_loss, of this segment alone.
+    loss = mean over samples of [mean cross entropy of scored tokens] + halting.q_loss, of this segment alone; with
+    `ACT` + ponder_weight * ponder.
 
     Args:
         model: In training mode it halts by the rule; in evaluation mode every row runs max_segments.
@@ -140,6 +144,7 @@ def run_segment(
         halting: The halting rule.
         generator: Source of exploration, needed in training where halting.exploration > 0.
         cross_entropy: Loss per token, `stablemax_cross_entropy` or `softmax_cross_entropy`.
+        depth: Cycles of the segment, see `RecursiveModel.forward`; None for the model's own.
 
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
@@ -149,14 +154,15 @@ def run_segment(
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
     output, of_tokens, accuracy, solved = model.scored(
-        carry.state, inputs, puzzle_ids, labels, estimator, cross_entropy
+        carry.state, inputs, puzzle_ids, labels, estimator, cross_entropy, *told(halting.depth(depth))
     )
     state = {name: z.detach() for name, z in output.state.items()}
     done = carry.segment + 1
     with torch.no_grad():
         target, halted = None, done >= halting.max_segments
         if model.training:
-            halted = halting.halts(done, output.q_halt, output.q_continue, generator)
+            change = {"change": _change(carry.state, state)} if halting.needs_change else {}
+            halted = halting.halts(done, output.q_halt, output.q_continue, generator, **change)
             if halting.needs_next_segment and halting.max_segments > 1:
                 following = model(state, inputs, puzzle_ids, BPTT())
                 target = continue_target(done, halting.max_segments, following.q_halt, following.q_continue)
@@ -172,11 +178,23 @@ def run_segment(
         "finished_exact": (halted & solved).sum(),
         "finished_segments": done.where(halted, 0).sum(),
     }
+    if (pondered := output.pondered) is not None:
+        loss = loss + halting.ponder_weight * pondered.ponder.mean()
+        own = {"ponder": pondered.ponder.detach().mean(), "cycles": pondered.cycles.float().mean()}
+        metrics = {**metrics, "loss": loss.detach(), **own}
     return Segment(Carry(state, done, halted, carry.batch), loss, metrics, output)
 
 
+def _change(before: State, after: State) -> Tensor:
+    """Return |z' - z| / |z'| over all streams of each sample, (batch,)."""
+    names = list(after)
+    moved = Before([before[name] for name in names]).moved([after[name] for name in names])
+    assert moved is not None, "a carry keeps its shapes"
+    return moved
+
+
 @torch.no_grad()
-def predict(model: Model, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int) -> Output:
+def predict(model: Model, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int, depth: Any = None) -> Output:
     """Run num_segments segments from the initial state, without a graph, and return the last output.
 
     Args:
@@ -184,13 +202,14 @@ def predict(model: Model, inputs: Tensor, puzzle_ids: Tensor | None, num_segment
         inputs: (batch, seq_len) tokens.
         puzzle_ids: (batch,) ids, or None.
         num_segments: Segments, at least 1; halting.max_segments is what training prepares for.
+        depth: Of each segment, see `RecursiveModel.forward`: an `ACT` rule for a model that was trained with it.
 
     Raises:
         ValueError: num_segments is below 1.
     """
     if num_segments < 1:
         raise ValueError(f"num_segments must be at least 1, got {num_segments}")
-    output = model(None, inputs, puzzle_ids, BPTT())
+    output = model(None, inputs, puzzle_ids, BPTT(), *told(depth))
     for _ in range(num_segments - 1):
-        output = model(output.state, inputs, puzzle_ids, BPTT())
+        output = model(output.state, inputs, puzzle_ids, BPTT(), *told(depth))
     return output

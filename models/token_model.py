@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Rollout
-from loopgrad.gradients.invertible import is_invertible
-from loopgrad.gradients.stepwise import Steps, Stepwise, StepwiseInvertible
 from loopgrad.models.cells import State
 from loopgrad.models.input_embedding import InputEmbedding
 from loopgrad.models.layers import Linear
@@ -105,8 +103,8 @@ class TokenModel(Model):
         rollout = self._read(state, inputs, estimator, lambda z, *_: self.readout(z)[0][:, 0], "all")
         return self._output(rollout, rollout.outputs.movedim(0, 1))
 
-    def scored(
-        self,
+    def scored(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,  # as many updates as tokens: there is no depth to be told
         state: State | None,
         inputs: Tensor,
         puzzle_ids: Tensor | None,
@@ -127,11 +125,6 @@ class TokenModel(Model):
             output = self._output(rollout, self.readout(rollout.state)[0])
         per_token = count.clamp(min=1)
         return Scored(output, (losses / per_token).mean(), right / per_token, right == count)
-
-    def recursion(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> tuple[nn.Module, Any]:
-        """Return the cell with the vectors of the tokens beside it, of which update `step` reads the one at `step`."""
-        kind = StepwiseInvertible if is_invertible(self.cell) else Stepwise
-        return kind(self.cell, None), Steps(None, self.encode(inputs))
 
     def _read(
         self, state: State | None, inputs: Tensor, estimator: Estimator, readout: Callable[..., Any], save: str

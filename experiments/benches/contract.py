@@ -1,9 +1,13 @@
 """What `loopgrad bench` asks of a bench."""
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from loopgrad.gradients.checks import is_int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +17,32 @@ class Bench(ABC):
     Args:
         repeats: Timed rounds; not used where nothing is timed.
         num_threads: Threads of torch.
+
+    Attributes:
+        least: Least values of its numbers, and of those in its lists, that are not 1; real ones are above 0.
+        may_be_empty: Its lists that may.
+
+    Raises:
+        ValueError: A number is smaller, or a list is empty.
     """
 
     repeats: int = 1
     num_threads: int = 1
+
+    least: ClassVar[Mapping[str, int]] = {}
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = {"seed": 0, "seeds": 0, **self.least}.get(name, 1)
+            values = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            if not values and name not in self.may_be_empty:
+                raise ValueError(f"{name}=[] must hold at least one")
+            for it in values:
+                if is_int(it) and it < least:
+                    raise ValueError(f"{name}={value} must be at least {least}")
+                if isinstance(it, float) and not 0 < it < math.inf:
+                    raise ValueError(f"{name}={value} must be finite and above 0")
 
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:

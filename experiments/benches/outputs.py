@@ -66,11 +66,6 @@ class Outputs(Bench):
     lengths: tuple[int, ...] = (256, 1024)
     repeats: int = field(default=7, kw_only=True)
 
-    def __post_init__(self) -> None:
-        for name, values in (("size", [self.size]), ("batch_size", [self.batch_size]), ("lengths", self.lengths)):
-            if not values or min(values) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-
     def rows(self) -> list[dict[str, Any]]:
         """Measure every method at every length, for the sum of the losses and for all of them."""
         return [row for length in self.lengths for save in ("sum", "all") for row in self._at(length, save)]

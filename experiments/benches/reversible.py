@@ -63,10 +63,13 @@ class Reversible(Bench):
     lengths: tuple[int, ...] = (64, 256)
     repeats: int = field(default=7, kw_only=True)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Measure every method of both groups at every length."""
+    def __post_init__(self) -> None:
         if any(length < 2 or length % 2 for length in self.lengths):
             raise ValueError(f"lengths={list(self.lengths)} must be even numbers of at least 2")
+        super().__post_init__()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Measure every method of both groups at every length."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the peers' deprecated calls, at import, forward and backward
             return [row for length in self.lengths for group in GROUPS for row in self._at(length, group)]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -68,21 +68,14 @@ class RollingSum(Bench):
     seeds: tuple[int, ...] = (0, 1, 2)
     workers: int | None = None
 
+    least: ClassVar = {"window": 2}
+
     def __post_init__(self) -> None:
         for name in ("targets", "lengths", "updates", "learning_rates", "seeds"):  # a configuration gives lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        counts = {"lengths": self.lengths, "updates": self.updates, "seeds": [seed + 1 for seed in self.seeds]}
-        counts |= {name: [getattr(self, name)] for name in ("hidden_size", "batch_size", "num_tangents")}
-        counts |= {"window": [self.window - 1], "workers": [1 if self.workers is None else self.workers]}
-        for name, values in counts.items():
-            if not values or min(values) < 1:
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be " + ("at least 2" if name == "window" else "positive")
-                )
+        super().__post_init__()
         if not len(self.targets) == len(self.lengths) == len(self.updates):
             raise ValueError("targets, lengths and updates must be as many: one of each per row of trainings")
-        if not self.learning_rates or not min(self.learning_rates) > 0:
-            raise ValueError(f"learning_rates={list(self.learning_rates)} must be above 0")
         for target, length in zip(self.targets, self.lengths, strict=True):
             RollingSums(target, length, self.modulus)  # pyright: ignore[reportArgumentType]
 

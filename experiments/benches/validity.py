@@ -5,7 +5,7 @@ z = tanh(W z + x), gradient of W; W is scaled until the Jacobian at the last sta
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,9 +34,10 @@ class Validity(Bench):
     lengths: tuple[int, ...] = (4, 16, 64)
     seed: int = 0
 
+    least: ClassVar = {"width": 2}
+
     def __post_init__(self) -> None:
-        if self.width < 2 or self.batch_size < 1 or min(self.lengths, default=0) < 1:
-            raise ValueError("width must be at least 2, batch_size and each of lengths at least 1")
+        super().__post_init__()
         if not all(0 < radius < 3 for radius in self.radii):
             raise ValueError(f"radii={list(self.radii)} must be between 0 and 3")
 

@@ -24,7 +24,7 @@ from loopgrad.experiments.deltas.examination import meet
 from loopgrad.experiments.deltas.jobs import Job, do_all
 from loopgrad.experiments.deltas.weights import Weights, find
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import ANALYSIS, claimed, output_folder
+from loopgrad.experiments.folders import ANALYSIS, claimed, complete, output_folder
 from loopgrad.experiments.processes import at_once
 from loopgrad.experiments.reports import deltas
 from loopgrad.experiments.trainer import device_of
@@ -52,15 +52,15 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     count = min(config.figures, len(last))
     drawn = [list(last.values())[i * len(last) // count] for i in range(count)]
     jobs = [Job(weights, settings, estimators, folder, weights in drawn) for weights in found]
-    with claimed(folder, plain(config), config.restart, ANALYSIS) as complete:
+    with claimed(folder, plain(config), config.restart, ANALYSIS) as whole:
         left = [job for job in jobs if not job.done()]
-        if left or not complete:
+        if left or not whole:
             workers = at_once(len(left), config.workers, device, settings.num_threads)
             with closing(do_all(left, workers)) as done:  # whatever happens here ends the workers
                 for _ in track(done, "Examining", len(left), console=console):
                     pass
             shared = {**made, "device": provenance.device_name(device), "config": plain(config)}
-            records.write(folder / "records.jsonl", [records.read(job.stored)[0] | shared for job in jobs])
+            complete(folder, [records.read(job.stored)[0] | shared for job in jobs])
         deltas.render(folder, console)
 
 

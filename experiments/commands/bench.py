@@ -32,7 +32,24 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
     with held(path.parent):  # before the measuring, which takes minutes
+        _check_ours(path)
         _measure(bench, name, config, made, path, console)
+
+
+def _check_ours(path: Path) -> None:
+    """Check that a record would replace nothing but an earlier one.
+
+    Raises:
+        ConfigError: The file is somebody else's.
+    """
+    if not path.exists():
+        return
+    try:
+        ours = {"bench", "rows"} <= records.first(path).keys()
+    except ConfigError:
+        ours = False
+    if not ours:
+        raise ConfigError(f"{path} is no record of a bench, and one goes there: choose another output_dir=")
 
 
 def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], path: Path, console: Console) -> None:

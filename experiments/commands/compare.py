@@ -11,10 +11,10 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from loopgrad.experiments import provenance, records
+from loopgrad.experiments import provenance
 from loopgrad.experiments.conf.parts import Parts, parts
 from loopgrad.experiments.conf.values import Names, check_count, run_seeds
-from loopgrad.experiments.folders import claimed, output_folder
+from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.processes import at_once
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports import comparison
@@ -31,11 +31,11 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     check_count("timing_repeats", config.timing_repeats)
     built = parts(config)
     runs = plans(built, seeds, folder)
-    with claimed(folder, built.values, config.restart) as complete:
-        if complete:
+    with claimed(folder, built.values, config.restart) as done:
+        if done:
             console.print(f"{folder} holds this comparison already; restart=true runs it anew.")
         else:
-            records.write(folder / "records.jsonl", _found(runs, built, seeds, config, names, made, console))
+            complete(folder, _found(runs, built, seeds, config, names, made, console))
         comparison.render(folder, console)
 
 

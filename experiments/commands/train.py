@@ -10,7 +10,7 @@ from loopgrad.experiments import provenance, records
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.conf.values import Names, run_seeds
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import claimed, output_folder
+from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training.crew import execute_all
 from loopgrad.experiments.training.results import probed
@@ -25,12 +25,12 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if len(built.estimators) > 1 or len(seeds) > 1:
         raise ConfigError(f"train takes one estimator and one seed, got {', '.join(built.estimators)}: use compare")
     (plan,) = plans(built, seeds, folder)
-    with claimed(folder, built.values, config.restart, reported=False) as complete:
-        if complete:
+    with claimed(folder, built.values, config.restart, reported=False) as done:
+        if done:
             console.print(f"{folder} holds this run already; restart=true runs it anew.")
         else:
             execute_all([plan], 1, console)
-            records.write(folder / "records.jsonl", probed([plan], names, 3, made))
+            complete(folder, probed([plan], names, 3, made))
     record, *more = records.read(folder / "records.jsonl", RunRecord)
     if more:
         raise ConfigError(f"{folder / 'records.jsonl'}: holds {1 + len(more)} records, and a run has one: restart=true")

@@ -1,6 +1,7 @@
 """Plain values, and classes of nodes, against the annotations of the parameters that take them."""
 
 import types
+from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 from loopgrad.experiments.conf.nearest import nearest
@@ -8,6 +9,9 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.gradients.checks import is_int, is_number
 
 MOST_SHOWN = 120
+DEEPEST = 16
+"""Nodes in one another; those of this package are two deep."""
+OF_HYDRA = ("_target_", "_args_", "_convert_", "_partial_", "_recursive_")
 
 
 def shown(value: Any, most: int = MOST_SHOWN) -> str:
@@ -38,6 +42,37 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     raise ConfigError(f"{name}={shown(value)}: must be {wanted}, got {type(value).__name__}")
 
 
+def takes_mapping(annotation: Any) -> bool:
+    """Return whether a parameter is said to take a mapping, so that a node without a class may be one."""
+    return any(_is_mapping(option) for option in _options(annotation))
+
+
+def check_mapping(name: str, value: dict[Any, Any], annotation: Any) -> None:
+    """Check a mapping of plain values, in which no class is named, against a type annotation.
+
+    Raises:
+        ConfigError: A key or value is of another type, or something in it would be taken for a class.
+    """
+    _check_inert(name, value)
+    arguments = [get_args(option) for option in _options(annotation) if _is_mapping(option)]
+    if any(_fits(value, kinds) for kinds in arguments):
+        return
+    keys, values = arguments[0]
+    for key, item in value.items():
+        check_value(f"{name}: the key {shown(key)}", key, keys)
+        check_value(f"{name}.{shown(key)}", item, values)
+
+
+def _check_inert(name: str, value: Any, depth: int = DEEPEST) -> None:
+    """Raise ConfigError where Hydra would find more than plain values."""
+    if not depth:
+        raise ConfigError(f"{name}: values in one another, more than {DEEPEST} deep")
+    if isinstance(value, dict) and (special := [key for key in value if key in OF_HYDRA]):
+        raise ConfigError(f"{name}.{special[0]}: a mapping holds plain values, and this is a key of Hydra's own")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        _check_inert(name, item, depth - 1)
+
+
 def check_class(name: str, found: Any, target: str, annotation: Any) -> None:
     """Check the class that a node names against the annotation of the parameter that takes the object.
 
@@ -64,9 +99,24 @@ def matches(value: Any, annotation: Any) -> bool:
     if origin in (tuple, list):
         items = [option for a in arguments if a is not ... for option in _options(a)]
         return isinstance(value, list | tuple) and all(any(matches(v, a) for a in items) for v in value)
+    if _is_mapping(annotation):
+        return isinstance(value, dict) and _fits(value, arguments)
     if getattr(annotation, "_is_protocol", False):  # which no plain value can be
         return False
     return annotation is Any or not isinstance(annotation, type) or isinstance(value, annotation)
+
+
+def _is_mapping(annotation: Any) -> bool:
+    kind = get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, Mapping) and issubclass(dict, kind)
+
+
+def _fits(value: dict[Any, Any], kinds: tuple[Any, ...]) -> bool:
+    """Return whether keys and values of a mapping are of the kinds that its annotation gives, if it gives any."""
+    if not kinds:
+        return True
+    pairs = [(item, kind) for both in value.items() for item, kind in zip(both, kinds, strict=True)]
+    return all(any(matches(item, option) for option in _options(kind)) for item, kind in pairs)
 
 
 def _options(annotation: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ, TruncatedBPTT
+from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
 
@@ -24,6 +25,7 @@ def check_estimators(estimators: Mapping[str, Estimator], model: Model, couples:
     """
     owner = type(model).__name__
     for name, estimator in estimators.items():
+        estimator = estimator_at(estimator, 0)
         kind = type(estimator).__name__
         if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
             remedy = "add model.coupling=damped, leapfrog or momentum"

@@ -13,7 +13,8 @@ OF_NAME = {
     # built, or run, one after the other
     **dict.fromkeys(("num_layers", "H_layers", "L_layers", "depth"), 1_000),
     **dict.fromkeys(("H_cycles", "L_cycles", "num_segments", "max_segments", "segments", "extrapolate"), 10_000),
-    **dict.fromkeys(("num_steps", "window", "num_loops"), 10_000),
+    **dict.fromkeys(("num_steps", "window", "most_cycles", "num_loops", "mean"), 10_000),
+    "sigma": 100,  # beyond which no rate is a number
     **dict.fromkeys(("num_cycles", "max_vjps", "b_max_iter", "anchors", "repeats", "timing_repeats"), 100_000),
     **dict.fromkeys(("lags", "exponent_cycles", "figures", "draws", "cells", "per_decade"), 100_000),
     # a side of what is allocated

@@ -12,7 +12,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from loopgrad.experiments.conf.annotations import check_class, check_value, shown
+from loopgrad.experiments.conf.annotations import (
+    DEEPEST,
+    OF_HYDRA,
+    check_class,
+    check_mapping,
+    check_value,
+    shown,
+    takes_mapping,
+)
 from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own import Classes
@@ -20,8 +28,6 @@ from loopgrad.experiments.conf.targets import taken_by, target_of
 from loopgrad.experiments.errors import ConfigError
 
 Node = DictConfig | Mapping[str, Any]
-DEEPEST = 16
-"""Nodes in one another; those of this package are two deep."""
 
 
 def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -> Any:
@@ -61,7 +67,8 @@ def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -
 def _made(node: Node, classes: Classes, extra: Mapping[str, Any]) -> Any:
     """Call the class of a table, nodes in nodes first; all has been checked."""
     values = {str(key): value for key, value in node.items() if key != "_target_"}
-    made = {key: _made(value, classes, {}) if isinstance(value, dict) else value for key, value in values.items()}
+    nodes = {key for key, value in values.items() if isinstance(value, dict) and "_target_" in value}
+    made = {key: _made(value, classes, {}) if key in nodes else value for key, value in values.items()}
     return classes[node["_target_"]](**made, **extra)
 
 
@@ -106,12 +113,17 @@ def _check(node: Any, name: str, given: set[str], find: Callable[[Any], Any], de
         place = f"{name}.{shown(key)}"
         if key == "_target_":
             continue
-        if key in ("_args_", "_convert_", "_partial_", "_recursive_"):
+        if key in OF_HYDRA:
             raise ConfigError(f"{place}: of Hydra's own keys _target_ alone is read: give parameters by their names")
         if key not in known:
             raise ConfigError(f"{place}: {target} takes no {shown(key)}; {nearest(shown(key), known)}")
         if key in given:
             raise ConfigError(f"{place} is not free: it follows from the rest of the configuration")
+        if isinstance(value, dict) and "_target_" not in value and takes_mapping(hints.get(key)):
+            check_mapping(place, value, hints[key])
+            if str(target).startswith("loopgrad."):
+                check_bounds(place, list(value.values()))
+            continue
         if isinstance(value, dict):
             inner = _check(value, place, set(), find, depth - 1)
             if key in hints:

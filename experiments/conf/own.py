@@ -5,9 +5,11 @@ A name in a file is looked up here. It is never imported, so a file cannot say w
 
 from collections.abc import Mapping
 
-from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
 from loopgrad.experiments.trainer import Trainer
+from loopgrad.gradients import DepthDistribution
 from loopgrad.models import (
+    ACT,
     GRU,
     HRM,
     LSTM,
@@ -18,6 +20,7 @@ from loopgrad.models import (
     NeuralTuringMachine,
     QHalt,
     QLearning,
+    ResidualHalt,
 )
 
 Classes = Mapping[str, type]
@@ -31,6 +34,7 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.experiments.tasks.RollingSum": RollingSum,
         "loopgrad.experiments.tasks.Sorting": Sorting,
         "loopgrad.experiments.tasks.Sudoku": Sudoku,
+        "loopgrad.experiments.tasks.Text": Text,
     },
     "model": {
         "loopgrad.models.FeedForward": FeedForward,
@@ -43,9 +47,12 @@ OWN: Mapping[str, Classes] = {
     },
     "trainer": {
         "loopgrad.experiments.trainer.Trainer": Trainer,
+        "loopgrad.gradients.DepthDistribution": DepthDistribution,
+        "loopgrad.models.ACT": ACT,
         "loopgrad.models.FixedSegments": FixedSegments,
         "loopgrad.models.QHalt": QHalt,
         "loopgrad.models.QLearning": QLearning,
+        "loopgrad.models.ResidualHalt": ResidualHalt,
     },
 }
 """By the part of a configuration; the names are those that configurations of this package write."""

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from loopgrad.experiments.conf.applies import check_estimators, check_training
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes
+from loopgrad.experiments.conf.rehearsal import rehearse
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
@@ -63,6 +64,7 @@ def parts(config: DictConfig) -> Parts:
         _check_training_fits(model, rows, tokens)
     check_training(trainer, task, model)
     check_estimators(estimators, model, couples="coupling" in config.model)
+    rehearse(model, task, trainer, estimators)
     return Parts(task, estimators, trainer, plain(config))
 
 

@@ -1,11 +1,13 @@
 """How trained weights are examined, and what they are examined on: frozen weights with held-out samples."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from loopgrad.analysis.positions import PER, Places
 from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Batch, Task
@@ -29,6 +31,8 @@ class Examination:
         extrapolate: The recursion is followed to so many times the training depth as well.
         lags: Cycles back that states are compared, so the longest period that is seen.
         rtol: Relative residual of a cycle that counts as having arrived.
+        per: "position" for verdicts of every position beside those of whole samples, for a second run of the recursion;
+            "sample" or None for the latter alone.
         spectrum_samples: Samples, solved and unsolved alike, whose leading eigenvalues are found; 0 for none.
         exponent_samples: Samples that do not settle whose Lyapunov exponent is found; 0 for none.
         exponent_cycles: Cycles over which it is averaged.
@@ -48,6 +52,7 @@ class Examination:
     extrapolate: int = 4
     lags: int = 16
     rtol: float = 1e-3
+    per: Literal["sample", "position"] | None = None
     spectrum_samples: int = 8
     exponent_samples: int = 8
     exponent_cycles: int = 32
@@ -65,6 +70,8 @@ class Examination:
                 raise ValueError(f"{name}={value} must be at least {least.get(name, 0)}")
         if not 0 < self.rtol < 1:
             raise ValueError(f"rtol={self.rtol} must be between 0 and 1")
+        if self.per not in (None, *PER):
+            raise ValueError(f"per={self.per!r} must be 'sample', 'position' or None")
 
 
 @dataclass(frozen=True)
@@ -128,4 +135,9 @@ def meet(weights: Weights, settings: Examination) -> Subject:
             x = model.encode(batch.inputs, batch.puzzle_ids)
     except (ValueError, IndexError) as error:
         raise ConfigError(f"{weights.path}: the model cannot read this task: {error}") from error
-    return Subject(weights, task, trainer, model, batch, model.initial_state(*batch.inputs.shape), x)
+    state = model.initial_state(*batch.inputs.shape)
+    try:
+        Places.of(settings.per or "sample", list(state), list(state.values()), [0] * len(state), None)
+    except ValueError as error:
+        raise ConfigError(f"analysis.per={settings.per}: {error}") from error
+    return Subject(weights, task, trainer, model, batch, state, x)

@@ -10,13 +10,20 @@ from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.records import LEVELS, OUTCOMES, DepthRecord, StreamRecord
 
 
-def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Verdicts]) -> DepthRecord:
+def at_depth(
+    name: str,
+    trace: Trace,
+    solved: np.ndarray,
+    verdicts: dict[str, Verdicts],
+    of_positions: dict[str, Verdicts] | None = None,
+) -> DepthRecord:
     """Return what the recursion did down to one depth.
 
     Returns:
         name, cycles, updates, solved (a list of 0 and 1), floor; for each stream and "joint": "labels" (an index into
         LABELS per sample), "residual" (of the last cycle as computed) and "reevaluated" (of the cycle map in float64)
-        with quantiles per outcome, "rate", and "sweep" (number of converged samples at thresholds times .3, 1, 3).
+        with quantiles per outcome, "rate", and "sweep" (number of converged samples at thresholds times .3, 1, 3). With
+        verdicts of positions also "positions": for each stream a text per sample, a digit per position.
     """
     thresholds, floor = verdicts["joint"].thresholds, verdicts["joint"].floor
     swept = sweep_thresholds(trace, thresholds=thresholds, floor=floor)
@@ -30,7 +37,7 @@ def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Ve
             "rate": by_outcome(verdict.rate, solved),
             "sweep": {str(factor): found[stream].counts() for factor, found in swept.items()},
         }
-    return {
+    found: DepthRecord = {
         "name": name,
         "cycles": trace.num_steps // trace.period,
         "updates": trace.num_steps,
@@ -39,6 +46,14 @@ def at_depth(name: str, trace: Trace, solved: np.ndarray, verdicts: dict[str, Ve
         "thresholds": vars(thresholds),
         "streams": streams,
     }
+    if of_positions is not None:
+        found["positions"] = {stream: _digits(it) for stream, it in of_positions.items()}
+    return found
+
+
+def _digits(verdicts: Verdicts) -> list[str]:
+    """Return for each sample the verdicts of its positions, a digit each: the index into LABELS."""
+    return ["".join(str(LABELS.index(label)) for label in row) for row in verdicts.by_position().label]
 
 
 def by_outcome(values: np.ndarray, solved: np.ndarray) -> dict[str, list[float | None]]:

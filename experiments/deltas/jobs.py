@@ -46,9 +46,9 @@ class Job:
     def done(self) -> bool:
         """Whether its record is of these very weights."""
         try:
-            found = records.read(self.stored)[0] if self.stored.exists() else {}
+            found = records.read(self.stored, records.ExaminedRecord)[0] if self.stored.exists() else {}
             return found.get("name") == self.weights.name and found.get("sha256") == self.digest
-        except ValueError:  # damaged: it is examined anew
+        except ValueError:  # damaged, or of another kind: it is examined anew
             return False
 
 

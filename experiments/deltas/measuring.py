@@ -43,6 +43,7 @@ class Depth(NamedTuple):
     end: State
     solved: np.ndarray
     verdicts: dict[str, Verdicts]
+    of_positions: dict[str, Verdicts] | None
 
 
 class Seen(NamedTuple):
@@ -76,7 +77,7 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
         "cycles_per_segment": length // period_of(subject.cell),
         "period": trained.trace.period,
         "dtype": trained.trace.dtype,
-        "depths": [at_depth(name, it.trace, it.solved, it.verdicts) for name, it in depths.items()],
+        "depths": [at_depth(name, it.trace, it.solved, it.verdicts, it.of_positions) for name, it in depths.items()],
     }
     values, chosen = np.zeros((0, 1), dtype=complex), _each(trained.solved, settings.spectrum_samples)
     if subject.plain and chosen.size:
@@ -99,14 +100,20 @@ def follow(subject: Subject, settings: Examination, updates: int, end: State) ->
     """Record the recursion from the initial state to its end, and judge it."""
     wide = torch.float64 if subject.plain else None
     floor = None
+    options: dict[str, Any] = {"lags": settings.lags, "reevaluate": wide}
     with subject.trainer.precision(subject.x.device):
-        trace = record(subject.cell, subject.state, subject.x, updates, lags=settings.lags, reevaluate=wide)
+        trace = record(subject.cell, subject.state, subject.x, updates, **options)
         if subject.plain:
             apart = rounding_error(subject.cell, end, subject.x)
             apart = apart[np.isfinite(apart)]  # a diverged sample says nothing of rounding
             floor = 2 * float(np.median(apart)) if apart.size else None
-    verdicts = classify(trace, Thresholds(rtol=settings.rtol), floor=floor)
-    return Depth(trace, end, subject.solved(end), verdicts)
+        each = None
+        if settings.per == "position":
+            each = record(subject.cell, subject.state, subject.x, updates, **options, per="position")
+    limits = Thresholds(rtol=settings.rtol)
+    verdicts = classify(trace, limits, floor=floor)
+    of_positions = None if each is None else classify(each, limits, floor=floor)
+    return Depth(trace, end, subject.solved(end), verdicts, of_positions)
 
 
 def _each(solved: np.ndarray, count: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The folder of a command's results: held by one process at a time, claimed by one configuration."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ def claimed(
         raise ConfigError(f"restart={restart}: must be true or false")
     described = {key: value for key, value in configuration.items() if key not in PASSING}
     known = _checked(folder, described, restart, kind)  # before anything is written, and once more when it is held
-    complete = known is not None and not restart and (folder / "records.jsonl").exists()
-    if complete and not reported and not _takes_files(folder):
+    whole = known is not None and not restart and (folder / "records.jsonl").exists()
+    if whole and not reported and not _takes_files(folder):
         yield True
         return
     with held(folder):
@@ -73,6 +73,17 @@ def claimed(
         if known is None:
             records.write(folder / "config.json", [described])
         yield known is not None and (folder / "records.jsonl").exists()
+
+
+def complete(folder: Path, found: Iterable[Mapping[str, Any]]) -> None:
+    """Write the records that make a claimed folder complete.
+
+    Raises:
+        FileNotFoundError: Somebody has removed the folder meanwhile; nothing is made in its place.
+    """
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(errno.ENOENT, "was removed while the command ran", str(folder))
+    records.write(folder / "records.jsonl", found)
 
 
 @contextmanager

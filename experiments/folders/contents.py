@@ -25,10 +25,20 @@ def check_inside(folder: Path, configuration: Mapping[str, Any]) -> None:
         configuration: Tells the folders of its runs.
 
     Raises:
-        ConfigError: A folder in it is a link to another place.
+        ConfigError: A folder in it is a link to another place, or a file, or a file is a folder.
     """
     for name in ("runs", "weights", "figures"):
         _refuse_link(folder / name)
+        if (folder / name).exists() and not (folder / name).is_dir():
+            raise ConfigError(f"{folder / name} is no folder, and results go into one of that name: move it away")
+    for name in (
+        "config.json",
+        "records.jsonl",
+        "report.md",
+        *(f"comparison.{kind}" for kind in ("png", "svg", "json")),
+    ):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ConfigError(f"{folder / name} is no file, and results go into one of that name: move it away")
     for run in _runs(folder, configuration):
         _refuse_link(run)
         _refuse_link(run / "tensorboard")

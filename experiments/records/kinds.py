@@ -14,6 +14,7 @@ LEVELS = (0.05, 0.5, 0.95)
 Quantiles = Annotated[list[Number], Between(len(LEVELS), len(LEVELS))]  # over samples, at LEVELS
 OUTCOMES = ("all", "solved", "unsolved")
 Label = Annotated[int, Between(0, len(LABELS) - 1)]  # an index into LABELS
+Digits = Annotated[str, Matches(f"[0-{len(LABELS) - 1}]{{1,100000}}", "must be digits, a verdict each")]
 Updates = Annotated[str, Matches("[1-9][0-9]{0,8}", "must be a number of updates")]
 Figure = Annotated[
     str,
@@ -33,11 +34,15 @@ class Made(TypedDict):
 
 
 class _Curves(TypedDict, total=False):
+    cycles: list[Number]
     token_accuracy: list[Share]
 
 
 class Curve(_Curves):
-    """A training run: the loss of every step, and the held-out accuracy at some steps."""
+    """A training run: the loss of every step, and the held-out accuracy at some steps.
+
+    `cycles` is the mean number of cycles of each step's samples, where that was drawn or adapted.
+    """
 
     step: Annotated[list[Count], Between(0, 1_000_000)]
     exact_accuracy: list[Share]
@@ -134,7 +139,12 @@ class Streams(TypedDict):
     joint: StreamRecord
 
 
-class DepthRecord(TypedDict):
+class _OfPositions(TypedDict, total=False):
+    # of each stream a text per sample with a digit per position, an index into LABELS
+    positions: Annotated[dict[Name, Annotated[list[Digits], Between(1)]], Between(1, 100)]
+
+
+class DepthRecord(_OfPositions):
     """The recursion followed to one depth; `solved` is 0 or 1 per sample."""
 
     name: Name
@@ -195,7 +205,7 @@ class _Examined(TypedDict, total=False):
     figures: Annotated[list[Figure], Between(0, 100)]
 
 
-class WeightsRecord(Made, _Examined):
+class ExaminedRecord(_Examined):
     """What an analysis finds on one set of trained weights: two depths, and what else was asked for."""
 
     name: Name
@@ -206,4 +216,9 @@ class WeightsRecord(Made, _Examined):
     samples: Annotated[int, Between(1)]
     dtype: dict[Name, Words]
     depths: Annotated[list[DepthRecord], Between(2, 2)]
+
+
+class WeightsRecord(Made, ExaminedRecord):
+    """The same with what repeats it."""
+
     config: dict[str, Any]

@@ -17,6 +17,7 @@ from loopgrad.experiments.records.schema import check
 # of a file of records that a report is made of: more than months of training leave, and what memory holds; a training
 # log may be longer
 MOST_BYTES, MOST_RECORDS, MOST_PARTS, MOST_VALUES = 2**30, 10_000, 5_000_000, 50_000_000
+SHOWN = 100  # characters of a value in a message
 LONGEST_NAME = 160  # bytes; a file's name may have 255, suffix included
 
 
@@ -137,11 +138,11 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[str]:
-    """Return "key: before -> after" for each place in which two nested plain values differ."""
+    """Return "key: before -> after" for each place in which two nested plain values differ, all of them cut short."""
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(k for k in after if k not in before)]
         return [d for k in keys for d in differences(before.get(k), after.get(k), f"{key}.{k}" if key else str(k))]
-    return [] if before == after else [f"{key}: {before} -> {after}"]
+    return [] if before == after else [" ".join(map(_short, (f"{key}:", before, "->", after)))]
 
 
 def slug(name: str) -> str:
@@ -151,6 +152,11 @@ def slug(name: str) -> str:
     if len(told.encode()) <= LONGEST_NAME:
         return told
     return f"{told.encode()[:LONGEST_NAME].decode(errors='ignore')}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
 
 
 def _refuse_constant(name: str) -> None:

@@ -48,6 +48,11 @@ def check_together(records: Sequence[WeightsRecord]) -> None:
                 raise ValueError(f"record {number} has not {record['samples']} samples everywhere")
             if set(depth["streams"]) != streams[record["group"]]:
                 raise ValueError(f"record {number} has other streams than one of the same group")
+            if (each := depth.get("positions")) is not None:
+                counts = {len(texts) for texts in each.values()}
+                sizes = {len(text) for texts in each.values() for text in texts}
+                if each.keys() != depth["streams"].keys() or counts != {record["samples"]} or len(sizes) != 1:
+                    raise ValueError(f"record {number} has not as many verdicts of positions for every sample")
             if set(depth["streams"]["joint"]["sweep"]) != sweep:
                 raise ValueError(f"record {number} has verdicts at other thresholds than the first")
         for part, key in (("spectrum", "radius"), ("exponents", "mean")):

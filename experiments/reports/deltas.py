@@ -20,6 +20,7 @@ from loopgrad.experiments.reports.conditions import (
     settled,
 )
 from loopgrad.experiments.reports.inert import figure, inert, link, markdown, shown
+from loopgrad.experiments.reports.positions import by_position
 from loopgrad.experiments.reports.summary import Spread, band, percent, significant
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import making, rendered, say, write
@@ -92,6 +93,7 @@ def _markdown(found: Sequence[WeightsRecord], made: WeightsRecord) -> list[str]:
     lines += [LEGEND, "", "## By stream", ""]
     for condition in every:
         lines += [f"**{condition.name}**", ""] + [f"- {sentence(condition, s)}" for s in _streams(condition)] + [""]
+    lines += by_position(every)
     lines += ["## Would other thresholds change the answer?", "", *_sweep(every), ""]
     if any("gaps" in record for record in found):
         lines += ["## Gradients by residual", "", *_by_residual(every), ""]

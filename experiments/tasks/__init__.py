@@ -9,6 +9,7 @@ from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
 from loopgrad.experiments.tasks.maze import Maze
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
+from loopgrad.experiments.tasks.text import Text
 
 __all__ = [
     "IGNORE",
@@ -21,5 +22,6 @@ __all__ = [
     "Sorting",
     "Sudoku",
     "Task",
+    "Text",
     "TokenSpec",
 ]

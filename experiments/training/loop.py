@@ -14,8 +14,10 @@ from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.training import depths
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
+from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import supervision
 from loopgrad.models.losses import right_tokens, token_loss
 from loopgrad.models.model import Model
@@ -79,15 +81,16 @@ def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: in
 def _step(
     run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
 ) -> tuple[dict[str, Any], int]:
-    device = run.carry.segment.device
+    device, before = run.carry.segment.device, estimator_at(estimator, max(0, run.step - 1))
+    estimator, depth = estimator_at(estimator, run.step), depths.drawn(trainer, seed, run.step)
     # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
     batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
-    if generators(estimator):
+    if generators(estimator) or depth is not None or estimator != before:
         saved = None  # it may be another at each draw
     counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
     with trainer.precision(device), counter or nullcontext():
         result = supervision.run_segment(
-            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token()
+            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token(), depth
         )
         penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
     saved = counter.held() if counter else saved
@@ -99,8 +102,10 @@ def _step(
     norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
+    if depth is not None:
+        entry["cycles"] = depths.mean_of(depth)
     numbers = result.output.stats.numbers()
-    own = ("stopped", "residual", "doubt")
+    own = ("stopped", "residual", "doubt", "steps")
     entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
@@ -143,7 +148,8 @@ def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict
     for start in range(0, len(samples), trainer.eval_batch_size):
         batch = samples[start : start + trainer.eval_batch_size].to(device)
         with trainer.precision(device):
-            output = supervision.predict(model, batch.inputs, batch.puzzle_ids, trainer.halting.max_segments)
+            segments, depth = trainer.halting.max_segments, trainer.halting.depth(None)
+            output = supervision.predict(model, batch.inputs, batch.puzzle_ids, segments, depth)
         solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
         tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
         losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))

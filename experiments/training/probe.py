@@ -22,7 +22,7 @@ from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import BPTT, Estimator
 from loopgrad.gradients.contract import period_of
 from loopgrad.models import supervision
-from loopgrad.models.model import Model
+from loopgrad.models.model import Model, told
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,20 @@ class Probe:
         """Return the training loss of one segment, in the dtype of the model's weights."""
         state = cast(self.state, next(model.parameters()).dtype)
         assert isinstance(model, Model)
-        batch, cross_entropy = self.batch, self.trainer.loss_of_token()
+        batch, halting = self.batch, self.trainer.halting
         output, of_tokens, _, solved = model.scored(
-            state, batch.inputs, batch.puzzle_ids, batch.labels, estimator, cross_entropy
+            state,
+            batch.inputs,
+            batch.puzzle_ids,
+            batch.labels,
+            estimator,
+            self.trainer.loss_of_token(),
+            *told(halting.depth(None)),
         )
-        return of_tokens + self.trainer.halting.q_loss(output.q_halt, output.q_continue, solved, None)
+        of_q = halting.q_loss(output.q_halt, output.q_continue, solved, None)
+        if output.pondered is not None:
+            of_q = of_q + halting.ponder_weight * output.pondered.ponder.mean()
+        return of_tokens + of_q
 
     def run(self, estimator: Estimator) -> Callable[[], Tensor]:
         """Return the forward pass of a training step, to be timed and measured; the noise goes on from call to call."""
@@ -61,7 +70,8 @@ def start(model: Model, trainer: Trainer, samples: Batch) -> Probe:
     batch = samples[: trainer.batch_size].to(device)
     if segment_of(trainer) == 1:
         return Probe(model, trainer, batch, model.initial_state(*batch.inputs.shape))
-    return Probe(model, trainer, batch, supervision.predict(model, batch.inputs, batch.puzzle_ids, 1).state)
+    state = supervision.predict(model, batch.inputs, batch.puzzle_ids, 1, trainer.halting.depth(None)).state
+    return Probe(model, trainer, batch, state)
 
 
 def segment_of(trainer: Trainer) -> int:
@@ -122,8 +132,9 @@ def residuals(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     if model.input_per_update:  # there is none for an update beyond the end
         at = min(at, length - period_of(model.cell))
     with torch.no_grad():
-        cell, x = model.recursion(probe.batch.inputs, probe.batch.puzzle_ids)
-    trace = record(cell, probe.state, x, length, at=at)
+        x = model.encode(probe.batch.inputs, probe.batch.puzzle_ids)
+    x, xs = (None, x) if model.input_per_update else (x, None)
+    trace = record(model.cell, probe.state, x, length, at=at, xs=xs)
     curve = {name: [_median(row) for row in trace.relative[name]] for name in trace.streams}
     return {
         "residuals": {"at": at, "levels": LEVELS, "dtype": trace.map_dtype, **trace.quantiles(LEVELS)},

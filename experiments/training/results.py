@@ -9,6 +9,7 @@ from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
+from loopgrad.gradients.ramp import estimator_at
 
 
 def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -> list[RunRecord]:
@@ -16,13 +17,14 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
     trainer, task, seed = runs[0].trainer, runs[0].task, runs[0].seed
     torch.set_num_threads(trainer.num_threads)  # as in training, and so that idle threads do not disturb the timing
     test = task.test_set()
+    lasting = {plan.name: estimator_at(plan.estimator, trainer.train_steps - 1) for plan in runs}
     probes = {plan.name: probe.start(trained_model(plan), trainer, test) for plan in runs}
     first = probes[runs[0].name]
-    seconds = probe.times(first, {plan.name: plan.estimator for plan in runs}, repeats)
+    seconds = probe.times(first, lasting, repeats)
     result = []
     for plan in runs:
         log = history(plan)
-        last, mine = log[-1], probes[plan.name]
+        last, mine, estimator = log[-1], probes[plan.name], lasting[plan.name]
         result.append(
             {
                 "estimator": plan.name.removesuffix(f"-seed{seed}"),
@@ -34,16 +36,17 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 "exact_accuracy": last["test_exact_accuracy"],
                 "token_accuracy": last["test_token_accuracy"],
                 **seconds[plan.name],
-                **probe.cost(mine, plan.estimator),
-                **probe.agreement(mine, plan.estimator),
-                **probe.residuals(mine, plan.estimator),
-                "kind": plan.estimator.kind,
+                **probe.cost(mine, estimator),
+                **probe.agreement(mine, estimator),
+                **probe.residuals(mine, estimator),
+                "kind": estimator.kind,
                 "train_seconds": sum(entry["seconds"] for entry in log),
                 "curve": {
                     "step": [entry["step"] for entry in log if "test_loss" in entry],
                     "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
                     "token_accuracy": [entry["test_token_accuracy"] for entry in log if "test_loss" in entry],
                     "train_loss": [entry["loss"] for entry in log],
+                    **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
                 "verdicts": _verdicts(log),
                 "probe": {

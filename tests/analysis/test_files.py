@@ -53,6 +53,17 @@ def test_of_files_that_belong_together_none_changes_where_one_cannot_be_written(
     assert (tmp_path / "a").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+@pytest.mark.parametrize("name", ["b", "file/b"])
+def test_of_files_that_belong_together_none_changes_where_something_else_lies_there(tmp_path, name):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "b").mkdir()
+    with pytest.raises((IsADirectoryError, FileExistsError, NotADirectoryError)) as caught:
+        replace_all({tmp_path / "a": b"new", tmp_path / name: b"new"})
+    assert caught.value.filename in (str(tmp_path / "b"), str(tmp_path / "file"))
+    assert (tmp_path / "a").read_text() == "old" and {path.name for path in tmp_path.iterdir()} == {"a", "b", "file"}
+
+
 def test_a_part_tells_of_which_file_it_is():
     assert whole_name(".checkpoint.pt.7") == whole_name(".checkpoint.pt.7.part") == "checkpoint.pt"
     assert [whole_name(name) for name in ("checkpoint.pt.7", ".a", "a.part", ".a.b.part")] == [None] * 4

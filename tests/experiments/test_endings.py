@@ -60,6 +60,12 @@ ENDINGS = {
     ),
     "wrapped by a library": (wrapped(ValueError("cannot save"), FULL), 3, "runs/checkpoint.pt: No space"),
     "folder gone": (FileNotFoundError(errno.ENOENT, "No such file or directory", "runs"), 3, "runs: No such file"),
+    "a folder where a file goes": (
+        IsADirectoryError(errno.EISDIR, "Is a directory", "x"),
+        2,
+        "x: Is a directory: move",
+    ),
+    "a file where a folder goes": (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"), 2, "x: Not a directory"),
     "read-only": (OSError(errno.EROFS, "Read-only file system", "x"), 3, "x: Read-only file system"),
     "memory": (MemoryError(), 1, "out of memory: ask for smaller sizes"),
     "memory of numpy": (

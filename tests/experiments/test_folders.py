@@ -4,12 +4,13 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
 
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.folders import ANALYSIS, claimed, claims, held
+from loopgrad.experiments.folders import ANALYSIS, claimed, claims, complete, held
 
 VALUES = {
     "task": {},
@@ -150,6 +151,19 @@ def test_a_folder_that_is_itself_a_link_is_as_good_as_another(tmp_path):
     assert contents(tmp_path / "disk") == ["config.json", "runs", "runs/bptt-seed0", "runs/bptt-seed0/train.jsonl"]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("name", ["runs", "weights", "figures", "records.jsonl", "report.md", "comparison.png"])
+def test_what_lies_where_results_go_and_is_of_the_wrong_kind_is_named_and_left_alone(tmp_path, name, restart):
+    folder = tmp_path / "results"
+    with claimed(folder, VALUES, False):
+        (folder / "train.txt").write_text("")
+    (folder / name).mkdir() if "." in name else (folder / name).write_text("precious")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=f"{name} is no fi?o?l"), claimed(folder, VALUES, restart):
+        pass
+    assert contents(tmp_path) == before
+
+
 ODD = {
     "link": lambda path: path.symlink_to(path.parent / "precious"),
     "hard_link": lambda path: path.hardlink_to(path.parent / "precious"),
@@ -211,6 +225,25 @@ def test_another_configuration_and_another_command_are_refused(tmp_path):
     (tmp_path / "records.jsonl").write_text("{}\n")
     with claimed(tmp_path, VALUES, False) as complete:
         assert complete
+
+
+def test_what_a_configuration_holds_is_shown_in_short(tmp_path):
+    deep = []
+    for _ in range(900):
+        deep = [deep]
+    (tmp_path / "config.json").write_text(json.dumps({**VALUES, "trainer": {"lr": deep, "x" * 500: 1}}))
+    with pytest.raises(ConfigError, match=r"another configuration \(trainer.lr: \[\[.*\.\.\. -> 1, t") as caught:
+        with claimed(tmp_path, VALUES, False):
+            pass
+    assert len(str(caught.value)) < 800
+
+
+def test_a_folder_that_was_removed_while_it_was_held_is_not_half_made_again(tmp_path):
+    folder = tmp_path / "results"
+    with pytest.raises(FileNotFoundError, match="was removed while the command ran"), claimed(folder, VALUES, False):
+        shutil.rmtree(folder)
+        complete(folder, [{}])
+    assert not folder.exists()
 
 
 def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path):

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, ForwardMode, ReversibleBPTT, Stationary, TruncatedBPTT
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    ForwardMode,
+    ImplicitGradient,
+    PhantomGradient,
+    ReversibleBPTT,
+    Stationary,
+    TorchDEQ,
+    TruncatedBPTT,
+)
 from loopgrad.models import Damped, Leapfrog
 
 STEPS, SIZE = 9, 4
@@ -84,6 +94,15 @@ def test_the_answer_to_the_last_state_reads_each_samples_own_last_input():
     x = model.encoder(model.raw)[ends, torch.arange(len(LENGTHS))]
     state = model.run(BPTT(), slice(None), STEPS, lengths=LENGTHS)[0]
     assert torch.equal(outputs, model.head(state).logsumexp(1) + x.sum(1) * (STEPS - 1))
+
+
+@pytest.mark.parametrize(
+    "estimator", [ImplicitGradient(), PhantomGradient(), TorchDEQ()], ids=lambda e: type(e).__name__
+)
+def test_what_differentiates_the_last_cycle_refuses_samples_that_stand_still_in_it(estimator):
+    model = Model("plain")
+    with pytest.raises(ValueError, match=f"{type(estimator).__name__} takes the last cycle.*leave lengths out"):
+        model.run(estimator, slice(None), STEPS, lengths=LENGTHS)
 
 
 def test_a_readout_without_samples_is_refused():

@@ -101,6 +101,12 @@ def test_random_updates_are_drawn_at_each_call_from_their_own_generator():
     assert equal(of_estimator(TruncatedBPTT(scope=RandomUpdates(1.0)), 16)[1], of_estimator(BPTT(), 16)[1])
 
 
+def test_more_updates_than_there_are_is_all_of_them():
+    changed = [frozenset({"z_L"})] * 3 + [frozenset({"z_H"})]
+    assert LastOf({"z_L": 4, "z_H": 9}).updates(4, changed) == {0, 1, 2, 3}
+    assert LastOf({"z_L": 2, "z_H": 0}).updates(4, changed) == {1, 2}
+
+
 def test_streams_of_a_model_have_their_names():
     model = TRM(11, 9, hidden_size=16, num_heads=2, num_layers=1, H_cycles=3, L_cycles=2, mixer="mlp")
     tokens = torch.zeros(2, 9, dtype=torch.int64)

@@ -4,6 +4,7 @@ import random
 import sys
 import threading
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from loopgrad.gradients import (
     PhantomGradient,
     ReversibleBPTT,
     TruncatedBPTT,
+    Until,
 )
 from loopgrad.models import Damped, Leapfrog
 
@@ -51,13 +53,16 @@ ESTIMATORS = {
     "forward_mode": ForwardMode(parameters=["norm.weight"]),
     "damped": ReversibleBPTT(),
     "leapfrog": ReversibleBPTT(anchors=2),
+    "ended": partial(BPTT(), until=Until(lambda z, *_: z.flatten(1).sum(1).sin() > 0.5, every=2)),
+    "ended_sqrt": partial(CheckpointedBPTT(), until=Until(lambda z, *_: z.flatten(1).sum(1).sin() > 0.5, every=2)),
 }
+WITH_BUFFERS = ("bptt", "sqrt", "binomial", "budget", "truncated", "phantom", "ended", "ended_sqrt")
 WRAPS = {"damped": Damped, "leapfrog": Leapfrog}
 
 
 def problem(name):
     torch.manual_seed(0)
-    own = Attending(buffers=name in ("bptt", "sqrt", "binomial", "budget", "truncated", "phantom"))
+    own = Attending(buffers=name in WITH_BUFFERS)
     cell = WRAPS[name](own) if name in WRAPS else own
     for i, module in enumerate(cell.modules()):
         module.training = i % 3 != 1
@@ -161,7 +166,7 @@ def interrupt(name, count, seed):
         )
 
 
-@pytest.mark.parametrize("name", ["sqrt", "leapfrog"])
+@pytest.mark.parametrize("name", ["sqrt", "leapfrog", "ended"])
 def test_an_interruption_leaves_no_trace(name):
     interrupt(name, 12, seed=0)
 
@@ -173,7 +178,7 @@ in_a_finalizer = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExce
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_five_hundred_interruptions_leave_no_trace(name):
-    interrupt(name, 500, seed=1)
+    interrupt(name, 100 if name == "ended_sqrt" else 500, seed=1)
 
 
 @in_a_finalizer

@@ -1,12 +1,22 @@
 """Halting rules by hand-worked tables, and the losses of the q head by their formulas."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from loopgrad.models import FixedSegments, QHalt, QLearning
+from loopgrad.gradients import BPTT
+from loopgrad.models import TRM, FixedSegments, QHalt, QLearning, ResidualHalt, run_segment
 from loopgrad.models.halting import continue_target
+from loopgrad.models.supervision import Carry, initial_carry
+
+
+@dataclass(frozen=True)
+class Batch:
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    puzzle_ids: torch.Tensor
 
 
 def test_fixed_segments_stop_at_the_number_whatever_q_says():
@@ -90,3 +100,32 @@ def test_wrong_hyperparameters_are_named():
         QHalt(max_segments=2.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="exploration is a probability"):
         QLearning(exploration=1.5)
+
+
+def test_a_residual_stops_samples_that_change_little_and_none_for_longer_than_max_segments():
+    rule = ResidualHalt(tolerance=0.1, max_segments=3)
+    segment, change = torch.tensor([1, 1, 1, 3]), torch.tensor([0.09, 0.1, 0.0, 0.5], dtype=torch.float64)
+    assert rule.halts(segment, change, change, change=change).tolist() == [True, False, True, True]
+    assert rule.q_loss(change, change, change > 0, None) == 0
+    with pytest.raises(ValueError, match="pass change="):
+        rule.halts(segment, change, change)
+    for wrong in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="tolerance"):
+            ResidualHalt(tolerance=wrong)
+
+
+def test_the_residual_is_the_relative_change_of_all_streams_over_a_segment():
+    torch.manual_seed(0)
+    model = TRM(5, 6, hidden_size=8, num_heads=2, num_layers=1, H_cycles=1, L_cycles=1, mixer="mlp")
+    tokens = torch.randint(0, 5, (4, 6))
+    first = initial_carry(model, Batch(tokens, tokens, tokens[:, 0]))
+    carry = Carry(
+        {name: torch.randn_like(z) for name, z in first.state.items()}, first.segment, first.segment > 0, first.batch
+    )
+    after = model(carry.state, tokens, None, BPTT()).state
+    joint = [torch.cat([z.flatten(1) for z in it.values()], 1).double() for it in (carry.state, after)]
+    change = (joint[1] - joint[0]).norm(dim=1) / joint[1].norm(dim=1)
+    rule = ResidualHalt(tolerance=change.median().item() * 1.0001, max_segments=9)
+    segment = run_segment(model, carry, carry.batch, BPTT(), rule)
+    assert segment.carry.halted.tolist() == (change < rule.tolerance).tolist()
+    assert 0 < segment.carry.halted.sum() < 4

@@ -14,7 +14,7 @@ from loopgrad.gradients import (
     ReversibleBPTT,
     TruncatedBPTT,
 )
-from loopgrad.models import GRU, LSTM, LoopedTransformer, NeuralTuringMachine
+from loopgrad.models import GRU, LSTM, LoopedTransformer, NeuralTuringMachine, softmax_cross_entropy
 
 every_model = pytest.mark.parametrize("name", MODELS)
 EXACT = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "all": TruncatedBPTT(num_steps=LENGTH)}
@@ -122,6 +122,26 @@ def test_the_loss_of_the_last_loop_alone_is_that_of_the_answer():
     found = scored(model, BPTT(), inputs, labels)
     torch.testing.assert_close(found.loss, hand_loss(hand_logits("looped", model, inputs)[-1:], labels))
     scored(model, ImplicitGradient(), inputs, labels).loss.backward()
+
+
+@pytest.mark.parametrize("loss", ["every_loop", "last_loop"])
+def test_samples_of_their_own_number_of_loops_have_the_loss_of_each_alone(loss):
+    model, (inputs, labels) = MODELS["looped"](loss=loss).double(), batch()
+    loops = torch.tensor([2, 4, 1])
+    arguments = (None, labels, CheckpointedBPTT(), softmax_cross_entropy)
+    found = model.scored(None, inputs, *arguments, loops)
+    alone = [
+        model.scored(None, inputs[i : i + 1], None, labels[i : i + 1], BPTT(), softmax_cross_entropy, int(count))
+        for i, count in enumerate(loops)
+    ]
+    expected = sum(one.loss for one in alone) / 3
+    torch.testing.assert_close(found.loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.output.logits, torch.cat([one.output.logits for one in alone]))
+    same(gradients(found.loss, model), gradients(expected, model))
+    assert not torch.isclose(found.loss, scored(model, BPTT(), inputs, labels).loss)
+    for wrong, error in ((0, TypeError), (torch.tensor([1, 0, 1]), ValueError), (torch.ones(3), TypeError)):
+        with pytest.raises(error, match="depth"):
+            model(None, inputs, None, BPTT(), wrong)
 
 
 def held(model, estimator, inputs, labels):

@@ -108,7 +108,7 @@ def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
     [
         ("bench.targets=[sum,total,sum,modulo]", "target='total' must be one of sum, modulo"),
         ("bench.lengths=[10,20]", "must be as many"),
-        ("bench.updates=[0,1,1,1]", "updates=(0, 1, 1, 1) must be positive"),
+        ("bench.updates=[0,1,1,1]", "updates=(0, 1, 1, 1) must be at least 1"),
         ("bench.window=1", "window=1 must be at least 2"),
         ("bench.learning_rates=[0.0]", "learning_rates"),
         ("bench.modulus=1", "modulus"),

@@ -222,12 +222,21 @@ def test_a_bench_that_cannot_be_measured_is_refused_in_one_line(loopgrad, tmp_pa
         (["trm", "bench.official_path=broken"], "no_such_library"),
         (["bench.repeats=0"], "repeats"),
         (["bench.num_threads=0"], "num_threads"),
-        (["bench.lengths=[]"], "nothing to measure"),
+        (["bench.lengths=[]"], "lengths=[] must hold at least one"),
     ]:
         result = loopgrad("bench", *arguments, "bench.batch_size=2")
         assert result.code == 2 and result.err.count("\n") == 1 and word in result.err, result
     for name in [name for name in sys.modules if name.split(".")[0] == "models"]:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize("content", ["", "precious", '{"rows": []}'])
+def test_a_bench_replaces_its_own_record_alone(loopgrad, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "fits.json").write_text(content)
+    result = loopgrad("bench", "fits", "output_dir=out")
+    assert result.code == 2 and "out/fits.json is no record of a bench" in result.err
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == [content]
 
 
 def test_the_command_of_a_bench_is_not_lost(monkeypatch):

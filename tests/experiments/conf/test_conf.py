@@ -15,7 +15,7 @@ from loopgrad.gradients import Estimator
 from loopgrad.models import Model
 
 CONF = files("loopgrad.experiments.conf")
-GROUPS = ("task", "model", "estimator", "trainer", "experiment", "bench", "analysis")
+GROUPS = ("task", "model", "estimator", "trainer", "halting", "depths", "experiment", "bench", "analysis")
 
 
 def choices(group: str) -> list[str]:
@@ -63,10 +63,28 @@ def test_every_estimator_builds_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
+    whole = composed("train", [f"trainer={name}", "depths=batch"]).trainer
     node = composed("train", [f"trainer={name}"]).trainer
-    trainer = build(node, "trainer")
-    assert isinstance(trainer, Trainer)
+    assert isinstance(build(node, "trainer"), Trainer)
+    assert set(whole) - set(node) == {"depths", "depth_per", "most_cycles"}
+    node = whole
     assert set(node) - {"_target_"} == set(Trainer.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("of", "group", "name"),
+    [
+        pytest.param(of, group, name, marks=() if (of, name) == ("published", "act") else pytest.mark.slow)
+        for of in choices("trainer")
+        for group in ("halting", "depths")
+        for name in choices(group)
+    ],
+)
+def test_every_halting_rule_and_every_draw_of_depths_goes_into_every_trainer(of, group, name):
+    config = composed("train", [f"trainer={of}", f"{group}={name}"])
+    found = build(config.trainer, "trainer")
+    assert type(found.halting).__name__ == config.trainer.halting["_target_"].rsplit(".", 1)[1]
+    assert (found.depths is not None) == (group == "depths")
 
 
 @pytest.mark.parametrize("name", choices("analysis"))

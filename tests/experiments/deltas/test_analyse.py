@@ -167,6 +167,17 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     assert torch.equal(subject.model.lm_head.weight, tensors["inner.lm_head.weight"])
 
 
+def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, run, examined, tmp_path):
+    shutil.copytree(examined[0], tmp_path / "out")
+    (tmp_path / "out" / "records.jsonl").unlink()
+    (stored,) = (tmp_path / "out" / "weights").iterdir()
+    record = json.loads(stored.read_text())
+    record["depths"][0]["solved"] = ["no"]
+    stored.write_text(json.dumps(record))
+    assert loopgrad("analyse", f"checkpoint={run}", "output_dir=out", *DRAWN).code == 0
+    assert records.read(stored)[0]["depths"][0]["solved"] != ["no"]
+
+
 def test_weights_without_a_run_need_task_and_model(loopgrad, run, tmp_path, refused):
     shutil.copy(run / "weights.safetensors", tmp_path / "alone.safetensors")
     assert "give task=" in refused("analyse", "checkpoint=alone.safetensors")

@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from loopgrad.experiments.tasks import IGNORE, Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import IGNORE, Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
 
 TASKS = [
     RollingSum(length=8, modulus=3, num_test=20),
@@ -24,6 +24,7 @@ TASKS = [
     Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5),
     Copy(length=5, num_values=4, num_test=20),
     RepeatCopy(length=4, repeats=3, num_values=4, num_test=20),
+    Text(length=96, num_chars=8000),
 ]
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
 
@@ -150,9 +151,9 @@ def test_hyperparameters_out_of_range_are_named(task_class, name, value):
         task_class(**{name: value})
 
 
-@pytest.mark.parametrize(
-    "module",
-    "arc arc_grids base copying files maze sequences streams sudoku sudoku_solver sudoku_generator symmetry".split(),
-)
+MODULES = "arc arc_grids base copying files maze sequences streams sudoku sudoku_generator sudoku_solver symmetry text"
+
+
+@pytest.mark.parametrize("module", MODULES.split())
 def test_the_examples_in_the_docstrings_run(module):
     assert doctest.testmod(importlib.import_module(f"loopgrad.experiments.tasks.{module}")).failed == 0
