@@ -174,6 +174,8 @@ def _kind(error: BaseException) -> BaseException:
 def _lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
+    if isinstance(error, SystemError):  # what C code that could not make the MemoryError itself comes to
+        return bool(re.search("without (exception set|setting an exception)", str(error)))
     return isinstance(error, RuntimeError | ImportError) and bool(NO_MEMORY.search(str(error)))
 
 

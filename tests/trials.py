@@ -80,7 +80,7 @@ class Commands:
         self,
         folder: Path,
         *arguments: Any,
-        timeout: float = 60,
+        timeout: float = 240,
         limits: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
         out: str | None = None,

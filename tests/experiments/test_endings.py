@@ -78,6 +78,7 @@ ENDINGS = {
         1,
         "out of memory: 20.00 GiB were asked for",
     ),
+    "memory for the error itself": (SystemError("error return without exception set"), 1, "out of memory"),
     "memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory"),
     "threads": (RuntimeError("can't start new thread"), 3, "the system starts no more threads"),
 }
