@@ -1,5 +1,6 @@
 """Every choice of every configuration group composes, and what it describes can be built."""
 
+from dataclasses import fields
 from importlib.resources import files
 
 import pytest
@@ -98,7 +99,7 @@ def test_every_analysis_builds_and_leaves_no_default_unsaid(name):
 def test_every_bench_builds(name):
     node = composed("bench", [f"bench={name}"]).bench
     build(node, "bench")
-    assert set(node) - {"_target_"} == set(target_of(node["_target_"]).__dataclass_fields__)
+    assert set(node) - {"_target_"} == {field.name for field in fields(target_of(node["_target_"]))}
 
 
 def test_the_deep_feed_forward_has_the_depth_of_the_trm_it_is_compared_with():
