@@ -13,15 +13,27 @@ from loopgrad.models.functional import rms_norm
 from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning
 from loopgrad.models.hrm import HRM
 from loopgrad.models.layers import Embedding, Linear, SwiGLU, truncated_normal
+from loopgrad.models.looped_transformer import LoopedTransformer
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy, token_loss
-from loopgrad.models.recursive import Output, RecursiveModel
+from loopgrad.models.model import Model, Output, Scored
+from loopgrad.models.recurrent import GRU, LSTM
+from loopgrad.models.recursive import RecursiveModel
 from loopgrad.models.residual_halting import ResidualHalt
 from loopgrad.models.reversible_cells import Damped, Leapfrog, Momentum
 from loopgrad.models.supervision import Carry, Segment, initial_carry, predict, refill_carry, run_segment
+from loopgrad.models.token_model import TokenModel
 from loopgrad.models.trm import TRM
+from loopgrad.models.turing_machine import NeuralTuringMachine
 
 __all__ = [
     "ACT",
+    "GRU",
+    "LSTM",
+    "LoopedTransformer",
+    "Model",
+    "NeuralTuringMachine",
+    "Scored",
+    "TokenModel",
     "HRM",
     "TRM",
     "AttentionBlock",

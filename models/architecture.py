@@ -1,4 +1,4 @@
-"""The choices that TRM, HRM and their baseline share, and the parts that follow from them."""
+"""The choices that TRM, HRM, their baseline and the looped transformer share, and the parts that follow from them."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -37,6 +37,7 @@ class Architecture:
     mixer: str
     positions: str | None
     puzzles: Puzzles
+    causal: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "num_heads"):
@@ -92,4 +93,4 @@ class Architecture:
     def _block(self, num_positions: int, generator: torch.Generator) -> nn.Module:
         if self.mixer == "mlp":
             return MLPBlock(self.hidden_size, num_positions, self.expansion, generator)
-        return AttentionBlock(self.hidden_size, self.num_heads, self.expansion, generator)
+        return AttentionBlock(self.hidden_size, self.num_heads, self.expansion, generator, self.causal)

@@ -1,4 +1,4 @@
-"""Bidirectional multi-head self-attention with rotary positions, as HRM and TRM use it."""
+"""Multi-head self-attention with rotary positions, as HRM and TRM use it, or causal."""
 
 import torch
 from torch import Tensor, nn
@@ -69,12 +69,13 @@ def rotate(x: Tensor, tables: Tables) -> Tensor:
 
 
 class Attention(OneLine):
-    """softmax(Q K^T / sqrt(d)) V per head, every position attending to every other; no biases, no mask.
+    """softmax(Q K^T / sqrt(d)) V per head, every position attending to every other; no biases.
 
     Args:
         hidden_size: Size of the last axis of the input and the output.
         num_heads: Number of heads; divides hidden_size.
         generator: Source of the initial weights.
+        causal: Whether a position attends to itself and to those before it alone.
 
     Raises:
         ValueError: num_heads does not divide hidden_size.
@@ -86,17 +87,18 @@ class Attention(OneLine):
         Vaswani et al. 2017, arXiv 1706.03762.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, generator: torch.Generator):
+    def __init__(self, hidden_size: int, num_heads: int, generator: torch.Generator, causal: bool = False):
         super().__init__()
         if num_heads < 1 or hidden_size % num_heads:
             raise ValueError(f"num_heads must divide hidden_size, got num_heads={num_heads}, hidden_size={hidden_size}")
-        self.num_heads = num_heads
+        self.num_heads, self.causal = num_heads, causal
         self.qkv = Linear(hidden_size, 3 * hidden_size, generator)
         self.out = Linear(hidden_size, hidden_size, generator)
 
     def extra_repr(self) -> str:
         """Return the sizes."""
-        return f"hidden_size={self.out.weight.shape[0]}, num_heads={self.num_heads}"
+        causal = ", causal=True" if self.causal else ""
+        return f"hidden_size={self.out.weight.shape[0]}, num_heads={self.num_heads}{causal}"
 
     def forward(self, x: Tensor, tables: Tables | None = None) -> Tensor:
         """Map (batch, positions, hidden_size) to the same shape; `tables` turn queries and keys."""
@@ -108,5 +110,5 @@ class Attention(OneLine):
             qk = rotate(qk, tables)
         q, k = qk.chunk(2, dim=-2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (batch, heads, positions, head_dim)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2)
         return self.out(mixed.flatten(-2))

@@ -21,14 +21,17 @@ class AttentionBlock(OneLine):
         num_heads: Number of attention heads.
         expansion: Width of the SwiGLU, see `swiglu_inner_size`.
         generator: Source of the initial weights.
+        causal: Whether a position attends to itself and to those before it alone.
 
     Reference:
         Wang et al. 2025, arXiv 2506.21734.
     """
 
-    def __init__(self, hidden_size: int, num_heads: int, expansion: float, generator: torch.Generator):
+    def __init__(
+        self, hidden_size: int, num_heads: int, expansion: float, generator: torch.Generator, causal: bool = False
+    ):
         super().__init__()
-        self.attention = Attention(hidden_size, num_heads, generator)
+        self.attention = Attention(hidden_size, num_heads, generator, causal)
         self.mlp = SwiGLU(hidden_size, expansion, generator)
 
     def extra_repr(self) -> str:

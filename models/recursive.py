@@ -1,43 +1,20 @@
 """The recursive model: encode the puzzle, iterate a cell on latent states for one segment, read out the answer."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import Estimator, Stats
+from loopgrad.gradients import Estimator
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
-from loopgrad.models.act import ACT, Pondered
+from loopgrad.models.act import ACT
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import Cycled, State
 from loopgrad.models.late_start import LateStart
 from loopgrad.models.layers import Linear, truncated_normal
+from loopgrad.models.model import Model, Output, checked_depth
 
 
-@dataclass(frozen=True)
-class Output:
-    """What one segment returns.
-
-    Attributes:
-        state: The last latent states, with their graph: the carry detaches them.
-        logits: (batch, seq_len, vocab_size).
-        q_halt: (batch,), float32; logit of "the answer is right, stop".
-        q_continue: (batch,), float32; used by HRM's Q-learning only.
-        stats: Cost of the rollout.
-        pondered: What `ACT` made of it, where that was asked for; its logits are those above.
-    """
-
-    state: State
-    logits: Tensor
-    q_halt: Tensor
-    q_continue: Tensor
-    stats: Stats
-    pondered: Pondered | None = None
-
-
-class RecursiveModel(nn.Module):
+class RecursiveModel(Model):
     """x = encode(puzzle); state <- num_steps updates of cell(state, x, t); logits = W z, q = V z at position 0.
 
     Base of `TRM`, `HRM` and `FeedForward`, which build its parts. Initial states are fixed random vectors, one per
@@ -51,8 +28,6 @@ class RecursiveModel(nn.Module):
         generator: Source of the initial weights.
         forward_dtype: dtype of x and of the states, weights being cast to it at each use; None for that of the weights.
     """
-
-    references: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -109,6 +84,10 @@ class RecursiveModel(nn.Module):
             state[f"z_{stream}"] = init.to(self.forward_dtype or init.dtype).repeat(batch_size, positions, 1)
         return state
 
+    def state_size(self, seq_len: int) -> int:
+        """Return how many numbers the state of a sample holds."""
+        return (self.embedding.puzzle_tokens + seq_len) * self.embedding.hidden_size * len(self.streams)
+
     def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Tensor:
         """Map tokens (batch, seq_len) to x, (batch, puzzle_tokens + seq_len, hidden_size)."""
         if self.fixed_length and inputs.shape[-1] != self.embedding.seq_len:
@@ -161,13 +140,7 @@ class RecursiveModel(nn.Module):
             found = depth.answer(logits, q_halt)
             return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
         if isinstance(depth, Tensor):
-            if depth.shape != inputs.shape[:1]:
-                raise ValueError(f"depth has shape {tuple(depth.shape)} and the batch {len(inputs)} samples")
-            if depth.is_floating_point() or depth.dtype == torch.bool:
-                raise TypeError(f"depth holds {depth.dtype}: it must be ints, the cycles of each sample")
-            if int(depth.min()) < 1:
-                raise ValueError(f"depth holds {depth.tolist()}: each sample needs an int of at least 1, its cycles")
-            most, lengths = int(depth.max()) * period, depth * period
+            most, lengths = checked_depth(depth, len(inputs)) * period, depth * period
             if isinstance(self.cell, Cycled):
                 cell = LateStart(self.cell, most - lengths, x.device)
                 rollout = estimator(cell, state, x, most)

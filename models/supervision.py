@@ -13,8 +13,8 @@ from loopgrad.gradients import BPTT, Estimator, tree
 from loopgrad.gradients.stopped import Before
 from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
-from loopgrad.models.losses import CrossEntropy, right_tokens, stablemax_cross_entropy, token_loss
-from loopgrad.models.recursive import Output, RecursiveModel
+from loopgrad.models.losses import CrossEntropy, stablemax_cross_entropy
+from loopgrad.models.model import Model, Output, told
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Segment(NamedTuple):
     output: Output
 
 
-def initial_carry(model: RecursiveModel, batch: Any) -> Carry:
+def initial_carry(model: Model, batch: Any) -> Carry:
     """Return a carry in which every row has halted, so that the first step fills it.
 
     Args:
@@ -90,7 +90,7 @@ def initial_carry(model: RecursiveModel, batch: Any) -> Carry:
     )
 
 
-def refill_carry(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
+def refill_carry(model: Model, carry: Carry, batch: Any) -> Carry:
     """Give rows that halted the initial state, segment 0 and the sample of their row in `batch`; keep the others.
 
     Args:
@@ -122,7 +122,7 @@ def refill_carry(model: RecursiveModel, carry: Carry, batch: Any) -> Carry:
 
 
 def run_segment(
-    model: RecursiveModel,
+    model: Model,
     carry: Carry,
     batch: Any,
     estimator: Estimator,
@@ -153,11 +153,12 @@ def run_segment(
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
-    output = model(carry.state, inputs, puzzle_ids, estimator, *_given(halting.depth(depth)))
+    output, of_tokens, accuracy, solved = model.scored(
+        carry.state, inputs, puzzle_ids, labels, estimator, cross_entropy, *told(halting.depth(depth))
+    )
     state = {name: z.detach() for name, z in output.state.items()}
     done = carry.segment + 1
     with torch.no_grad():
-        accuracy, solved = right_tokens(output.logits, labels)
         target, halted = None, done >= halting.max_segments
         if model.training:
             change = {"change": _change(carry.state, state)} if halting.needs_change else {}
@@ -165,7 +166,6 @@ def run_segment(
             if halting.needs_next_segment and halting.max_segments > 1:
                 following = model(state, inputs, puzzle_ids, BPTT())
                 target = continue_target(done, halting.max_segments, following.q_halt, following.q_continue)
-    of_tokens = token_loss(output.logits, labels, cross_entropy)
     of_q = halting.q_loss(output.q_halt, output.q_continue, solved, target)
     loss = of_tokens + of_q
     metrics = {
@@ -185,11 +185,6 @@ def run_segment(
     return Segment(Carry(state, done, halted, carry.batch), loss, metrics, output)
 
 
-def _given(depth: Any) -> tuple[Any, ...]:
-    """Return the arguments that tell a model its depth: none for its own, which not every model can change."""
-    return () if depth is None else (depth,)
-
-
 def _change(before: State, after: State) -> Tensor:
     """Return |z' - z| / |z'| over all streams of each sample, (batch,)."""
     names = list(after)
@@ -199,9 +194,7 @@ def _change(before: State, after: State) -> Tensor:
 
 
 @torch.no_grad()
-def predict(
-    model: RecursiveModel, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int, depth: Any = None
-) -> Output:
+def predict(model: Model, inputs: Tensor, puzzle_ids: Tensor | None, num_segments: int, depth: Any = None) -> Output:
     """Run num_segments segments from the initial state, without a graph, and return the last output.
 
     Args:
@@ -216,7 +209,7 @@ def predict(
     """
     if num_segments < 1:
         raise ValueError(f"num_segments must be at least 1, got {num_segments}")
-    output = model(None, inputs, puzzle_ids, BPTT(), *_given(depth))
+    output = model(None, inputs, puzzle_ids, BPTT(), *told(depth))
     for _ in range(num_segments - 1):
-        output = model(output.state, inputs, puzzle_ids, BPTT(), *_given(depth))
+        output = model(output.state, inputs, puzzle_ids, BPTT(), *told(depth))
     return output

@@ -14,7 +14,7 @@ class Run(NamedTuple):
     Attributes:
         estimator: Its name; runs of one estimator are its seeds.
         steps: Steps of the optimiser, when each of `accuracies` was taken.
-        accuracies: Accuracies of held-out samples, in percent.
+        accuracies: Accuracies of held-out samples, or of their tokens, in percent.
         accuracy: In percent, at the end.
         bytes: Saved for backward.
         time_ratio: Time of a step over that of BPTT; None if it was not taken.
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     residuals: Mapping[str, Sequence[float | None]] = {}
 
 
-def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
+def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "held-out samples exact (%)") -> Drawn:
     """Draw accuracy over training and over memory, and the cosine with BPTT's gradient over time.
 
     Marks are means over the seeds; bands and bars reach from the least to the greatest. No bytes at all are drawn at a
@@ -41,6 +41,7 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
     Args:
         runs: Runs of one or more estimators, in the order in which they are to be named.
         title: Above the figure: what was trained, over how many seeds.
+        accuracy: What is accurate.
 
     Returns:
         The figure, and a row per estimator and evaluation, then a row per estimator with what it reached and cost.
@@ -81,11 +82,15 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "") -> Drawn:
             mean, low, high = columns_of([end], "accuracy", "low", "high")
             cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
             angle.plot(*columns_of([end], "time_ratio", "cosine"), marker, ms=5, color=colour)
-        curve.set(xlabel="optimiser step", ylabel="held-out samples exact (%)", ylim=(-2, 102))
+        curve.set(xlabel="optimiser step", ylabel=accuracy, ylim=(-2, 102))
         curve.set_xlim(left=0)
-        cost.set(xlabel="saved for backward (MiB)", ylabel="held-out samples exact (%)")
+        cost.set(xlabel="saved for backward (MiB)", ylabel=accuracy)
         if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
+            from matplotlib.ticker import LogLocator
+
             cost.set_xscale("log")
+            cost.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            cost.xaxis.set_minor_formatter("")
         cost.xaxis.set_major_formatter("{x:g}")
         angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
         angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))

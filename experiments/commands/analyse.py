@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from loopgrad.experiments import provenance, records
+from loopgrad.experiments.conf.applies import check_estimators
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.parts import estimators_of
 from loopgrad.experiments.conf.values import Names, check_count, plain
@@ -45,7 +46,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     found = [weights for place in _places(config) for weights in _at(place, config)]
     if len({weights.name for weights in found}) < len(found):
         raise ConfigError("checkpoint: two of these weights have one name, such as runs of folders of the same name")
-    meet(found[0], replace(settings, samples=1))  # what does not fit is refused before anything is written
+    met = meet(found[0], replace(settings, samples=1))  # what does not fit is refused before anything is written
+    check_estimators(estimators, met.model)
     last = {(weights.group, weights.estimator, weights.seed): weights for weights in found}  # steps are in order
     count = min(config.figures, len(last))
     drawn = [list(last.values())[i * len(last) // count] for i in range(count)]

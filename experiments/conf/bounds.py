@@ -13,12 +13,12 @@ OF_NAME = {
     # built, or run, one after the other
     **dict.fromkeys(("num_layers", "H_layers", "L_layers", "depth"), 1_000),
     **dict.fromkeys(("H_cycles", "L_cycles", "num_segments", "max_segments", "segments", "extrapolate"), 10_000),
-    **dict.fromkeys(("num_steps", "window", "most_cycles", "mean"), 10_000),
+    **dict.fromkeys(("num_steps", "window", "most_cycles", "num_loops", "mean"), 10_000),
     "sigma": 100,  # beyond which no rate is a number
     **dict.fromkeys(("num_cycles", "max_vjps", "b_max_iter", "anchors", "repeats", "timing_repeats"), 100_000),
     **dict.fromkeys(("lags", "exponent_cycles", "figures", "draws", "cells", "per_decade"), 100_000),
     # a side of what is allocated
-    **dict.fromkeys(("hidden_size", "num_heads", "width", "features", "puzzle_tokens", "seq_len"), 65_536),
+    **dict.fromkeys(("hidden_size", "num_heads", "width", "features", "puzzle_tokens", "seq_len", "slots"), 65_536),
     **dict.fromkeys(("length", "lengths", "modulus", "num_values", "num_tangents", "tangents", "wider"), 65_536),
     **dict.fromkeys(("size", "expansion", "min_path"), 4_096),
     **dict.fromkeys(("batch_size", "eval_batch_size", "batches", "samples"), 1_000_000),

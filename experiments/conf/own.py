@@ -5,17 +5,32 @@ A name in a file is looked up here. It is never imported, so a file cannot say w
 
 from collections.abc import Mapping
 
-from loopgrad.experiments.tasks import Arc, Maze, RollingSum, Sorting, Sudoku, Text
+from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import DepthDistribution
-from loopgrad.models import ACT, HRM, TRM, FeedForward, FixedSegments, QHalt, QLearning, ResidualHalt
+from loopgrad.models import (
+    ACT,
+    GRU,
+    HRM,
+    LSTM,
+    TRM,
+    FeedForward,
+    FixedSegments,
+    LoopedTransformer,
+    NeuralTuringMachine,
+    QHalt,
+    QLearning,
+    ResidualHalt,
+)
 
 Classes = Mapping[str, type]
 
 OWN: Mapping[str, Classes] = {
     "task": {
         "loopgrad.experiments.tasks.Arc": Arc,
+        "loopgrad.experiments.tasks.Copy": Copy,
         "loopgrad.experiments.tasks.Maze": Maze,
+        "loopgrad.experiments.tasks.RepeatCopy": RepeatCopy,
         "loopgrad.experiments.tasks.RollingSum": RollingSum,
         "loopgrad.experiments.tasks.Sorting": Sorting,
         "loopgrad.experiments.tasks.Sudoku": Sudoku,
@@ -23,7 +38,11 @@ OWN: Mapping[str, Classes] = {
     },
     "model": {
         "loopgrad.models.FeedForward": FeedForward,
+        "loopgrad.models.GRU": GRU,
         "loopgrad.models.HRM": HRM,
+        "loopgrad.models.LSTM": LSTM,
+        "loopgrad.models.LoopedTransformer": LoopedTransformer,
+        "loopgrad.models.NeuralTuringMachine": NeuralTuringMachine,
         "loopgrad.models.TRM": TRM,
     },
     "trainer": {

@@ -1,11 +1,11 @@
 """From a composed configuration to task, model, estimators and trainer, built and checked."""
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
 
+from loopgrad.experiments.conf.applies import check_estimators, check_training
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.rehearsal import rehearse
@@ -13,10 +13,9 @@ from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ
+from loopgrad.gradients import Estimator
 from loopgrad.gradients.host_memory import check_fits
-from loopgrad.gradients.ramp import estimator_at
-from loopgrad.models import Coupling, RecursiveModel
+from loopgrad.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -63,26 +62,20 @@ def parts(config: DictConfig) -> Parts:
     model = build_model(config.model, task, seed=0)
     if device.type == "cpu":
         _check_training_fits(model, rows, tokens)
-    for name, estimator in estimators.items():
-        estimator = estimator_at(estimator, 0)
-        if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
-            raise ConfigError(
-                f"estimator.{name}: the recursion must be reversible: add model.coupling=damped, leapfrog or momentum"
-            )
-        if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
-            raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
+    check_training(trainer, task, model)
+    check_estimators(estimators, model, couples="coupling" in config.model)
     rehearse(model, task, trainer, estimators)
     return Parts(task, estimators, trainer, plain(config))
 
 
-def _check_training_fits(model: RecursiveModel, rows: int, tokens: int) -> None:
+def _check_training_fits(model: Model, rows: int, tokens: int) -> None:
     """Refuse sizes of which what any training holds, however it obtains gradients, is more than the machine has.
 
     Raises:
         ConfigError: As said.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
-    states = rows * (model.embedding.puzzle_tokens + tokens) * model.embedding.hidden_size * len(model.streams)
+    states = rows * model.state_size(tokens)
     try:
         check_fits(5 * 4 * weights, f"model: {weights:,} weights with their average, gradient and two moments")
         check_fits(2 * 4 * states, f"trainer.batch_size={rows} states of the model")
@@ -109,13 +102,11 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
     return estimators
 
 
-def build_model(
-    node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None
-) -> RecursiveModel:
+def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None) -> Model:
     """Build the model of a configuration for a task, with initial weights drawn from a seed; see `build`."""
     spec = task.spec
     sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
     model = build(node, "model", classes, **sizes, seed=seed)
-    if not isinstance(model, RecursiveModel):
-        raise ConfigError(f"model: {node['_target_']} is not a RecursiveModel")
+    if not isinstance(model, Model):
+        raise ConfigError(f"model: {node['_target_']} is not a Model")
     return model

@@ -12,10 +12,10 @@ from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.ramp import Ramp, estimator_at
-from loopgrad.models import RecursiveModel
+from loopgrad.models import Model
 
 
-def rehearse(model: RecursiveModel, task: Task, trainer: Trainer, estimators: Mapping[str, Estimator]) -> None:
+def rehearse(model: Model, task: Task, trainer: Trainer, estimators: Mapping[str, Estimator]) -> None:
     """Run one segment where its depth is drawn or adapted, or an estimator follows the training step or has a scope.
 
     Raises:
@@ -37,7 +37,7 @@ def rehearse(model: RecursiveModel, task: Task, trainer: Trainer, estimators: Ma
                 raise ConfigError(f"estimator.{name}: {asked}{error}") from error
 
 
-def _run(model: RecursiveModel, task: Task, estimator: Estimator, depth: Any) -> None:
+def _run(model: Model, task: Task, estimator: Estimator, depth: Any) -> None:
     batch = task.train_batch(0, 0, 2)
     given = () if depth is None else (depth,)
     model(None, batch.inputs, batch.puzzle_ids, estimator, *given)

@@ -14,7 +14,8 @@ from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer, device_of
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.recompute import run_without_graph
-from loopgrad.models.recursive import RecursiveModel, State
+from loopgrad.models.cells import State
+from loopgrad.models.model import Model
 
 MOST_UPDATES = 100_000
 """Updates down to the training depth of a model whose recursion is followed."""
@@ -80,7 +81,7 @@ class Subject:
     weights: Weights
     task: Task
     trainer: Trainer
-    model: RecursiveModel
+    model: Model
     batch: Batch
     state: State
     x: Tensor
@@ -117,6 +118,11 @@ def meet(weights: Weights, settings: Examination) -> Subject:
     task, trainer = weights.make_task(), weights.make_trainer()
     device = device_of(settings.device)
     model = weights.load(task).to(device)
+    if model.input_per_update:
+        raise ConfigError(
+            f"{weights.path}: each update of {type(model).__name__} reads another token, so there is no recursion that "
+            "could settle: analyse takes models whose updates read the same x"
+        )
     segments = settings.segments or trainer.halting.max_segments
     if segments * model.num_steps > MOST_UPDATES:  # a file may tell any number of cycles
         raise ConfigError(

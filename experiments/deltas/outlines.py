@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from loopgrad.experiments.conf.annotations import shown
 from loopgrad.experiments.tasks.base import Task
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.model import Model
 
 TABLES = ("embedding.puzzles.weight", "puzzle_emb.weights")  # ours, and the official code's behind its prefixes
 LAYERS = ("num_layers", "H_layers", "L_layers", "depth")
@@ -37,7 +37,7 @@ def without_numbers() -> Iterator[None]:
         yield
 
 
-def check_outline(tensors: Mapping[str, Tensor], make: Callable[[], RecursiveModel], node: Mapping[str, Any]) -> None:
+def check_outline(tensors: Mapping[str, Tensor], make: Callable[[], Model], node: Mapping[str, Any]) -> None:
     """Compare the tensors of a file with the outline of the model that `make` makes.
 
     Args:

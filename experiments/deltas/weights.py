@@ -24,7 +24,7 @@ from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training import checkpoint, tensor_files
 from loopgrad.models import FixedSegments
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.model import Model
 
 Node = dict[str, Any]
 Found = TypeVar("Found")
@@ -84,7 +84,7 @@ class Weights:
             return Trainer(FixedSegments(self.official.get("max_segments") or PUBLISHED_SEGMENTS))
         return self._built("trainer", Trainer)
 
-    def load(self, task: Task) -> RecursiveModel:
+    def load(self, task: Task) -> Model:
         """Return the model with these weights, in evaluation mode.
 
         Raises:
@@ -120,7 +120,7 @@ class Weights:
                 raise ConfigError(f"{part}: {shown(node['_target_'])} is not a {kind.__name__}")
             return found
 
-    def _told_model(self, task: Task) -> RecursiveModel:
+    def _told_model(self, task: Task) -> Model:
         with self._naming_the_file("model"):
             return build_model(self.told["model"], task, 0, OWN["model"])
 

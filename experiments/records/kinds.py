@@ -33,11 +33,12 @@ class Made(TypedDict):
     device: Words
 
 
-class _Depth(TypedDict, total=False):
+class _Curves(TypedDict, total=False):
     cycles: list[Number]
+    token_accuracy: list[Share]
 
 
-class Curve(_Depth):
+class Curve(_Curves):
     """A training run: the loss of every step, and the held-out accuracy at some steps.
 
     `cycles` is the mean number of cycles of each step's samples, where that was drawn or adapted.
@@ -48,8 +49,12 @@ class Curve(_Depth):
     train_loss: list[Number]
 
 
-class Probe(TypedDict):
-    """What the probes of a run were taken on."""
+class _Probed(TypedDict, total=False):
+    input_per_update: bool
+
+
+class Probe(_Probed):
+    """What the probes of a run were taken on, and whether each update there reads an input of its own."""
 
     samples: Count
     segment: Count

@@ -26,6 +26,9 @@ is taken, in the dtype of training; median over samples. trusted: share of train
 gradient passed the gate, mean over all steps. Values are means over seeds, least and greatest in brackets."""
 
 
+PER_UPDATE = """\
+Each update reads a token of its own: a residual says how far one token moves the states, not whether they settle."""
+
 MANY = 40  # estimators that a figure does not tell apart any more
 
 
@@ -63,12 +66,17 @@ def _markdown(found: Sequence[RunRecord], made: RunRecord) -> str:
         [
             f"# {first['model']} on {first['task']}",
             *("", summary.reading(found), "", *table(header, rows), "", LEGEND, ""),
-            *("## Residuals", "", *_residuals(found), "", *how_made(made)),
+            *("## Residuals", "", *([PER_UPDATE, ""] if _per_update(found) else []), *_residuals(found), ""),
+            *how_made(made),
             f"- seeds: {seeds}; {first['train_steps']} steps; probes on {first['probe']['samples']} held-out samples, "
             f"segment {first['probe']['segment']}",
             "",
         ]
     )
+
+
+def _per_update(found: Sequence[RunRecord]) -> bool:
+    return bool(found[0]["probe"].get("input_per_update"))
 
 
 def _residuals(found: Sequence[RunRecord]) -> list[str]:
@@ -103,20 +111,25 @@ def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    runs = [_run(record) for record in found]
+    key = summary.judged(found)[0]
+    if any(key not in record["curve"] for record in found):  # of an earlier version
+        key = "exact_accuracy"
+    runs = [_run(record, key) for record in found]
     count = len({record["seed"] for record in found})
     seeds = f"{count} seeds: mean, least and greatest" if count > 1 else "one seed"
     title = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
-    yield "comparison", plots.accuracy_and_cost(runs, title)
-    yield "residuals", plots.residuals_by_estimator(runs, "update in the second segment")
+    of = "tokens right" if key == "token_accuracy" else "samples exact"
+    yield "comparison", plots.accuracy_and_cost(runs, title, f"held-out {of} (%)")
+    updates = "update in the second segment" if found[0]["probe"]["segment"] == 2 else "update"
+    yield "residuals", plots.residuals_by_estimator(runs, "token" if _per_update(found) else updates)
 
 
-def _run(record: RunRecord) -> plots.Run:
+def _run(record: RunRecord, key: str) -> plots.Run:
     return plots.Run(
         estimator=record["estimator"],
         steps=record["curve"]["step"],
-        accuracies=[100 * value for value in record["curve"]["exact_accuracy"]],
-        accuracy=100 * (record["exact_accuracy"] or 0),
+        accuracies=[100 * value for value in record["curve"][key]],
+        accuracy=100 * (record[key] or 0),
         bytes=record["saved_bytes"] or 0,
         time_ratio=record["time_ratio_to_bptt"],
         cosine=record["gradient_cosine"],

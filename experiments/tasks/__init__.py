@@ -5,9 +5,23 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.experiments.tasks.arc import Arc
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
+from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
 from loopgrad.experiments.tasks.maze import Maze
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
 from loopgrad.experiments.tasks.text import Text
 
-__all__ = ["IGNORE", "Arc", "Batch", "Maze", "RollingSum", "Sorting", "Sudoku", "Task", "Text", "TokenSpec"]
+__all__ = [
+    "IGNORE",
+    "Arc",
+    "Batch",
+    "Copy",
+    "Maze",
+    "RepeatCopy",
+    "RollingSum",
+    "Sorting",
+    "Sudoku",
+    "Task",
+    "Text",
+    "TokenSpec",
+]

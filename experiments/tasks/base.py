@@ -59,9 +59,14 @@ class TokenSpec:
 
 
 class Task(ABC):
-    """A source of samples with an exact checker; a frozen dataclass of hyperparameters, its data made on first use."""
+    """A source of samples with an exact checker; a frozen dataclass of hyperparameters, its data made on first use.
+
+    Attributes:
+        asks_ahead: Whether labels are later inputs, such as the next character, so that a model must not look ahead.
+    """
 
     references: ClassVar[tuple[str, ...]] = ()
+    asks_ahead: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -3,19 +3,20 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of
+from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec, batch_of
 from loopgrad.experiments.tasks.streams import random_stream, step_stream
 
 
 class SequenceTask(Task):
-    """A task whose inputs are uniform over all sequences of `length` tokens out of `num_tokens`.
+    """A task about sequences that are uniform over all of `length` tokens out of `num_tokens`.
 
-    The training stream is endless and never shows a sequence of the test set. Subclasses are dataclasses with these
-    fields and their own.
+    The inputs are the sequences, or what `inputs_of` makes of them. The training stream is endless
+    and never shows a sequence of the test set. Subclasses are dataclasses with these fields and their own.
 
     Attributes:
         length: Tokens of a sequence.
@@ -29,6 +30,7 @@ class SequenceTask(Task):
     length: int
     num_test: int | None
     data_seed: int
+    unscored: ClassVar[str] = "?"
 
     @property
     @abstractmethod
@@ -37,7 +39,7 @@ class SequenceTask(Task):
 
     @abstractmethod
     def answers(self, sequences: np.ndarray) -> np.ndarray:
-        """Return the answer to each of some sequences, (batch, length)."""
+        """Return the answer to each of some inputs, IGNORE where none is due, of the same shape."""
 
     @property
     @abstractmethod
@@ -55,6 +57,10 @@ class SequenceTask(Task):
                 f"{every} sequences; at most half may be: lower num_test or raise length"
             )
 
+    def inputs_of(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return the inputs that ask about some sequences: here the sequences."""
+        return sequences
+
     @property
     def spec(self) -> TokenSpec:
         """Tokens from 0 on, each standing for itself."""
@@ -67,24 +73,26 @@ class SequenceTask(Task):
         forbidden = _as_scalars(self._held_out())
         while (again := np.isin(_as_scalars(sequences), forbidden)).any():
             sequences[again] = rng.integers(0, self.num_tokens, (int(again.sum()), self.length))
-        return batch_of(sequences, self.answers(sequences))
+        inputs = self.inputs_of(sequences, rng)
+        return batch_of(inputs, self.answers(inputs))
 
     def test_set(self) -> Batch:
         """Return the held-out sequences with their answers."""
-        return batch_of(self._held_out(), self.answers(self._held_out()))
+        inputs = self.inputs_of(self._held_out(), random_stream(self.data_seed, 3))
+        return batch_of(inputs, self.answers(inputs))
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether every token of the answer is right."""
         self.check_tokens(inputs, predictions)
         right = torch.from_numpy(self.answers(inputs.cpu().numpy())).to(predictions.device)
-        return (predictions == right).all(dim=1)
+        return ((predictions == right) | (right == IGNORE)).all(dim=1)
 
     def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
         """Show the sequence above its answer."""
-        rows = [self.symbols_of(tokens) for tokens in (inputs, answer)]
+        rows = [self.symbols_of(inputs), self.symbols_of(answer, self.unscored)]
         width = max(len(symbol) for row in rows for symbol in row)
         lines = [" ".join(symbol.rjust(width) for symbol in row) for row in rows]
-        return "\n".join(f"{name} {line}" for name, line in zip(self.names, lines, strict=True))
+        return "\n".join(f"{name} {line}".rstrip() for name, line in zip(self.names, lines, strict=True))
 
     def _held_out(self) -> np.ndarray:
         count = self.num_test or min(512, max(1, self.num_tokens**self.length // 4))

@@ -20,7 +20,7 @@ from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import supervision
 from loopgrad.models.losses import right_tokens, token_loss
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.model import Model
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Run:
     `log` is a digest of the lines that were logged, so that a checkpoint tells which ones it counts.
     """
 
-    model: RecursiveModel
+    model: Model
     average: AveragedModel
     optimizer: torch.optim.Optimizer
     carry: supervision.Carry
@@ -39,14 +39,14 @@ class Run:
     log: str = ""
 
     @property
-    def evaluated(self) -> RecursiveModel:
+    def evaluated(self) -> Model:
         """The model that is evaluated: the average of the weights."""
         model = self.average.module
-        assert isinstance(model, RecursiveModel)
+        assert isinstance(model, Model)
         return model
 
 
-def begin(trainer: Trainer, task: Task, model: RecursiveModel, seed: int) -> Run:
+def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     """Return a run at step 0; seeds torch's global generator for dropout."""
     device = trainer.torch_device()
     model = model.to(device).train()
@@ -139,7 +139,7 @@ def _first_non_finite(run: Run, result: supervision.Segment) -> str:
 
 
 @torch.no_grad()
-def evaluate(model: RecursiveModel, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
+def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
     """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens)."""
     device = next(model.parameters()).device
     training = model.training

@@ -1,6 +1,7 @@
 """Probes on frozen weights: what an estimator's gradient costs, how far it is from the exact one, whether it settles.
 
-All estimators are probed on the same held-out samples, in the second segment (the states are those after the first).
+All estimators are probed on the same held-out samples, in the second segment (the states are those after the first),
+or in the first where training has no second.
 Noise is drawn from copies of an estimator, so that no probe depends on what was drawn before it.
 """
 
@@ -19,16 +20,16 @@ from loopgrad.experiments.records import LEVELS
 from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import BPTT, Estimator
+from loopgrad.gradients.contract import period_of
 from loopgrad.models import supervision
-from loopgrad.models.losses import right_tokens, token_loss
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.model import Model, told
 
 
 @dataclass(frozen=True)
 class Probe:
     """A frozen model with the batch and carried state on which its estimators are compared."""
 
-    model: RecursiveModel
+    model: Model
     trainer: Trainer
     batch: Batch
     state: dict[str, Tensor]
@@ -36,14 +37,21 @@ class Probe:
     def loss(self, model: nn.Module, estimator: Estimator) -> Tensor:
         """Return the training loss of one segment, in the dtype of the model's weights."""
         state = cast(self.state, next(model.parameters()).dtype)
-        halting, depth = self.trainer.halting, self.trainer.halting.depth(None)
-        given = () if depth is None else (depth,)
-        output = model(state, self.batch.inputs, self.batch.puzzle_ids, estimator, *given)
-        solved = right_tokens(output.logits, self.batch.labels)[1]
+        assert isinstance(model, Model)
+        batch, halting = self.batch, self.trainer.halting
+        output, of_tokens, _, solved = model.scored(
+            state,
+            batch.inputs,
+            batch.puzzle_ids,
+            batch.labels,
+            estimator,
+            self.trainer.loss_of_token(),
+            *told(halting.depth(None)),
+        )
         of_q = halting.q_loss(output.q_halt, output.q_continue, solved, None)
         if output.pondered is not None:
             of_q = of_q + halting.ponder_weight * output.pondered.ponder.mean()
-        return token_loss(output.logits, self.batch.labels, self.trainer.loss_of_token()) + of_q
+        return of_tokens + of_q
 
     def run(self, estimator: Estimator) -> Callable[[], Tensor]:
         """Return the forward pass of a training step, to be timed and measured; the noise goes on from call to call."""
@@ -56,12 +64,19 @@ class Probe:
         return forward
 
 
-def start(model: RecursiveModel, trainer: Trainer, samples: Batch) -> Probe:
-    """Return a probe of `model` on the first batch_size of `samples`, at the start of the second segment."""
+def start(model: Model, trainer: Trainer, samples: Batch) -> Probe:
+    """Return a probe of `model` on the first batch_size of `samples`, at the start of segment `segment_of`."""
     device = next(model.parameters()).device
     batch = samples[: trainer.batch_size].to(device)
+    if segment_of(trainer) == 1:
+        return Probe(model, trainer, batch, model.initial_state(*batch.inputs.shape))
     state = supervision.predict(model, batch.inputs, batch.puzzle_ids, 1, trainer.halting.depth(None)).state
     return Probe(model, trainer, batch, state)
+
+
+def segment_of(trainer: Trainer) -> int:
+    """Return the number of the segment that is probed."""
+    return min(2, trainer.halting.max_segments)
 
 
 def times(probe: Probe, estimators: Mapping[str, Estimator], repeats: int) -> dict[str, dict[str, float]]:
@@ -109,13 +124,17 @@ def agreement(probe: Probe, estimator: Estimator) -> dict[str, Any]:
 def residuals(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     """Return residuals per stream and of the joint cycle map where the gradient is taken, and a curve over updates.
 
-    For an estimator that differentiates the last k updates only, the map is judged at z_{T-k}; else at z_T.
+    For an estimator that differentiates the last k updates only, the map is judged at z_{T-k}; else at z_T,
+    or where the last cycle begins if each update reads an input of its own.
     """
     model, length = probe.model, probe.model.num_steps
     at = taken_at(estimator, model.cell, length)
+    if model.input_per_update:  # there is none for an update beyond the end
+        at = min(at, length - period_of(model.cell))
     with torch.no_grad():
         x = model.encode(probe.batch.inputs, probe.batch.puzzle_ids)
-    trace = record(model.cell, probe.state, x, length, at=at)
+    x, xs = (None, x) if model.input_per_update else (x, None)
+    trace = record(model.cell, probe.state, x, length, at=at, xs=xs)
     curve = {name: [_median(row) for row in trace.relative[name]] for name in trace.streams}
     return {
         "residuals": {"at": at, "levels": LEVELS, "dtype": trace.map_dtype, **trace.quantiles(LEVELS)},

@@ -44,11 +44,17 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 "curve": {
                     "step": [entry["step"] for entry in log if "test_loss" in entry],
                     "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
+                    "token_accuracy": [entry["test_token_accuracy"] for entry in log if "test_loss" in entry],
                     "train_loss": [entry["loss"] for entry in log],
                     **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
                 "verdicts": _verdicts(log),
-                "probe": {"samples": len(mine.batch), "segment": 2, "timing_repeats": repeats},
+                "probe": {
+                    "samples": len(mine.batch),
+                    "segment": probe.segment_of(trainer),
+                    "timing_repeats": repeats,
+                    "input_per_update": mine.model.input_per_update,
+                },
                 **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
                 "config": plan.fingerprint,

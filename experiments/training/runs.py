@@ -27,7 +27,7 @@ from loopgrad.gradients.budget import BudgetTooSmall
 from loopgrad.gradients.central_differences import TooCoarse
 from loopgrad.gradients.implicit_verdict import Unconverged
 from loopgrad.gradients.tangents import CannotCarry
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models.model import Model
 
 # what each line of a log holds, whatever the estimator
 SCORES = frozenset({"test_loss", "test_exact_accuracy", "test_token_accuracy"})
@@ -132,7 +132,7 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
         raise Interrupted(plan.name, run.step)
 
 
-def _initial_model(plan: Plan) -> RecursiveModel:
+def _initial_model(plan: Plan) -> Model:
     return build_model(plan.fingerprint["model"], plan.task, seed_for("weights", plan.seed))
 
 
@@ -185,7 +185,7 @@ def _keep_weights(run: Run, path: Path) -> None:
     replace_bytes(path, tensor_files.weight_bytes(run.evaluated.state_dict()))
 
 
-def trained_model(plan: Plan) -> RecursiveModel:
+def trained_model(plan: Plan) -> Model:
     """Return the trained model of a finished run, in evaluation mode, on the run's device."""
     model = _initial_model(plan)
     model.load_state_dict(tensor_files.read(plan.folder / "weights.safetensors"))

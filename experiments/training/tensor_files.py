@@ -42,6 +42,8 @@ def read(path: Path) -> Any:
     if head.startswith(_ZIP):
         _check_archive(path, size)
         return _unpickled(path)
+    if head[4:9] == b"\0\0\0\0{":  # the length of a header, whose first byte may be that of a pickle
+        return _safetensors(path)
     if head.startswith(_PICKLE):  # as torch.save wrote before there were archives
         return _unpickled(path)
     if head[8:9] == b"{" and not head.startswith(b"{"):

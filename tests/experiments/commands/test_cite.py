@@ -13,7 +13,7 @@ from loopgrad.experiments.commands.cite import entries
 
 CONF = files("loopgrad.experiments.conf")
 
-TRM, HRM = "2510.04871", "2506.21734"
+TRM, HRM, TURING = "2510.04871", "2506.21734", "1410.5401"
 PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=bptt": ["werbos1990"],
     "estimator=checkpointed": ["1604.06174"],
@@ -38,11 +38,17 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "model=hrm_published": [HRM],
     "model=feed_forward": [TRM],
     "model=feed_forward_deep": [TRM],
+    "model=gru": ["1406.1078"],
+    "model=lstm": ["hochreiter1997"],
+    "model=ntm": [TURING, "1807.08518"],
+    "model=looped_lm": ["1807.03819", "2502.17416", "2502.05171"],
     "trainer=published": [TRM],
     "task=maze": ["2402.14083"],
     "task=arc1": ["1911.01547"],
     "task=arc2": ["2505.11831"],
     "task=sudoku9": [TRM],
+    "task=copy": [TURING],
+    "task=repeat_copy": [TURING],
 }
 
 

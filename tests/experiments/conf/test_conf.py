@@ -1,5 +1,6 @@
 """Every choice of every configuration group composes, and what it describes can be built."""
 
+from dataclasses import fields
 from importlib.resources import files
 
 import pytest
@@ -12,7 +13,7 @@ from loopgrad.experiments.deltas.examination import Examination
 from loopgrad.experiments.tasks import RollingSum, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator
-from loopgrad.models.recursive import RecursiveModel
+from loopgrad.models import Model
 
 CONF = files("loopgrad.experiments.conf")
 GROUPS = ("task", "model", "estimator", "trainer", "halting", "depths", "experiment", "bench", "analysis")
@@ -46,10 +47,12 @@ def test_every_task_builds(name):
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_model_builds_with_its_defaults_at_a_small_width(name):
-    node = composed("train", [f"model={name}", "model.hidden_size=16", "model.num_heads=2"]).model
+    heads = [] if name in ("gru", "lstm", "ntm") else ["model.num_heads=2"]
+    node = composed("train", [f"model={name}", "model.hidden_size=16", *heads]).model
     model = build_model(node, RollingSum(length=6, modulus=3, num_test=4), seed=0)
-    assert isinstance(model, RecursiveModel)
+    assert isinstance(model, Model)
     assert name.startswith("feed_forward") == (model.num_steps == 1)
+    assert model.input_per_update == (model.num_steps == 6 and model.causal) == (not heads)
 
 
 @pytest.mark.parametrize("name", choices("estimator"))
@@ -96,7 +99,7 @@ def test_every_analysis_builds_and_leaves_no_default_unsaid(name):
 def test_every_bench_builds(name):
     node = composed("bench", [f"bench={name}"]).bench
     build(node, "bench")
-    assert set(node) - {"_target_"} == set(target_of(node["_target_"]).__dataclass_fields__)
+    assert set(node) - {"_target_"} == {field.name for field in fields(target_of(node["_target_"]))}
 
 
 def test_the_deep_feed_forward_has_the_depth_of_the_trm_it_is_compared_with():

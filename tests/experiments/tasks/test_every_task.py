@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from loopgrad.experiments.tasks import IGNORE, Arc, Maze, RollingSum, Sorting, Sudoku, Text
+from loopgrad.experiments.tasks import IGNORE, Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
 
 TASKS = [
     RollingSum(length=8, modulus=3, num_test=20),
@@ -22,6 +22,8 @@ TASKS = [
     Sudoku(size=9, num_train=6, num_test=2),
     Maze(size=7, num_train=30, num_test=10),
     Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5),
+    Copy(length=5, num_values=4, num_test=20),
+    RepeatCopy(length=4, repeats=3, num_values=4, num_test=20),
     Text(length=96, num_chars=8000),
 ]
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
@@ -136,20 +138,20 @@ def test_an_epoch_shows_every_sample_once(task):
     assert set(boards[:30]) == set(boards[30:]) and boards[:30] != boards[30:]
 
 
-@pytest.mark.parametrize("task_class", [RollingSum, Sorting])
+@pytest.mark.parametrize("task_class", [RollingSum, Sorting, Copy, RepeatCopy])
 def test_length_is_named_when_it_is_out_of_range(task_class):
     with pytest.raises(ValueError, match=r"length=...\) must be at least 1"):
         task_class(length=0)
 
 
-@pytest.mark.parametrize("task_class", [RollingSum, Sorting, Sudoku, Maze])
+@pytest.mark.parametrize("task_class", [RollingSum, Sorting, Copy, RepeatCopy, Sudoku, Maze])
 @pytest.mark.parametrize("name, value", [("num_test", 0), ("num_test", 1.5), ("num_test", True), ("data_seed", -1)])
 def test_hyperparameters_out_of_range_are_named(task_class, name, value):
     with pytest.raises(ValueError, match=f"{task_class.__name__}\\({name}=...\\)"):
         task_class(**{name: value})
 
 
-MODULES = "base streams sequences sudoku sudoku_solver sudoku_generator symmetry files maze arc arc_grids text"
+MODULES = "arc arc_grids base copying files maze sequences streams sudoku sudoku_generator sudoku_solver symmetry text"
 
 
 @pytest.mark.parametrize("module", MODULES.split())

@@ -1,0 +1,72 @@
+"""What goes with which model: refused by name before anything is written, with what to do."""
+
+import importlib.util
+from collections.abc import Mapping
+
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.trainer import Trainer
+from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ, TruncatedBPTT
+from loopgrad.gradients.ramp import estimator_at
+from loopgrad.models import Coupling, FixedSegments
+from loopgrad.models.model import Model
+
+
+def check_estimators(estimators: Mapping[str, Estimator], model: Model, couples: bool = True) -> None:
+    """Check that estimators can take the gradient of a model's loss.
+
+    Args:
+        estimators: By name.
+        model: The model.
+        couples: Whether it could be made reversible.
+
+    Raises:
+        ConfigError: One cannot, or needs a package that is missing.
+    """
+    owner = type(model).__name__
+    for name, estimator in estimators.items():
+        estimator = estimator_at(estimator, 0)
+        kind = type(estimator).__name__
+        if isinstance(estimator, ReversibleBPTT) and not isinstance(model.cell, Coupling):
+            remedy = "add model.coupling=damped, leapfrog or momentum"
+            if not couples:
+                remedy = f"{owner} has no coupling, so use estimator=checkpointed, which is exact too"
+            raise ConfigError(f"estimator.{name}: the recursion must be reversible: {remedy}")
+        if isinstance(estimator, TorchDEQ) and importlib.util.find_spec("torchdeq") is None:
+            raise ConfigError(f"estimator.{name} needs torchdeq: pip install 'loopgrad[peers]'")
+        of_last = estimator.outputs == "refused"
+        if isinstance(estimator, TruncatedBPTT) and estimator.scope is not None:
+            of_last, kind = True, "TruncatedBPTT(scope=...)"
+        if of_last and model.scored_on_the_way:
+            where = "token" if model.input_per_update else "loop"
+            others = "leave it out, or use checkpointed, truncated or random_truncation"
+            if where == "loop":
+                others = f"set model.loss=last_loop, {others}"
+            raise ConfigError(
+                f"estimator.{name}: {kind} has the gradient of the last state alone, and the loss of {owner} is that "
+                f"of every {where}: {others}"
+            )
+
+
+def check_training(trainer: Trainer, task: Task, model: Model) -> None:
+    """Check that a model can be trained so, on this task.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    owner, halting = type(model).__name__, trainer.halting
+    if model.one_segment and halting != FixedSegments(1):
+        raise ConfigError(
+            f"trainer.halting={halting}: {owner} has no halting head and answers in one segment: use "
+            "trainer=sequences, or FixedSegments with num_segments=1"
+        )
+    if model.input_per_update and trainer.jacobian_weight:
+        raise ConfigError(
+            f"trainer.jacobian_weight={trainer.jacobian_weight}: each update of {owner} reads another token, so there "
+            "is no map whose Jacobian the penalty could be of: set it to 0"
+        )
+    if task.asks_ahead and not model.causal:
+        raise ConfigError(
+            f"model: {owner} reads the whole input at once, and the answers of {type(task).__name__} are later inputs, "
+            "which it would copy: use model=gru, lstm, ntm or looped_lm"
+        )
