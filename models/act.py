@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.checks import is_number
-from loopgrad.models.halting import Halting, check_halting
+from loopgrad.models.halting import Counted, check_halting
 
 
 class Pondered(NamedTuple):
@@ -25,7 +25,7 @@ class Pondered(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ACT(Halting):
+class ACT(Counted):
     r"""Adaptive computation time within a segment: the answer is a mean over its cycles, weighted by halting units.
 
     With h_n = sigmoid(q_halt) after cycle n of at most H_cycles,
@@ -76,17 +76,6 @@ class ACT(Halting):
             raise ValueError(f"epsilon={self.epsilon} must be in (0, 1)")
         if not is_number(self.ponder_weight) or not 0 <= self.ponder_weight < float("inf"):
             raise ValueError(f"ponder_weight={self.ponder_weight} must be a finite number of at least 0")
-
-    @property
-    def max_segments(self) -> int:  # type: ignore[override]
-        """Segments of evaluation, num_segments."""
-        return self.num_segments
-
-    def halts(
-        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Stop at num_segments."""
-        return segment >= self.num_segments
 
     def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
         """Return zero: the halting units learn from the answer and the ponder cost."""

@@ -93,3 +93,27 @@ class OneStreamCell(Cycled):
         """Apply update number `step` to {"z_L"}; inputs is x, (batch, positions, hidden_size)."""
         sees_input = step % self.period < self.L_cycles
         return {"z_L": self.net(state["z_L"], inputs if sees_input else None)}
+
+
+class LoopCell(nn.Module):
+    """z <- net(z + x) for one stream: the same update again and again.
+
+    Args:
+        net: The net.
+        stream: Name of z in the state.
+    """
+
+    period = 1
+
+    def __init__(self, net: Net, stream: str = "z"):
+        super().__init__()
+        self.net, self.stream = net, stream
+
+    @property
+    def depth(self) -> int:
+        """Blocks that one update applies."""
+        return len(self.net.blocks)
+
+    def forward(self, state: State, inputs: Tensor, step: int) -> State:
+        """Apply the net to {stream}; inputs is x, (batch, positions, hidden_size)."""
+        return {self.stream: self.net(state[self.stream], inputs)}

@@ -1,32 +1,20 @@
 """The baseline that cannot recurse: the blocks of a recursive model, applied once."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loopgrad.gradients import Estimator
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.blocks import Net
-from loopgrad.models.cells import State
+from loopgrad.models.cells import LoopCell, State
 from loopgrad.models.recursive import Output, RecursiveModel
 
 
-class FeedForwardCell(nn.Module):
+class FeedForwardCell(LoopCell):
     """z_H <- net(z_H + x), the one update of a feed-forward network."""
 
-    period = 1
-
     def __init__(self, net: Net):
-        super().__init__()
-        self.net = net
-
-    @property
-    def depth(self) -> int:
-        """Blocks that one update applies."""
-        return len(self.net.blocks)
-
-    def forward(self, state: State, inputs: Tensor, step: int) -> State:
-        """Apply the net to {"z_H"}; inputs is x, (batch, positions, hidden_size)."""
-        return {"z_H": self.net(state["z_H"], inputs)}
+        super().__init__(net, "z_H")
 
 
 class FeedForward(RecursiveModel):

@@ -61,22 +61,10 @@ class Halting(ABC):
 
 
 @dataclass(frozen=True)
-class FixedSegments(Halting):
-    """Every sample runs num_segments segments.
-
-    Args:
-        num_segments: Segments per sample, at least 1.
-        halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
-
-    Not recommended when:
-        Many samples are right after few segments: they are refined anyway.
-    """
+class Counted(Halting):
+    """Base of rules under which every sample runs so many segments."""
 
     num_segments: int
-    halt_loss: bool = False
-
-    def __post_init__(self) -> None:
-        check_halting(self.num_segments, 0.0, "num_segments")
 
     @property
     def max_segments(self) -> int:  # type: ignore[override]
@@ -88,6 +76,24 @@ class FixedSegments(Halting):
     ) -> Tensor:
         """Stop at num_segments."""
         return segment >= self.num_segments
+
+
+@dataclass(frozen=True)
+class FixedSegments(Counted):
+    """Every sample runs num_segments segments.
+
+    Args:
+        num_segments: Segments per sample, at least 1.
+        halt_loss: Whether the q head still learns to tell right answers, 0.5 BCE(q_halt, solved), without being obeyed.
+
+    Not recommended when:
+        Many samples are right after few segments: they are refined anyway.
+    """
+
+    halt_loss: bool = False
+
+    def __post_init__(self) -> None:
+        check_halting(self.num_segments, 0.0, "num_segments")
 
     def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
         """Return 0.5 BCE(q_halt, solved), or zero."""

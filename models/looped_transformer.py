@@ -4,37 +4,17 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loopgrad.gradients import Estimator, Rollout
 from loopgrad.gradients.checks import is_int
 from loopgrad.models.architecture import Architecture, Puzzles
-from loopgrad.models.blocks import Net
-from loopgrad.models.cells import State
+from loopgrad.models.cells import LoopCell, State
 from loopgrad.models.layers import Linear
 from loopgrad.models.losses import IGNORE, CrossEntropy, right_tokens
 from loopgrad.models.model import Model, Output, Scored, checked_depth
 from loopgrad.models.reversible_cells import coupled
 from loopgrad.models.token_model import check_no_puzzles, check_sizes
-
-
-class LoopCell(nn.Module):
-    """z <- net(z + x): one loop."""
-
-    period = 1
-
-    def __init__(self, net: Net):
-        super().__init__()
-        self.net = net
-
-    @property
-    def depth(self) -> int:
-        """Blocks that one loop applies."""
-        return len(self.net.blocks)
-
-    def forward(self, state: State, inputs: Tensor, step: int) -> State:
-        """Apply the net to {"z"}; inputs is x, (batch, seq_len, hidden_size)."""
-        return {"z": self.net(state["z"], inputs)}
 
 
 class LoopedTransformer(Model):
@@ -139,9 +119,7 @@ class LoopedTransformer(Model):
         Raises:
             ValueError: seq_len is None and the model was built for no length.
         """
-        seq_len = self.embedding.seq_len if seq_len is None else seq_len
-        if seq_len is None:
-            raise ValueError("seq_len is not known to this model: call initial_state(batch_size, seq_len)")
+        seq_len = self.known_length(seq_len)
         like = self.lm_head.weight
         shape = batch_size, seq_len, self.embedding.hidden_size
         return {"z": like.new_zeros(shape, dtype=self.forward_dtype or like.dtype, requires_grad=False)}

@@ -82,6 +82,17 @@ class Model(nn.Module, ABC):
     def initial_state(self, batch_size: int, seq_len: int | None = None) -> State:
         """Return the states before the first update, a dict of tensors (batch_size, ...)."""
 
+    def known_length(self, seq_len: int | None) -> int:
+        """Return a number of tokens: this one, or that which the model was built for.
+
+        Raises:
+            ValueError: There is none.
+        """
+        seq_len = self.embedding.seq_len if seq_len is None else seq_len
+        if seq_len is None:
+            raise ValueError("seq_len is not known to this model: call initial_state(batch_size, seq_len)")
+        return seq_len
+
     @abstractmethod
     def state_size(self, seq_len: int) -> int:
         """Return how many numbers the state of a sample of `seq_len` tokens holds."""

@@ -52,12 +52,12 @@ class _Recurrent(TokenModel):
         self,
         vocab_size: int,
         seq_len: int,
-        hidden_size: int,
-        num_layers: int,
-        coupling: str | None,
-        coupling_rate: float | str | None,
-        num_puzzles: int,
-        seed: int,
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        coupling: str | None = None,
+        coupling_rate: float | str | None = None,
+        num_puzzles: int = 0,
+        seed: int = 0,
     ):
         check_sizes(hidden_size=hidden_size, num_layers=num_layers)
         weights = 2 * self.gates * hidden_size * (hidden_size + 1) * num_layers
@@ -114,19 +114,6 @@ class GRU(_Recurrent):
     references = ("cho2014learning",)
     kind, gates, streams = nn.GRUCell, 3, ("h",)
 
-    def __init__(
-        self,
-        vocab_size: int,
-        seq_len: int,
-        hidden_size: int = 128,
-        num_layers: int = 1,
-        coupling: str | None = None,
-        coupling_rate: float | str | None = None,
-        num_puzzles: int = 0,
-        seed: int = 0,
-    ):
-        super().__init__(vocab_size, seq_len, hidden_size, num_layers, coupling, coupling_rate, num_puzzles, seed)
-
 
 class LSTM(_Recurrent):
     """Long short-term memory, torch's own: layer i is (h_i, c_i) <- LSTMCell(h_{i-1}, (h_i, c_i)).
@@ -158,16 +145,3 @@ class LSTM(_Recurrent):
 
     references = ("hochreiter1997long",)
     kind, gates, streams = nn.LSTMCell, 4, ("h", "c")
-
-    def __init__(
-        self,
-        vocab_size: int,
-        seq_len: int,
-        hidden_size: int = 128,
-        num_layers: int = 1,
-        coupling: str | None = None,
-        coupling_rate: float | str | None = None,
-        num_puzzles: int = 0,
-        seed: int = 0,
-    ):
-        super().__init__(vocab_size, seq_len, hidden_size, num_layers, coupling, coupling_rate, num_puzzles, seed)

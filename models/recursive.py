@@ -74,9 +74,7 @@ class RecursiveModel(Model):
         Raises:
             ValueError: seq_len is None and the model was built for no length.
         """
-        seq_len = self.embedding.seq_len if seq_len is None else seq_len
-        if seq_len is None:
-            raise ValueError("seq_len is not known to this model: call initial_state(batch_size, seq_len)")
+        seq_len = self.known_length(seq_len)
         positions = self.embedding.puzzle_tokens + seq_len
         state = {}
         for stream in self.streams:

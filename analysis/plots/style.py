@@ -10,7 +10,6 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,8 +73,11 @@ class Look(NamedTuple):
 
 def looks(names: Iterable[Any]) -> dict[Any, Look]:
     """Return how each of several things compared is drawn, by their order; a name may come again."""
-    given = zip(cycle(COLOURS), cycle(STYLES), cycle(MARKERS), strict=False)
-    return {name: Look(*how) for name, how in zip(dict.fromkeys(names), given, strict=False)}
+    found = {}
+    for i, name in enumerate(dict.fromkeys(names)):
+        shift = i + i // len(COLOURS)  # a colour that comes again has another line and another marker
+        found[name] = Look(COLOURS[i % len(COLOURS)], STYLES[shift % len(STYLES)], MARKERS[shift % len(MARKERS)])
+    return found
 
 
 SOLVED, UNSOLVED = Look(COLOURS[0], STYLES[0], "o"), Look(COLOURS[3], STYLES[1], "^", "////")

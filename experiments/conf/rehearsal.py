@@ -13,6 +13,7 @@ from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.ramp import Ramp, estimator_at
 from loopgrad.models import Model
+from loopgrad.models.model import told
 
 
 def rehearse(model: Model, task: Task, trainer: Trainer, estimators: Mapping[str, Estimator]) -> None:
@@ -39,5 +40,4 @@ def rehearse(model: Model, task: Task, trainer: Trainer, estimators: Mapping[str
 
 def _run(model: Model, task: Task, estimator: Estimator, depth: Any) -> None:
     batch = task.train_batch(0, 0, 2)
-    given = () if depth is None else (depth,)
-    model(None, batch.inputs, batch.puzzle_ids, estimator, *given)
+    model(None, batch.inputs, batch.puzzle_ids, estimator, *told(depth))

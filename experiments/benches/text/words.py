@@ -10,14 +10,16 @@ Row = dict[str, Any]
 ByLength = dict[int, list[Row]]
 Values = Callable[[Row], list[float]]
 
+CLOSE = 1.05
+
 
 def words(rows: list[Row]) -> str:
     """Return a line per length and a sentence that says what to use; every figure and every name is of the rows.
 
     An estimator is among the best at a length if its range over the seeds reaches down to that of the least mean. To be
     used is, of those that are among the best at every length, the one of fewest FLOPs and the one of fewest peak bytes,
-    both taken at the greatest length. The same is said of the farthest recalls alone, which are so few that the mean
-    loss hardly shows them.
+    both taken at the greatest length; a few percent (CLOSE) decide nothing there, the other number does. The same is
+    said of the farthest recalls alone, which are so few that the mean loss hardly shows them.
 
     Args:
         rows: Rows of the bench.
@@ -79,13 +81,16 @@ def _to_use(by_length: ByLength, values: Values) -> str:
         if all(row["estimator"] in alike[length] | absent[length] for length in by_length)
     ]
     if not everywhere:
-        each = [f"{_cheapest(among_best(it, values), 'peak MiB')['estimator']} at {n}" for n, it in by_length.items()]
+        each = [
+            f"{_cheapest(among_best(it, values), 'peak MiB', 'GFLOP')['estimator']} at {n}"
+            for n, it in by_length.items()
+        ]
         return f"it depends on the length, for none is among the best at each; of fewest bytes are {_listed(each)}"
     exact = next((row for row in by_length[greatest] if row["estimator"] == EXACT), None)
     why = f"of {_listed(row['estimator'] for row in everywhere)}, which seeds do not tell from the best at any length"
     if len(everywhere) == 1:
         why = "alone among the best at every length"
-    few, small = (_cheapest(everywhere, key) for key in ("GFLOP", "peak MiB"))
+    few, small = _cheapest(everywhere, "GFLOP", "peak MiB"), _cheapest(everywhere, "peak MiB", "GFLOP")
     if few is small:
         return f"{few['estimator']}{_against(few, exact)}, {why}"
     return (
@@ -101,8 +106,9 @@ def _against(row: Row, exact: Row | None) -> str:
     return f" ({peak:.2g} of {EXACT}'s peak bytes and {flops:.3g} of its FLOPs at {row['length']})"
 
 
-def _cheapest(rows: list[Row], key: str) -> Row:
-    return min(rows, key=lambda row: row[key])
+def _cheapest(rows: list[Row], first: str, then: str) -> Row:
+    least = min(row[first] for row in rows)
+    return min((row for row in rows if row[first] <= CLOSE * least), key=lambda row: row[then])
 
 
 def _best(rows: list[Row], values: Values) -> Row:

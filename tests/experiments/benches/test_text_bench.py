@@ -151,6 +151,14 @@ def test_of_those_that_are_among_the_best_everywhere_the_cheapest_are_named():
     )
 
 
+def test_a_few_percent_of_flops_or_bytes_decide_nothing():
+    rows = [row("A", [0.2, 0.3], gflop=1.0, peak=9.0), row("B", [0.2, 0.3], gflop=1.04, peak=1.02)]
+    rows += [row("C", [0.2, 0.3], gflop=2.0, peak=1.0)]
+    assert (
+        words(rows).splitlines()[1].startswith("What to use: B, of A, B and C, which seeds do not tell from the best")
+    )
+
+
 def test_no_single_best_and_no_finite_loss_are_said_so():
     rows = [row("A", [0.1, 0.1], 128), row("B", [0.2, 0.2], 128), row("A", [0.4, 0.4], 512), row("B", [0.2, 0.2], 512)]
     assert words(rows).splitlines()[2] == (
