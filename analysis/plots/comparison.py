@@ -5,7 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import COLUMN, PAGE, Drawn, Row, columns_of, grouped, lifted, looks, number, panels
+from loopgrad.analysis.plots.style import (
+    COLUMN,
+    PAGE,
+    Drawn,
+    Row,
+    columns_of,
+    grouped,
+    label_log,
+    lifted,
+    looks,
+    number,
+    panels,
+)
 
 
 class Run(NamedTuple):
@@ -86,12 +98,8 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "hel
         curve.set_xlim(left=0)
         cost.set(xlabel="saved for backward (MiB)", ylabel=accuracy)
         if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
-            from matplotlib.ticker import LogLocator
-
             cost.set_xscale("log")
-            cost.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            cost.xaxis.set_minor_formatter("")
-        cost.xaxis.set_major_formatter("{x:g}")
+            label_log(cost.xaxis)
         angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
         angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
     return Drawn(figure, curves + ends)
@@ -133,17 +141,13 @@ def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn
                     row: Row = {"estimator": name, "stream": stream, "update": update, "residual": _mean(values)}
                     table.append({**row, "zeros": sum(value == 0 for value in values)})
     with panels(COLUMN * len(lengths), 2.6, 1, len(lengths), sharex=True, sharey=True) as (figure, axes):
-        from matplotlib.ticker import LogLocator
-
         for axis, stream in zip(axes[0], lengths, strict=True):
             for name, look in looks(groups).items():
                 x, y = columns_of(table, "update", "residual", estimator=name, stream=stream, zeros=0)
                 axis.plot(x, y, marker=".", ms=6, color=look.colour, ls=look.line, label=name)
             axis.set(title=stream, xlabel=xlabel, yscale="log")
             axis.xaxis.get_major_locator().set_params(integer=True)
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_minor_formatter("")
+            label_log(axis.yaxis)
         axes[0, 0].set_ylabel("||z(t+1) - z(t)|| / scale, median")
     return Drawn(figure, table)
 

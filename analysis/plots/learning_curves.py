@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, grouped, looks, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, grouped, label_log, looks, number, panels
 
 
 class Learning(NamedTuple):
@@ -75,12 +75,8 @@ def learning(curves: Sequence[Learning]) -> Drawn:
         for case, (above, below) in zip(cases, axes.T, strict=True):
             above.set(xscale="log", yscale="log", xlabel="FLOPs", title=case)
             below.set(xscale="log", yscale="log", xlabel="peak memory (MiB)")
-            below.xaxis.set_major_formatter("{x:g}")
-            below.xaxis.set_minor_formatter("")
-            for axis in (above, below):
-                low, high = axis.get_ylim()
-                axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else "")
+            for axis in (below.xaxis, above.yaxis, below.yaxis):
+                label_log(axis)
         axes[0, 0].set_ylabel("held-out loss")
         axes[1, 0].set_ylabel("held-out loss at the end")
     return Drawn(figure, table)

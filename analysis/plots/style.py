@@ -142,6 +142,16 @@ def panels(
         _legend_below(figure, legend)
 
 
+def label_log(axis: Any) -> None:
+    """Label a logarithmic axis at powers of ten; one of less than two decades at 2 and 5 times these as well."""
+    from matplotlib.ticker import LogLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
 def _legend_below(figure: "Figure", title: str | None) -> None:
     """Put one legend of all panels below them, each label once, in as many columns as fit."""
     found: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from torch import nn
 
 from loopgrad.analysis import measure, plots
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.rates import best_rates
 from loopgrad.experiments.benches.reader import RollingSums, Target
 from loopgrad.experiments.processes import at_once, mapped
 from loopgrad.experiments.training.seeds import seed_for
@@ -118,12 +119,8 @@ class RollingSum(Bench):
         ]
         if len(self.learning_rates) == 1:
             return {(job.target, job.name): job.learning_rate for job in tried}
-        found: dict[tuple[str, str], tuple[float, float]] = {}
-        for job, curve in zip(tried, mapped(train, tried, workers), strict=True):
-            last = curve.losses[-1]
-            mine = (last if math.isfinite(last) else math.inf, job.learning_rate)
-            found[job.target, job.name] = min(found.get((job.target, job.name), mine), mine)
-        return {key: rate for key, (_, rate) in found.items()}
+        ended = zip(tried, mapped(train, tried, workers), strict=True)
+        return best_rates(((job.target, job.name), job.learning_rate, curve.losses[-1]) for job, curve in ended)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from loopgrad.analysis import plots
+from loopgrad.experiments.benches.rates import best_rates
 from loopgrad.experiments.benches.text import words
 from loopgrad.experiments.benches.text.sizes import BANDS, EXACT, FORWARD, TWINS, Sizes
 from loopgrad.experiments.benches.text.training import Curve, Training, cost, train
@@ -91,13 +92,10 @@ class LanguageModels(Sizes):
             for rate in self.learning_rates
             if name not in TWINS
         ]
-        found: dict[str, tuple[float, float]] = {}
-        for job, curve in zip(tried, mapped(train, tried, workers), strict=True):
-            last = curve.losses[-1]
-            mine = (last if math.isfinite(last) else math.inf, job.learning_rate)
-            found[job.name] = min(found.get(job.name, mine), mine)
+        ended = zip(tried, mapped(train, tried, workers), strict=True)
+        found = best_rates((job.name, job.learning_rate, curve.losses[-1]) for job, curve in ended)
         # a window that reaches over the first length is BPTT there
-        return {name: found.get(TWINS.get(name, name), found[EXACT])[1] for name in every}
+        return {name: found.get(TWINS.get(name, name), found[EXACT]) for name in every}
 
     def _row(self, jobs: list[Training], every: dict[Any, Training], curves: dict[Training, Curve]) -> dict[str, Any]:
         job, mine = jobs[0], [curves[it] for it in jobs if it in curves]

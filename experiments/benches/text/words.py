@@ -11,6 +11,8 @@ ByLength = dict[int, list[Row]]
 Values = Callable[[Row], list[float]]
 
 CLOSE = 1.05
+GUESSED = math.log(4)
+"""Loss of a recall for whom knows the four words that it may be and nothing more."""
 
 
 def words(rows: list[Row]) -> str:
@@ -19,15 +21,16 @@ def words(rows: list[Row]) -> str:
     An estimator is among the best at a length if its range over the seeds reaches down to that of the least mean. To be
     used is, of those that are among the best at every length, the one of fewest FLOPs and the one of fewest peak bytes,
     both taken at the greatest length; a few percent (CLOSE) decide nothing there, the other number does. The same is
-    said of the farthest recalls alone, which are so few that the mean loss hardly shows them.
+    said of the farthest recalls alone, which are so few that the mean loss hardly shows them, at the lengths at which
+    the best has learnt them from every seed.
 
     Args:
         rows: Rows of the bench.
     """
     said = []
-    for what, use, values in (
-        ("Held-out loss", "What to use", losses),
-        ("Farthest recalls", "What to use where these matter", farthest),
+    for what, use, values, guessed in (
+        ("Held-out loss", "What to use", losses, math.inf),
+        ("Farthest recalls", "What to use where these matter", farthest, GUESSED),
     ):
         by_length: ByLength = {}
         for row in rows:
@@ -38,8 +41,12 @@ def words(rows: list[Row]) -> str:
         if lost:
             named = _listed(f"{row['estimator']} at {row['length']}" for row in lost)
             said.append(f"{what}: not finite of {named}.")
-        if by_length:
-            said.append(f"{use}: {_to_use(by_length, values)}.")
+        learnt = {length: mine for length, mine in by_length.items() if max(values(_best(mine, values))) < guessed}
+        if left := [str(length) for length in by_length if length not in learnt]:
+            said.append(f"{what}, {_listed(left)} characters: no estimator has learnt them from every seed.")
+        if learnt:
+            where = f", {_listed(map(str, learnt))} characters" if left else ""
+            said.append(f"{use}{where}: {_to_use(learnt, values)}.")
     return "\n".join(said)
 
 

@@ -151,6 +151,17 @@ def test_of_those_that_are_among_the_best_everywhere_the_cheapest_are_named():
     )
 
 
+def test_nothing_is_recommended_for_what_nobody_has_learnt():
+    rows = [row("BPTT", [0.2, 0.2], 128, far=(0.5, 1.4)), row("TBPTT(16)", [0.3, 0.3], 128, far=(1.3, 1.5))]
+    assert words(rows).splitlines()[3:] == [
+        "Farthest recalls, 128 characters: no estimator has learnt them from every seed."
+    ]
+    rows += [row("BPTT", [0.2, 0.2], 512, far=(0.5, 0.6)), row("TBPTT(16)", [0.3, 0.3], 512, far=(1.3, 1.5))]
+    assert words(rows).splitlines()[-1] == (
+        "What to use where these matter, 512 characters: BPTT, alone among the best at every length."
+    )
+
+
 def test_a_few_percent_of_flops_or_bytes_decide_nothing():
     rows = [row("A", [0.2, 0.3], gflop=1.0, peak=9.0), row("B", [0.2, 0.3], gflop=1.04, peak=1.02)]
     rows += [row("C", [0.2, 0.3], gflop=2.0, peak=1.0)]

@@ -10,12 +10,13 @@ import torch
 from loopgrad.analysis import Thresholds, classify, record
 from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments import records
-from loopgrad.experiments.deltas import examination, measuring
+from loopgrad.experiments.deltas import measuring
 from loopgrad.experiments.deltas.examination import Examination, meet
 from loopgrad.experiments.deltas.weights import find
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.reports.conditions import check_together, conditions
 from loopgrad.experiments.reports.positions import by_position
+from loopgrad.models import RecursiveModel
 
 NONE = {f"{name}_samples": 0 for name in ("spectrum", "exponent", "gradient", "search")}
 BARE = ("analysis.samples=6", "figures=0", "workers=1", *(f"analysis.{name}=0" for name in NONE))
@@ -120,7 +121,7 @@ def test_a_folder_of_before_there_was_the_key_is_that_of_samples():
 def test_what_cannot_be_is_refused_before_anything_is_made(weights, monkeypatch, refused):
     assert "analysis.per=token: no such choice" in refused("analyse", "checkpoint=x", "analysis.per=token")
     state = {"z_H": torch.zeros(6, 5, 4), "h": torch.zeros(6, 4)}
-    monkeypatch.setattr(examination.RecursiveModel, "initial_state", lambda *_: state)
+    monkeypatch.setattr(RecursiveModel, "initial_state", lambda *_: state)
     with pytest.raises(ConfigError, match=r"analysis.per=position: stream h of shape \(6, 4\) has no position"):
         meet(weights, dataclasses.replace(SETTINGS, per="position"))
     assert meet(weights, SETTINGS).state is state
