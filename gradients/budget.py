@@ -114,7 +114,7 @@ def trace(cell: FunctionalCell, num_steps: int, offload: bool, stats: Stats, sav
     Where a readout is asked on the way, it is here asked after each of them.
     """
     conditions = Conditions(cell.cell, [*cell.state, *cell.others])
-    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions, saving), stats)
+    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions, saving), stats, num_steps)
     stats.cell_evaluations += found.traced
     stats.vjps += found.traced
     return found

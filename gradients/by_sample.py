@@ -13,6 +13,21 @@ from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.stepwise import Stepwise, kept
 
 
+def lengths_of(cell: nn.Module) -> tuple[list[int], list[int | None]] | None:
+    """Return how many updates each sample of a cell has, as an estimator gets it, and where the batch is in the state.
+
+    The host looks once at the device. None for a cell that was given no lengths.
+    """
+    inner: Any = cell
+    while getattr(inner, "is_around", False):
+        inner = inner.cell
+    if not isinstance(inner, Stepwise) or inner.lengths is None:
+        return None
+    # what is around a cell has brought the batch to dimension 0
+    dims = inner.dims if inner is cell else [None if dim is None else 0 for dim in inner.dims]
+    return inner.lengths.tolist(), dims
+
+
 @dataclass(frozen=True)
 class BySample:
     """Which updates carry the gradient of which samples.
@@ -41,19 +56,13 @@ class BySample:
             chosen: The updates that carry the gradient of a sample, given how many it has.
             hands_on: See `BySample`.
         """
-        inner: Any = cell
-        while getattr(inner, "is_around", False):
-            inner = inner.cell
-        if not isinstance(inner, Stepwise) or inner.lengths is None or not num_steps:
+        found = lengths_of(cell)
+        if found is None or not num_steps or all(length == num_steps for length in found[0]):
             return None
-        lengths = inner.lengths.tolist()  # the one look of the host at the device
-        if all(length == num_steps for length in lengths):
-            return None
+        lengths, dims = found
         of_length = {length: frozenset(chosen(length)) for length in set(lengths)}
         carrying = [[step in of_length[length] for length in lengths] for step in range(num_steps)]
         done = [[step >= length for length in lengths] for step in range(num_steps)]
-        # what is around a cell has brought the batch to dimension 0
-        dims = inner.dims if inner is cell else [None if dim is None else 0 for dim in inner.dims]
         return cls(carrying, done, dims, hands_on)
 
     @property

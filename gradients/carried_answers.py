@@ -31,9 +31,9 @@ class CarriedAnswers(nn.Module):
         """That of the cell."""
         return self.cell.period
 
-    def begin(self, state: Any, steps: Steps) -> Any:
+    def begin(self, state: Any, plain: Any, steps: Steps) -> Any:
         """Return the state to start from, with room for the answers; the readout is asked once to know their shapes."""
-        room = room_for(self.saving, self.cell.once(state, steps))
+        room = room_for(self.saving, self.cell.once(plain, steps))
         if self.saving.summed:
             return state, room
         return state, [tree.map_tensors(partial(torch.select, dim=0, index=i), room) for i in range(self.saving.count)]

@@ -106,7 +106,8 @@ class Estimator(ABC):
                 kept.
             start: Number of the first update, which the cell and the readout are told: a recursion may be cut into
                 several rollouts, each going on from the last state of the one before.
-            lengths: (batch,) ints, updates per sample, T at most: rows that are done keep their state.
+            lengths: (batch,) ints, updates per sample, T at most: rows that are done keep their state. A readout gives
+                a row per sample; for save="last" it is asked once for each number of updates, with its last step.
             until: `Until(event, every=n)`: a row is done too when the event is true of it. `Rollout.stats.steps` says
                 how many updates each had; the batch runs as many as its longest sample, rounded up to n.
             batch_dim: Which dimension of the state's leaves is the batch: an int, a tree of ints such as (1, 0), or
@@ -167,7 +168,7 @@ class Estimator(ABC):
             rollout = self._rolled_out(asked, plain, first, steps, num_steps, options.dims(steps, plain))
             outputs = None if answers is None else answers.tree()
             if outputs is None and saving is not None and saving.count:  # no sample has come to an update that is kept
-                outputs = room_for(saving, asked.once(rollout.state, steps))
+                outputs = room_for(saving, asked.once(plain, steps))
             return replace(rollout, outputs=outputs)
         if self.by_sample and not is_first(options.batch_dim):
             raise ValueError(
@@ -175,7 +176,7 @@ class Estimator(ABC):
                 "dimension 0 of the state, so give it so and leave batch_dim out"
             )
         carried = CarriedAnswers(asked, saving)
-        rollout = self._rolled_out(carried, plain, carried.begin(first, steps), steps, num_steps, 0)
+        rollout = self._rolled_out(carried, plain, carried.begin(first, plain, steps), steps, num_steps, 0)
         last, outputs = carried.end(rollout.state)
         return replace(rollout, state=last, outputs=outputs)
 

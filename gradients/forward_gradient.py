@@ -126,7 +126,7 @@ class ForwardGradient(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
         functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
         if not wanted:
-            watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats)
+            watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats, num_steps)
             wanted = any(tensor.requires_grad for tensor in functional.others)
         first = max(0, num_steps - self.window) if wanted else 0
         if first:

@@ -93,7 +93,7 @@ class ForwardMode(Estimator):
         functional = FunctionalCell(cell, state, inputs)
         conditions, stats = Conditions(cell, [*functional.state, *functional.others]), ForwardStats(0, 0)
         last, u, chosen = seeing_all(
-            functional, conditions, lambda: self._run(functional, conditions, num_steps, stats), stats
+            functional, conditions, lambda: self._run(functional, conditions, num_steps, stats), stats, num_steps
         )
         if u is None:
             return Rollout(functional.unflatten_state(last), stats)

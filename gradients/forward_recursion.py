@@ -69,7 +69,7 @@ class ForwardPass:
 
     def run(self) -> tuple[list[Any], list[Tensor]]:
         """Run the updates; return the leaves of their last state, and the tensors kept for backward."""
-        last, u = seeing_all(self.cell, self.conditions, self._run, self.stats)
+        last, u = seeing_all(self.cell, self.conditions, self._run, self.stats, self.num_steps + self.how.window)
         self.carries = u is not None
         return last, [*([] if u is None else [u]), *(self.cell.sources if self.how.perturb == "state" else [])]
 

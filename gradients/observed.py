@@ -155,7 +155,9 @@ def run_watched(cell: nn.Module, state: Any, inputs: Any, steps: range) -> Any:
     return Watched(FunctionalCell(cell, state, inputs), strict=False).run(state, inputs, steps)
 
 
-def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Callable[[], Any], stats: Stats) -> Any:
+def seeing_all(
+    cell: FunctionalCell, conditions: Conditions, run: Callable[[], Any], stats: Stats, num_steps: int
+) -> Any:
     """Return run(); if it meets a tensor that nobody has passed, watch the first updates for such and run once more."""
     try:
         return run()
@@ -167,13 +169,13 @@ def seeing_all(cell: FunctionalCell, conditions: Conditions, run: Callable[[], A
                 if not torch.equal(live[name], buffer):
                     live[name].copy_(buffer)
         conditions.set_generators(conditions.generators)
-        watch(cell, conditions, stats)
+        watch(cell, conditions, stats, num_steps)
         return run()
 
 
-def watch(cell: FunctionalCell, conditions: Conditions, stats: Stats) -> None:
+def watch(cell: FunctionalCell, conditions: Conditions, stats: Stats, num_steps: int) -> None:
     """Watch the first updates for what the cell reads beside its arguments, and leave everything else as it was."""
-    count = max(period_of(cell.cell), 2)
+    count = min(max(period_of(cell.cell), 2), num_steps)
 
     def updates(module: nn.Module, inputs: Any) -> None:
         Watched(cell).run(cell.unflatten_state(cell.state), inputs, range(count))

@@ -14,7 +14,7 @@ from loopgrad.gradients.batch_first import dims_of_copies
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.invertible import is_invertible
 from loopgrad.gradients.outputs import Answers, Saving
-from loopgrad.gradients.stepwise import Steps, Stepwise, StepwiseInvertible
+from loopgrad.gradients.stepwise import Steps, Stepwise, StepwiseInvertible, kept, rows_of_samples
 
 
 class Ending(ABC):
@@ -121,15 +121,21 @@ class Options:
 
     def last(self, state: Any, inputs: Any, num_steps: int, taken: tuple[int, ...] | None = None) -> Any:
         """Return the readout's answer to the last state; `taken` are the numbers of updates that data have decided."""
-        lengths, num_steps = (self.lengths, num_steps) if taken is None else (taken, max(taken, default=0))
-        if self.readout is None or not num_steps:
+        lengths = self.lengths if taken is None else taken
+        if self.readout is None or not self.num_steps or (lengths is None and not num_steps):
             return None
         if lengths is None:
             x = tree.map_tensors(lambda leaf: leaf[num_steps - 1], self.xs)
-        else:  # of each sample its own last one
-            ends = torch.as_tensor(lengths).clamp(min=1) - 1
-            x = tree.map_tensors(lambda leaf: _of_rows(leaf, ends.to(leaf.device)), self.xs)
-        return self.readout(state, inputs, x, self.start + num_steps - 1)
+            return self.readout(state, inputs, x, self.start + num_steps - 1)
+        numbers = torch.as_tensor(lengths).tolist() if taken is None else taken
+        counts = torch.tensor(numbers, dtype=torch.long, device=next(leaf.device for leaf in tree.tensors(state)))
+        ends = counts.clamp(min=1) - 1
+        x = tree.map_tensors(lambda leaf: _of_rows(leaf, ends.to(leaf.device)), self.xs)  # of each sample its own
+        answer: Any = None
+        for count in sorted(set(numbers)) or [0]:
+            found = self.readout(state, inputs, x, self.start + max(count - 1, 0))
+            answer = _where((counts == count) & (counts > 0), found, answer, len(counts))
+        return answer
 
     def dims(self, steps: Steps, state: Any) -> Any:
         """Return `batch_dim` for `steps` in place of the caller's inputs."""
@@ -147,6 +153,13 @@ class Options:
     def _batch(self, state: Any) -> list[int]:
         pairs = zip(tree.flatten(state)[0], state_dims(state, self.batch_dim), strict=True)
         return [leaf.shape[dim] for leaf, dim in pairs if dim is not None]
+
+
+def _where(rows: Tensor, found: Any, others: Any, batch: int) -> Any:
+    """Return an answer with these rows of `found`, the others as they are in another, zeros if there is none yet."""
+    leaves, unflatten = tree.flatten(rows_of_samples(found, batch))
+    before = [None] * len(leaves) if others is None else tree.flatten(others)[0]
+    return unflatten([kept(rows, *pair, 0) for pair in zip(leaves, before, strict=True)])
 
 
 def _of_rows(leaf: Tensor, ends: Tensor) -> Tensor:

@@ -163,10 +163,11 @@ class Taken:
         saving: Of the recursion.
         since: The first update whose answer is wanted.
         shown: Whether the readout is asked at the first updates in any case, for whoever watches what these read.
+        rows: Of each sample whether the gradients of its answers enter; None for all.
     """
 
-    def __init__(self, saving: Saving, since: int = 0, shown: bool = False):
-        self.saving, self.since, self.shown = saving, since, shown
+    def __init__(self, saving: Saving, since: int = 0, shown: bool = False, rows: Sequence[bool] | None = None):
+        self.saving, self.since, self.shown, self.rows = saving, since, shown, rows
         self.found: list[tuple[int, list[Any]]] = []
 
     def wants(self, step: int) -> bool:
@@ -187,7 +188,13 @@ class Taken:
             for leaf, gradient in zip((leaf for leaf in leaves if is_floating(leaf)), gradients, strict=True)
             if requires_grad(leaf)
         ]
-        return [(leaf, gradient) for leaf, gradient in found if gradient is not None]
+        return [(leaf, self._of_rows(gradient)) for leaf, gradient in found if gradient is not None]
+
+    def _of_rows(self, gradient: Tensor) -> Tensor:
+        if self.rows is None:
+            return gradient
+        rows = torch.tensor(self.rows, device=gradient.device).view(-1, *[1] * (gradient.dim() - 1))
+        return torch.where(rows, gradient, 0)
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -30,14 +30,17 @@ def _constant(new: Any, old: Any) -> Any:
     return new if new is old or not isinstance(new, Tensor) else new.detach()
 
 
-def changed_by(cell: nn.Module, state: Any, inputs: Any) -> list[frozenset[str]]:
-    """Return for each update of a cycle the names of the leaves that it changes; one cycle is run, without a trace."""
+def changed_by(cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> list[frozenset[str]]:
+    """Return for each update of a cycle the names of the leaves that it changes; one cycle is run, without a trace.
+
+    Of a recursion of fewer updates than a cycle has these are run; of the others all leaves are named.
+    """
     functional, names = FunctionalCell(cell, state, inputs), tree.dotted_names(state)
     found: list[frozenset[str]] = []
 
     def cycle(module: nn.Module, inputs: Any) -> None:
         z = state
-        for step in range(period_of(cell)):
+        for step in range(min(period_of(cell), num_steps)):
             before = tree.flatten(z)[0]
             z = module(z, tree.own_containers(inputs), step)
             pairs = zip(names, before, tree.flatten(z)[0], strict=True)
@@ -46,4 +49,4 @@ def changed_by(cell: nn.Module, state: Any, inputs: Any) -> list[frozenset[str]]
     conditions = Conditions(cell, [*functional.state, *functional.others])
     with tried(), conditions.restored(cell) as buffers, GraphFree(cell):
         functional.call(cycle, functional.others, buffers)
-    return found
+    return found + [frozenset(names)] * (period_of(cell) - len(found))

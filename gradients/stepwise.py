@@ -151,10 +151,10 @@ class Stepwise(nn.Module):
             with generators_apart(state):
                 self.asked(state, steps, x, step)
 
-    def once(self, state: Any, steps: Steps) -> Any:
-        """Return an answer for its shapes alone, without a graph; it leaves no trace."""
-        with torch.no_grad(), generators_apart(state):
-            return self.asked(state, steps, steps.at(0), 0)
+    def once(self, plain: Any, steps: Steps) -> Any:
+        """Return an answer to a plain state for its shapes alone, without a graph; it leaves no trace."""
+        with torch.no_grad(), generators_apart(plain):
+            return self._answer(plain, steps, steps.at(0), 0)
 
     def given(self, steps: Steps, x: Any) -> Any:
         """Return what the cell gets as inputs: x_t beside them, or in their place."""
@@ -163,7 +163,9 @@ class Stepwise(nn.Module):
 
     def asked(self, state: Any, steps: Steps, x: Any, step: int) -> Any:
         """Return the answer of the readout to the state after an update."""
-        plain = self.plain(state)
+        return self._answer(self.plain(state), steps, x, step)
+
+    def _answer(self, plain: Any, steps: Steps, x: Any, step: int) -> Any:
         if self.readout is None:
             return plain
         answer = self.readout(plain, steps.inputs, x, self.start + step)
@@ -175,13 +177,8 @@ class Stepwise(nn.Module):
 
     def _of_rows_going(self, answer: Any, lengths: Tensor, step: int) -> Any:
         """Return an answer with zeros in the rows that were done before the update."""
-        for name, leaf in tree.leaves_with_names(answer, "readout(...)"):
-            if isinstance(leaf, Tensor) and leaf.shape[:1] != lengths.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(leaf.shape)}: with lengths a readout must give (batch, ...), one answer "
-                    "per sample, for those of samples that are done to be left out"
-                )
-        return tree.map_tensors(lambda leaf: kept(lengths > step, leaf, None, 0), answer)
+        rows = rows_of_samples(answer, len(lengths))
+        return tree.map_tensors(lambda leaf: kept(lengths > step, leaf, None, 0), rows)
 
     def with_rows_done(self, before: Sequence[Any], after: Any, step: int) -> Any:
         """Return the state after an update, of rows that were done already as it was before."""
@@ -201,6 +198,17 @@ class Stepwise(nn.Module):
                     f"{name} goes from shape {_shape(old)} to {_shape(new)}, and rows that are done keep their state: "
                     "give it its full size in z_0, and zeros in place of None"
                 )
+
+
+def rows_of_samples(answer: Any, batch: int) -> Any:
+    """Return the answer of a readout; raise ValueError if it has no row per sample."""
+    for name, leaf in tree.leaves_with_names(answer, "readout(...)"):
+        if isinstance(leaf, Tensor) and leaf.shape[:1] != (batch,):
+            raise ValueError(
+                f"{name} has shape {tuple(leaf.shape)}: with lengths a readout must give (batch, ...), one answer "
+                "per sample, for those of samples that are done to be left out"
+            )
+    return answer
 
 
 def _shape(leaf: Any) -> tuple[int, ...] | None:

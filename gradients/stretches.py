@@ -56,6 +56,7 @@ class Stretches:
         grads: Sequence[Tensor | None],
         check: bool,
         asked_from: int = 0,
+        answering: Sequence[bool] | None = None,
     ) -> list[Tensor | None] | None:
         """Return the gradients of the state before a stretch; None if there is nothing to take through.
 
@@ -67,13 +68,15 @@ class Stretches:
             grads: Gradients of the leaves of the state after it.
             check: Whether to look for tensors that the cell hides.
             asked_from: First update whose answer has a part in it.
+            answering: Of each sample whether its answers have; None for all.
         """
         cell, since, start, stop = self.cell, next_number(), updates.start, updates.stop
         state = [alias(leaf, need) for leaf, need in zip(leaves, needed, strict=True)]
         with conditions.restored(cell.cell) as buffers:
             others, scanned = cell.narrowed(self.others, start, stop), set(cell.scanned)
             entries = cell.leaf_views(others)
-            taken = Taken(self.saving, since=asked_from) if self.saving is not None and self.of_answers else None
+            asks = self.saving is not None and bool(self.of_answers)
+            taken = Taken(self.saving, since=asked_from, rows=answering) if asks else None  # pyright: ignore
             last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop, start, taken)
             # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
             # was made last first: handed the totals, these views start each sum with them, and the order is the same

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
-from loopgrad.gradients.by_sample import BySample
+from loopgrad.gradients.by_sample import BySample, lengths_of
 from loopgrad.gradients.checks import check_int, is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
 from loopgrad.gradients.graphs import requires_grad
@@ -40,7 +40,8 @@ class TruncatedBPTT(Estimator):
 
     Cost:
         T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k). With `lengths` it saves that of every
-        update that is among the last k of a sample.
+        update that is among the last k of a sample; of answers on the way there is one window more for each number of
+        updates at which none ends.
     Not recommended when:
         The Jacobians of the dropped updates do not shrink what they are multiplied with, that is when
         the spectral radius of the cell's Jacobian is near or above one: the dropped terms are then as large as the
@@ -101,9 +102,9 @@ class TruncatedBPTT(Estimator):
         if num_steps and asks(inputs) and may_differentiate(cell, state, inputs):
             length = self.length(cell, num_steps)
             every = length if self.every is None else self.every * (self._unit(cell))
-            return in_windows(
-                cell, state, inputs, num_steps, overlapping(num_steps, every, length), type(self).__name__
-            )
+            lengths, dims = lengths_of(cell) or (None, ())
+            windows = overlapping(num_steps, every, length, lengths)
+            return in_windows(cell, state, inputs, num_steps, windows, type(self).__name__, dims=dims)
         # a tensor that the cell hides is truncated too
         first, rows = num_steps - self.length(cell, num_steps) if torch.is_grad_enabled() else 0, None
         if first:
@@ -128,7 +129,7 @@ class TruncatedBPTT(Estimator):
         if not num_steps or not torch.is_grad_enabled():
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         period = period_of(cell)
-        changed = changed_by(cell, state, inputs) if scope.by_stream else [frozenset()] * period
+        changed = changed_by(cell, state, inputs, num_steps) if scope.by_stream else [frozenset()] * period
         rows = BySample.of(cell, num_steps, lambda n: scope.updates(n, changed), True)
         if rows is None:
             updates = scope.updates(num_steps, changed)
@@ -136,7 +137,7 @@ class TruncatedBPTT(Estimator):
         else:
             last, vjps = rows.run(cell, state, inputs, range(num_steps)), rows.vjps
         vjps = vjps if any(map(requires_grad, tree.flatten(last)[0])) else 0
-        return Rollout(last, Stats(num_steps + period * scope.by_stream, vjps))
+        return Rollout(last, Stats(num_steps + min(period, num_steps) * scope.by_stream, vjps))
 
     def length(self, cell: nn.Module, num_steps: int) -> int:
         """Return how many of the last updates of `cell` are differentiated, out of `num_steps`: k, or all of them.

@@ -10,6 +10,7 @@ from torch import nn
 from torch._C._autograd import _pop_saved_tensors_default_hooks, _top_saved_tensors_default_hooks
 from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils import _python_dispatch as dispatch
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,33 @@ class Autocast:
     def caches(self) -> bool:
         """Return whether casts of weights are kept."""
         return self.cached and any(enabled for _, enabled, _ in self.devices)
+
+
+@dataclass(frozen=True)
+class Dispatching:
+    """The modes of dispatch in this thread: how many, and what torch notes of them."""
+
+    count: int
+    flags: dict[str, bool]
+
+    @classmethod
+    def now(cls) -> "Dispatching":
+        """Return those of now."""
+        flags = {name: value for name, value in vars(dispatch).items() if name.startswith("_is_in_")}
+        return cls(torch._C._len_torch_dispatch_stack(), flags)
+
+    def put_back(self) -> None:
+        """Take modes off that an interruption has left."""
+        if self == Dispatching.now():
+            return
+        while torch._C._len_torch_dispatch_stack() > self.count:
+            torch._C._pop_torch_dispatch_stack(None)
+        # the flags are those of all threads: what is false by now another one has ended
+        for name in (name for name, noted in self.flags.items() if not noted):
+            setattr(dispatch, name, False)
+        if hasattr(dispatch, "set_is_in_mode_without_ignore_compile_internals"):  # the compiler's own note of a flag
+            noted = vars(dispatch)["_is_in_any_mode_without_ignore_compile_internals"]
+            dispatch.set_is_in_mode_without_ignore_compile_internals(noted)
 
 
 class Mode(TorchFunctionMode):
@@ -66,7 +94,7 @@ class Untouched:
     def __init__(self, module: nn.Module | None = None, conditions: Any = None):
         self._grad = torch.is_grad_enabled()
         self._autocast = Autocast.now()
-        self._modes = _get_current_function_mode_stack()
+        self._modes, self._dispatching = _get_current_function_mode_stack(), Dispatching.now()
         self._hooks = _top_saved_tensors_default_hooks(True)
         self._conditions = conditions
         self._generators = conditions.generator_states() if conditions is not None and conditions.generators else None
@@ -78,6 +106,7 @@ class Untouched:
     def put_back(self) -> None:
         """Put back what is not as it was."""
         _set_modes(self._modes)
+        self._dispatching.put_back()
         while (top := _top_saved_tensors_default_hooks(True)) is not None and top != self._hooks:
             _pop_saved_tensors_default_hooks()
         torch.set_grad_enabled(self._grad)

@@ -85,6 +85,7 @@ class Forward(Bench):
     draws: int = 16
     seed: int = 0
 
+    may_be_empty: ClassVar = frozenset({"tangents", "features", "lengths", "batches"})
     least: ClassVar = {"size": 2, "features": 2}
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Forward(Bench):
         super().__post_init__()
         for name in ("wider", "num_steps", "lengths"):
             value = getattr(self, name)
-            if min([value] if isinstance(value, int) else value) < above:
+            if min([value] if isinstance(value, int) else value, default=above) < above:
                 raise ValueError(f"{name}={value} must be at least {above}, above window")
 
     def rows(self) -> list[dict[str, Any]]:

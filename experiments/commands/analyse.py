@@ -47,7 +47,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if len({weights.name for weights in found}) < len(found):
         raise ConfigError("checkpoint: two of these weights have one name, such as runs of folders of the same name")
     met = meet(found[0], replace(settings, samples=1))  # what does not fit is refused before anything is written
-    check_estimators(estimators, met.model)
+    check_estimators(estimators, met.model, trained=True)
     last = {(weights.group, weights.estimator, weights.seed): weights for weights in found}  # steps are in order
     count = min(config.figures, len(last))
     drawn = [list(last.values())[i * len(last) // count] for i in range(count)]

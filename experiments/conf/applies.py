@@ -12,13 +12,16 @@ from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
 
 
-def check_estimators(estimators: Mapping[str, Estimator], model: Model, couples: bool = True) -> None:
+def check_estimators(
+    estimators: Mapping[str, Estimator], model: Model, couples: bool = True, trained: bool = False
+) -> None:
     """Check that estimators can take the gradient of a model's loss.
 
     Args:
         estimators: By name.
         model: The model.
         couples: Whether it could be made reversible.
+        trained: Whether the model has been trained, so that none of it can be changed.
 
     Raises:
         ConfigError: One cannot, or needs a package that is missing.
@@ -40,7 +43,9 @@ def check_estimators(estimators: Mapping[str, Estimator], model: Model, couples:
         if of_last and model.scored_on_the_way:
             where = "token" if model.input_per_update else "loop"
             others = "leave it out, or use checkpointed, truncated or random_truncation"
-            if where == "loop":
+            if trained:
+                others = "name others, such as estimator=[one_step,last_cycle]"
+            elif where == "loop":
                 others = f"set model.loss=last_loop, {others}"
             raise ConfigError(
                 f"estimator.{name}: {kind} has the gradient of the last state alone, and the loss of {owner} is that "

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.overrides import _len_torch_function_stack
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from loopgrad.gradients import (
     BPTT,
@@ -96,6 +97,8 @@ def seen(cell):
         torch.is_autocast_cache_enabled(),
         torch.autocast_increment_nesting() - torch.autocast_decrement_nesting() - 1,
         _len_torch_function_stack(),
+        torch._C._len_torch_dispatch_stack(),
+        is_in_torch_dispatch_mode(),
         torch._C._autograd._top_saved_tensors_default_hooks(True),
         backends.mha.get_fastpath_enabled(),
         backends.cuda.math_sdp_enabled(),

@@ -200,5 +200,5 @@ def test_the_command_at_a_tiny_size(loopgrad, tmp_path):
         if name in ("BPTT", "checkpointed", "forward mode", "higher", "damped, BPTT", "damped, reversible"):
             assert row["error"] < 1e-10, row
         assert (row["trusted"] == "-") != ("gated" in name)
-    with pytest.raises(ValueError, match="lengths at least 1"):
+    with pytest.raises(ValueError, match=r"lengths=\(0,\) must be at least 1"):
         Hypergradient(lengths=(0,)).rows()

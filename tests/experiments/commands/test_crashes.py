@@ -79,7 +79,7 @@ def test_a_log_with_other_values_than_those_that_its_checkpoint_counts_is_not_go
             assert commands.run(tmp_path / name, *TRAIN, "output_dir=out").code == 0
         log = tmp_path / "cut" / "out" / "runs" / "last_cycle-seed0" / "train.jsonl"
         first, second = map(json.loads, log.read_text().splitlines())
-        log.write_text(f"{json.dumps(first | {'loss': 'low'})}\n{json.dumps(second)}\n")
+        log.write_text(f"{json.dumps(first | {'loss': 0.5})}\n{json.dumps(second)}\n")
         (tmp_path / "cut" / "out" / "records.jsonl").unlink()
         ended = commands.run(tmp_path / "cut", *TRAIN, "output_dir=out")
     assert (

@@ -41,6 +41,11 @@ def test_an_estimator_of_the_last_state_is_refused_where_every_state_has_a_loss(
     check_estimators({"a": BPTT(), "b": TruncatedBPTT(num_steps=2)}, model)
 
 
+def test_a_trained_model_is_not_told_to_be_another():
+    said = refusal(check_estimators, {"mine": ImplicitGradient()}, MODELS["looped"](), trained=True)
+    assert said.endswith("is that of every loop: name others, such as estimator=[one_step,last_cycle]")
+
+
 def test_they_are_taken_where_the_loss_is_that_of_the_last_state():
     check_estimators(OF_LAST, MODELS["looped"](loss="last_loop"))
     check_estimators(OF_LAST, TRM(*SIZES, num_heads=1))
@@ -80,6 +85,13 @@ def test_a_model_that_looks_ahead_is_refused_where_answers_are_later_inputs():
     check_training(trainer, task, GRU(*SIZES))
     check_training(trainer, task, LoopedTransformer(*SIZES, num_heads=1))
     check_training(trainer, TASK, TRM(*SIZES, num_heads=1))
+
+
+@pytest.mark.parametrize("estimator", ["forward_state", "forward_weights"])
+def test_forward_mode_through_a_coupling_is_refused_before_anything_is_written(refused, estimator):
+    small = ("task=copy", "task.length=3", "task.num_test=8", "model=gru", "model.hidden_size=8", "trainer=sequences")
+    said = refused("train", *small, "model.coupling=damped", f"estimator={estimator}")
+    assert said.startswith(f"estimator.{estimator}: the arithmetic of model.coupling has no rule of forward mode")
 
 
 def test_a_command_refuses_before_it_writes(refused):
