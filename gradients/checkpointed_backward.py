@@ -19,7 +19,7 @@ from loopgrad.gradients.graphs import (
     spread,
 )
 from loopgrad.gradients.observed import Frozen, Watched
-from loopgrad.gradients.outputs import Saving
+from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
@@ -160,8 +160,10 @@ class Reversal:
                 self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, others, now)))
                 start = stop
 
+        asked = self.saving is not None and here.conditions.changing
+        answers = Taken(self.saving, since=bounds[-1], again=True) if asked else None  # pyright: ignore
         with here.conditions.restored(self.cell.cell) as buffers:
-            self.cell.call(run, others, buffers)
+            self.cell.call(run, others, buffers, answers=answers)
 
     def fetched(self, snapshot: _Snapshot) -> list[Any]:
         """Return the leaves of a snapshot on the devices of the state."""

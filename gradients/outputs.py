@@ -164,18 +164,29 @@ class Taken:
         since: The first update whose answer is wanted.
         shown: Whether the readout is asked at the first updates in any case, for whoever watches what these read.
         rows: Of each sample whether the gradients of its answers enter; None for all.
+        again: Whether the readout is asked for the others as well: it may draw random numbers, or change a buffer, and
+            later updates must find the generators and buffers that they found.
     """
 
-    def __init__(self, saving: Saving, since: int = 0, shown: bool = False, rows: Sequence[bool] | None = None):
-        self.saving, self.since, self.shown, self.rows = saving, since, shown, rows
+    def __init__(
+        self,
+        saving: Saving,
+        since: int = 0,
+        shown: bool = False,
+        rows: Sequence[bool] | None = None,
+        again: bool = False,
+    ):
+        self.saving, self.since, self.shown, self.rows, self.again = saving, since, shown, rows, again
         self.found: list[tuple[int, list[Any]]] = []
 
     def wants(self, step: int) -> bool:
         """Whether the readout is to be asked after an update."""
-        return step >= self.since and self.saving.places[step] is not None
+        return (step >= self.since or self.again) and self.saving.places[step] is not None
 
     def put(self, step: int, answer: Any) -> None:
-        """Take the answer of an update."""
+        """Take the answer of an update, if it is wanted."""
+        if step < self.since:
+            return
         place = self.saving.places[step]
         assert place is not None
         self.found.append((place, tree.flatten(answer)[0]))

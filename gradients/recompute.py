@@ -90,6 +90,11 @@ class Conditions:
         else:
             self.buffers = {name: buffer.detach().clone() for name, buffer in live.items()}
 
+    @property
+    def changing(self) -> bool:
+        """Whether an update may draw random numbers or change a buffer, as far as `drop_untouched` has told."""
+        return bool(self.generators or self.buffers)
+
     def generator_states(self) -> list[torch.Tensor]:
         """Return the states of the generators now: of the CPU, then of the devices of the call."""
         device = torch.get_device_module(self.accelerator) if self.device_ids else None

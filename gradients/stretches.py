@@ -75,8 +75,7 @@ class Stretches:
         with conditions.restored(cell.cell) as buffers:
             others, scanned = cell.narrowed(self.others, start, stop), set(cell.scanned)
             entries = cell.leaf_views(others)
-            asks = self.saving is not None and bool(self.of_answers)
-            taken = Taken(self.saving, since=asked_from, rows=answering) if asks else None  # pyright: ignore
+            taken = self._taken(asked_from if self.of_answers else stop, answering, conditions)
             last = cell.run_on([leaf_view(t) for t in state], entries, buffers, start, stop, start, taken)
             # BPTT adds the uses of a tensor one by one, from the last update to the first. autograd runs the node that
             # was made last first: handed the totals, these views start each sum with them, and the order is the same
@@ -107,3 +106,9 @@ class Stretches:
             elif gradient is not None:  # of these updates alone
                 cell.of_updates(self.totals[i], start, stop).add_(gradient)  # pyright: ignore[reportArgumentType]
         return before
+
+    def _taken(self, since: int, rows: Sequence[bool] | None, conditions: Conditions) -> Taken | None:
+        """Return what takes the answers of a stretch from an update on; None if the readout is not to be asked."""
+        if self.saving is None or not (self.of_answers or conditions.changing):
+            return None
+        return Taken(self.saving, since=since, rows=rows, again=conditions.changing)
