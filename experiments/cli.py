@@ -6,6 +6,7 @@ loopgrad COMMAND --help lists the groups and keys of a command.
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,9 +23,11 @@ from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.overrides import composed, keys_of, said
 from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.endings import OUTPUT, cut_off, in_one_line, on_signals
-from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.endings import OUTPUT, cut_off, going_on, in_one_line, on_signals
+from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 
+JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
+OF_TASK = "of_task"
 COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")
 USAGE = """usage: loopgrad COMMAND [key=value ...]
 
@@ -52,7 +55,6 @@ def main() -> None:
 
 
 def _main(typed: list[str]) -> None:
-    console = Output(markup=False, emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
     arguments = typed[1:]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
@@ -65,28 +67,51 @@ def _main(typed: list[str]) -> None:
         raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
     if command == "bench" and overrides and overrides[0].isidentifier():
         overrides[0] = f"bench={overrides[0]}"
-    _check(command, overrides)
+    swept = _check(command, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
     os.environ["MPLBACKEND"] = "agg"  # figures go to files
-    begun = []
-
-    def task(config: DictConfig) -> None:
-        begun.append(command)
-        sys.argv = typed  # for records, which hold the command as typed
-        with on_signals(cut_off), in_one_line(command):  # in here, for Hydra reports what passes in lines of its own
-            _run(command, config, console)
-
     sys.argv = [typed[0], *overrides]
     try:
-        hydra.main(config_path="conf", config_name=command, version_base="1.3")(task)()
+        hydra.main(config_path="conf", config_name=command, version_base="1.3")(Task(command, typed))()
     except Exception as error:
-        if begun or isinstance(error, MemoryError) or getattr(error, "filename", None) == OUTPUT:
+        if OF_TASK in vars(error) or isinstance(error, MemoryError) or getattr(error, "filename", None) == OUTPUT:
             raise
         raise ConfigError(said(error)) from error  # Hydra raises all kinds of them for what it was asked
+    if swept is not None:
+        _report_jointly(swept)
 
 
-def _check(command: str, overrides: list[str]) -> None:
-    """Check options and overrides before Hydra reads them.
+@dataclass(frozen=True)
+class Task:
+    """What Hydra calls with the configuration of a job, in this process or in that of a launcher.
+
+    Attributes:
+        command: Name of the command.
+        typed: The command line, for records.
+    """
+
+    command: str
+    typed: list[str]
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run the command; in a sweep the other jobs go on where this one fails, or was asked for wrongly."""
+        sys.argv = self.typed
+        console = _console()  # not handed in: it cannot be sent to another process
+        sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+        if sweeping:
+            own = [override for override in HydraConfig.get().overrides.task if override not in self.typed]
+            console.print(f"Job {HydraConfig.get().job.num}{': ' * bool(own)}{', '.join(own)}")
+        codes = (ConfigError.code, NonFinite.code) if sweeping else ()
+        try:  # one line in here, for Hydra has lines of its own for what passes
+            with going_on(codes), on_signals(cut_off), in_one_line(self.command):
+                _run(self.command, config, console)
+        except Exception as error:
+            setattr(error, OF_TASK, True)  # which stays with it on its way from another process
+            raise
+
+
+def _check(command: str, overrides: list[str]) -> Path | None:
+    """Check options and overrides before Hydra reads them; return the folder of a sweep that has a joint report.
 
     Raises:
         ConfigError: An option is unknown or lacks its value, or an override is refused.
@@ -108,19 +133,23 @@ def _check(command: str, overrides: list[str]) -> None:
     for folder in filter(None, (asked.config_dir, asked.config_path)):
         check_folder(Path(folder))
     if asked.config_path or asked.config_name or asked.config_dir or asked.shell_completion:
-        return  # Hydra alone knows the configuration
-    config = composed(command, asked.overrides, sweep=asked.multirun)
+        return None  # Hydra alone knows the configuration
+    config, swept = composed(command, asked.overrides, sweep=asked.multirun), None
     if asked.multirun and "output_dir" in config:
-        _of_job(config, 0)  # Hydra makes the folder of the sweep before the first job
+        folder = _folder(config)  # which Hydra makes before the first job
+        if (folder / "config.json").exists():
+            raise ConfigError(f"output_dir={folder}: holds results of its own: choose another for those of a sweep")
+        swept = folder if command in JOINT and not asked.cfg and not asked.info and not asked.help else None
     if asked.package and asked.cfg == "job" and OmegaConf.select(config, asked.package) is None:
         raise ConfigError(f"--package {asked.package}: there is none; {nearest(asked.package, keys_of(config))}")
+    return swept
 
 
 def _run(command: str, config: DictConfig, console: Console) -> None:
     runtime = HydraConfig.get()
     if runtime.mode == RunMode.MULTIRUN and "output_dir" in config:
         with open_dict(config):
-            config.output_dir = _of_job(config, runtime.job.num)
+            config.output_dir = str(_folder(config) / str(runtime.job.num))
     main = importlib.import_module(f"loopgrad.experiments.commands.{command}").main
     try:
         main(config, Names.chosen(), console)
@@ -128,10 +157,32 @@ def _run(command: str, config: DictConfig, console: Console) -> None:
         raise ConfigError(said(error)) from error
 
 
-def _of_job(config: DictConfig, number: int) -> str:
+def _folder(config: DictConfig) -> Path:
     from loopgrad.experiments.folders import output_folder  # loads torch
 
-    return str(output_folder(config.output_dir) / str(number))
+    return output_folder(config.output_dir)
+
+
+def _report_jointly(folder: Path) -> None:
+    """Render the joint report of a sweep.
+
+    Raises:
+        ConfigError: No job has ended.
+        SweepUnfinished: Some have not.
+    """
+    from loopgrad.experiments.reports import sweep
+
+    if missing := sweep.render(folder, _console()):
+        told = ", ".join(map(str, missing[:20])) + ", ..." * (len(missing) > 20)
+        where = f" in {folder / '.submitit'}" if (folder / ".submitit").is_dir() else ""
+        raise SweepUnfinished(
+            f"{len(missing)} of the jobs in {folder} have not ended: {told}; each has said why{where}, and the same "
+            "command goes on with them"
+        )
+
+
+def _console() -> Console:
+    return Output(markup=False, emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
 class Output(Console):

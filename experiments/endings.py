@@ -15,7 +15,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from loopgrad.experiments.errors import ConfigError, ExaminationFailed, Interrupted, NonFinite, Signalled, WorkerLost
+from loopgrad.experiments.errors import (
+    ConfigError,
+    ExaminationFailed,
+    Interrupted,
+    NonFinite,
+    Signalled,
+    SweepUnfinished,
+    WorkerLost,
+)
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GOES_ON = {  # what the same command does once it has been cut off
@@ -24,6 +32,7 @@ GOES_ON = {  # what the same command does once it has been cut off
     "analyse": "goes on with the weights left",
 }
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)
+TOLD = (ConfigError, ExaminationFailed, SweepUnfinished, WorkerLost)  # whose message is the whole line
 OUTPUT = "standard output"
 LONGEST = 2_000
 NO_THREAD = "can't start new thread"
@@ -51,6 +60,20 @@ def in_one_line(command: str = "") -> Iterator[None]:
             raise
         ignore_signals()
         _end(code, message)
+
+
+@contextmanager
+def going_on(codes: tuple[int, ...]) -> Iterator[None]:
+    """Let what follows the block run, and be ended by signals, where the block ends with one of some exit codes."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit as end:
+        if end.code not in codes:
+            raise
+        for number, found in before.items():
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, found)
 
 
 def hold_streams() -> None:
@@ -140,7 +163,7 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
         return getattr(cause, "code", 128 + signal.SIGINT), f"interrupted{goes_on or anew}"
     if isinstance(cause, NonFinite):
         return cause.code, f"the loss is not finite any more: {cause}"
-    if isinstance(cause, ConfigError | ExaminationFailed | WorkerLost):
+    if isinstance(cause, TOLD):
         return cause.code, str(cause)
     if _lacks_memory(cause):
         return (
@@ -161,7 +184,16 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
 
 def _kind(error: BaseException) -> BaseException:
     """Return what an error comes from: libraries wrap those of the system, and of memory, in their own."""
-    kinds = ConfigError, ExaminationFailed, NonFinite, WorkerLost, Interrupted, KeyboardInterrupt, OSError
+    kinds = (
+        ConfigError,
+        ExaminationFailed,
+        SweepUnfinished,
+        NonFinite,
+        WorkerLost,
+        Interrupted,
+        KeyboardInterrupt,
+        OSError,
+    )
     found: BaseException | None = error
     for _ in range(20):
         if found is None or isinstance(found, kinds) or _lacks_memory(found):

@@ -28,6 +28,12 @@ class ExaminationFailed(RuntimeError):
     code = 1
 
 
+class SweepUnfinished(RuntimeError):
+    """Some jobs of a sweep have not ended; the message says which."""
+
+    code = 1
+
+
 class Interrupted(Exception):
     """The run was asked to stop by a signal and has stored its checkpoint; carries the step."""
 

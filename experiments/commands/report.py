@@ -9,12 +9,16 @@ from rich.console import Console
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.folders import held, output_folder
-from loopgrad.experiments.reports import comparison, deltas
+from loopgrad.experiments.reports import comparison, deltas, sweep
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
-    """Render the report of the records in output_dir, of a comparison or of an analysis."""
+    """Render the report of the records in output_dir, of a comparison, an analysis or a sweep."""
     folder = output_folder(config.output_dir)
+    if not (folder / "records.jsonl").exists() and (folder / "0").is_dir():
+        with held(folder):
+            sweep.render(folder, console)
+        return
     of_analysis = "depths" in records.first(folder / "records.jsonl")
     with held(folder):
         (deltas if of_analysis else comparison).render(folder, console)

@@ -114,7 +114,7 @@ def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
     key = summary.judged(found)[0]
     if any(key not in record["curve"] for record in found):  # of an earlier version
         key = "exact_accuracy"
-    runs = [_run(record, key) for record in found]
+    runs = [run_of(record, key) for record in found]
     count = len({record["seed"] for record in found})
     seeds = f"{count} seeds: mean, least and greatest" if count > 1 else "one seed"
     title = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
@@ -124,7 +124,8 @@ def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
     yield "residuals", plots.residuals_by_estimator(runs, "token" if _per_update(found) else updates)
 
 
-def _run(record: RunRecord, key: str) -> plots.Run:
+def run_of(record: RunRecord, key: str) -> plots.Run:
+    """Return what a figure shows of a run, its accuracy that of `key`."""
     return plots.Run(
         estimator=record["estimator"],
         steps=record["curve"]["step"],

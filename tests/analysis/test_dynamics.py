@@ -87,7 +87,9 @@ SYSTEMS = [
     ("ikeda", ikeda, 0.1 * starts(2), 400, "chaotic", True),
     ("translation", lambda z: z + 1, starts(3), 200, "drift", False),
 ]
-every_system = pytest.mark.parametrize(("name", "fn", "start", "steps", "label", "exponent"), SYSTEMS)
+MORE = ("slow, late", "logistic 3.5", "logistic 3.9", "ikeda")  # which take longest
+CASES = [pytest.param(*system, marks=pytest.mark.slow) if system[0] in MORE else system for system in SYSTEMS]
+every_system = pytest.mark.parametrize(("name", "fn", "start", "steps", "label", "exponent"), CASES)
 
 
 @pytest.mark.parametrize("noise", NOISE)

@@ -73,7 +73,12 @@ def parsed(text: str) -> dict[str, dict[str, str]]:
 BIBLIOGRAPHY = parsed("\n".join(entries().values()))
 
 
-@pytest.mark.parametrize("choice", PAPERS)
+FEW = ("estimator=truncated", "halting=act", "model=looped_lm", "trainer=published", "task=copy")
+
+
+@pytest.mark.parametrize(
+    "choice", [choice if choice in FEW else pytest.param(choice, marks=pytest.mark.slow) for choice in PAPERS]
+)
 def test_a_choice_yields_its_paper(loopgrad, choice):
     group = choice.split("=")[0]
     others = {"estimator": "bptt", "model": "feed_forward", "trainer": "small", "task": "sorting"}

@@ -49,6 +49,18 @@ def examined(run, tmp_path_factory):
     return folder, printed.getvalue()
 
 
+@pytest.fixture
+def here(monkeypatch):
+    """Examine in this process: a new one takes seconds to start, as `examined` has shown."""
+
+    def completed(fn, todo, *_, **__):
+        for job in todo:
+            fn(job)
+            yield Ending(job)
+
+    monkeypatch.setattr(jobs, "completed", completed)
+
+
 def some_of(compared, folder, *names):
     """Copy a comparison with these runs alone: each set of weights takes a second or two."""
 
@@ -146,7 +158,7 @@ def test_it_goes_on_with_what_is_left_and_examines_changed_weights_anew(loopgrad
         *(pytest.param(*it, marks=pytest.mark.slow) for it in (("trm_attention", "TRM"), ("hrm", "HRM"))),
     ],
 )
-def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, tmp_path, name, class_name):
+def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, here, tmp_path, name, class_name):
     with safe_open(FIXTURES / f"{name}.safetensors", "pt") as file:
         tensors = {k[7:]: file.get_tensor(k) for k in file.keys() if k.startswith("weight.")}  # noqa: SIM118
     torch.save({f"_orig_mod.model.{key}": tensor for key, tensor in tensors.items()}, tmp_path / "step_12")
@@ -167,7 +179,7 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     assert torch.equal(subject.model.lm_head.weight, tensors["inner.lm_head.weight"])
 
 
-def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, run, examined, tmp_path):
+def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, here, run, examined, tmp_path):
     shutil.copytree(examined[0], tmp_path / "out")
     (tmp_path / "out" / "records.jsonl").unlink()
     (stored,) = (tmp_path / "out" / "weights").iterdir()
@@ -178,7 +190,7 @@ def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, run, examine
     assert records.read(stored)[0]["depths"][0]["solved"] != ["no"]
 
 
-def test_weights_without_a_run_need_task_and_model(loopgrad, run, tmp_path, refused):
+def test_weights_without_a_run_need_task_and_model(loopgrad, here, run, tmp_path, refused):
     shutil.copy(run / "weights.safetensors", tmp_path / "alone.safetensors")
     assert "give task=" in refused("analyse", "checkpoint=alone.safetensors")
     assert "give model=" in refused("analyse", "checkpoint=alone.safetensors", "task=sudoku4")
