@@ -70,6 +70,11 @@ def check_training(trainer: Trainer, task: Task, model: Model) -> None:
             f"trainer.jacobian_weight={trainer.jacobian_weight}: each update of {owner} reads another token, so there "
             "is no map whose Jacobian the penalty could be of: set it to 0"
         )
+    if trainer.puzzle_optimizer is not None and model.embedding.puzzles is None:
+        raise ConfigError(
+            f"trainer.puzzle_optimizer: {type(task).__name__} has no puzzle identities, so that {owner} holds no "
+            "vectors for them: leave it out"
+        )
     if task.asks_ahead and not model.causal:
         raise ConfigError(
             f"model: {owner} reads the whole input at once, and the answers of {type(task).__name__} are later inputs, "

@@ -6,7 +6,16 @@ A name in a file is looked up here. It is never imported, so a file cannot say w
 from collections.abc import Mapping
 
 from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
-from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.trainer import (
+    AdamATan2Rule,
+    AdamWRule,
+    Constant,
+    Cosine,
+    Linear,
+    MuonRule,
+    SignSGDRule,
+    Trainer,
+)
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models import (
     ACT,
@@ -46,6 +55,13 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.models.TRM": TRM,
     },
     "trainer": {
+        "loopgrad.experiments.trainer.AdamATan2Rule": AdamATan2Rule,
+        "loopgrad.experiments.trainer.AdamWRule": AdamWRule,
+        "loopgrad.experiments.trainer.Constant": Constant,
+        "loopgrad.experiments.trainer.Cosine": Cosine,
+        "loopgrad.experiments.trainer.Linear": Linear,
+        "loopgrad.experiments.trainer.MuonRule": MuonRule,
+        "loopgrad.experiments.trainer.SignSGDRule": SignSGDRule,
         "loopgrad.experiments.trainer.Trainer": Trainer,
         "loopgrad.gradients.DepthDistribution": DepthDistribution,
         "loopgrad.models.ACT": ACT,

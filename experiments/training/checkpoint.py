@@ -131,11 +131,10 @@ def _check(content: dict[str, Any], run: Run, wanted: dict[str, Any]) -> None:
     optimizer = content.get("optimizer")
     moments = optimizer.get("state") if isinstance(optimizer, dict) else None
     if isinstance(moments, dict):  # a run that has just begun has none yet, and a parameter without gradient never
-        parameters = dict(enumerate(p for group in run.optimizer.param_groups for p in group["params"]))
-        of_adam = {key: _moments(parameters[key]) for key in moments if key in parameters}
+        kept = {key: tensors for key, tensors in run.optimizer.kept().items() if key in moments}
         # what is beside the parameters' numbers comes from this run, so that it need not be there
         groups = wanted["optimizer"]["param_groups"]
-        wanted = {**wanted, "optimizer": {"state": of_adam, "param_groups": groups}}
+        wanted = {**wanted, "optimizer": {"state": kept, "param_groups": groups}}
         content = {**content, "optimizer": {**optimizer, "param_groups": groups}}  # pyright: ignore[reportGeneralTypeIssues]
     if reason := misfit(content, wanted, passed=("fingerprint", "generators.cuda", "generators.python")):
         raise ValueError(reason)
@@ -144,10 +143,6 @@ def _check(content: dict[str, Any], run: Run, wanted: dict[str, Any]) -> None:
     _check_carry(content["carry"], run)
     random_states.check_torch(content["exploration"], run.exploration.device)
     random_states.check(content["generators"])
-
-
-def _moments(parameter: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.zeros(()), "exp_avg": parameter.detach(), "exp_avg_sq": parameter.detach()}
 
 
 def _check_carry(carry: dict[str, Tensor], run: Run) -> None:

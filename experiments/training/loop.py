@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.tasks.base import Batch, Task
-from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.trainer import Joined, Trainer
+from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
 from loopgrad.experiments.training import depths
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
@@ -32,7 +32,7 @@ class Run:
 
     model: Model
     average: AveragedModel
-    optimizer: torch.optim.Optimizer
+    optimizer: Joined
     carry: supervision.Carry
     exploration: torch.Generator
     step: int = 0
@@ -51,9 +51,10 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     device = trainer.torch_device()
     model = model.to(device).train()
     torch.manual_seed(seed_for("dropout", seed))
-    betas = float(trainer.beta1), float(trainer.beta2)  # torch takes 0 for another kind than 0.9
-    optimizer = torch.optim.AdamW(model.parameters(), trainer.learning_rate, betas, weight_decay=trainer.weight_decay)
+    optimizer = trainer.optimizer_of(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
+    if trainer.puzzle_optimizer is not None:
+        shared_table(model, average.module)
     first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
     return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
@@ -99,7 +100,7 @@ def _step(
     (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
     if penalty is not None:
         result.metrics["jacobian_penalty"] = penalty.detach()
-    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    norm = total_norm(list(run.model.parameters()))
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     if depth is not None:
@@ -110,14 +111,13 @@ def _step(
     if not all(map(torch.isfinite, (norm, result.loss))):
         raise NonFinite(_first_non_finite(run, result))
     if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
-        nn.utils.clip_grads_with_norm_(run.model.parameters(), trainer.grad_clip, norm)
-    rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        clip(list(run.model.parameters()), trainer.grad_clip, norm)
+    factor = trainer.rate_factor(run.step + 1)
+    run.optimizer.set_rates(factor)
     run.optimizer.step()
     run.average.update_parameters(run.model)
     run.carry = result.carry
-    return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
+    return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": saved}, saved
 
 
 def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
@@ -133,7 +133,7 @@ def _first_non_finite(run: Run, result: supervision.Segment) -> str:
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
-    named += [(f"gradient of {name}", p.grad) for name, p in run.model.named_parameters() if p.grad is not None]
+    named += [(f"gradient of {name}", dense(p.grad)) for name, p in run.model.named_parameters() if p.grad is not None]
     name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
     return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
 

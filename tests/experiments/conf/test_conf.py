@@ -16,7 +16,8 @@ from loopgrad.gradients import Estimator
 from loopgrad.models import Model
 
 CONF = files("loopgrad.experiments.conf")
-GROUPS = ("task", "model", "estimator", "trainer", "halting", "depths", "experiment", "bench", "analysis")
+OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule")
+GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "bench", "analysis")
 
 
 def choices(group: str) -> list[str]:
@@ -64,10 +65,11 @@ def test_every_estimator_builds_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
-    whole = composed("train", [f"trainer={name}", "depths=batch"]).trainer
+    more = ["depths=batch", "optimizer=adamw", "puzzle_optimizer=sign_sgd", "schedule=constant"]
+    whole = composed("train", [f"trainer={name}", *more]).trainer
     node = composed("train", [f"trainer={name}"]).trainer
     assert isinstance(build(node, "trainer"), Trainer)
-    assert set(whole) - set(node) == {"depths", "depth_per", "most_cycles"}
+    assert set(whole) - set(node) == {"depths", "depth_per", "most_cycles", *OF_TRAINER[2:]}
     node = whole
     assert set(node) - {"_target_"} == set(Trainer.__dataclass_fields__)
 

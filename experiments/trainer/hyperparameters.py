@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 import torch
 
+from loopgrad.experiments.trainer.building import optimizer_of
+from loopgrad.experiments.trainer.joined import Joined
+from loopgrad.experiments.trainer.rules import AdamWRule, Keys, SignSGDRule, UpdateRule
+from loopgrad.experiments.trainer.schedules import Constant, Schedule
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models.halting import Halting
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy
+from loopgrad.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -20,9 +25,9 @@ class Trainer:
         halting: When a row takes a new sample.
         train_steps: Optimiser steps.
         batch_size: Rows of the carry.
-        learning_rate: Learning rate of AdamW, after a linear warm-up constant, as published.
-        beta1: Decay of AdamW's first moment, per step.
-        beta2: Decay of AdamW's second moment, per step.
+        learning_rate: Learning rate after a linear warm-up; constant from there on without `schedule`.
+        beta1: Decay of the first moment of AdamW or AdamATan2, per step.
+        beta2: Decay of the second moment, per step.
         weight_decay: Decoupled, in units of the learning rate; on every parameter, as published.
         warmup_steps: Steps over which the learning rate rises from 0.
         ema_decay: Decay per step of the average of the weights that is evaluated; 0 evaluates the weights themselves.
@@ -41,6 +46,9 @@ class Trainer:
             run's seed and the step alone; evaluation always has the model's own number.
         depth_per: "batch", one draw for all samples, or "sample", one for each.
         most_cycles: Larger draws count as this one.
+        optimizer: How weights are updated; None for AdamW.
+        puzzle_optimizer: How puzzle vectors are; None for as all others.
+        schedule: How rates go after the warm-up; None for constant.
 
     Raises:
         ValueError: A value is out of range, or depths are not those of the halting rule.
@@ -68,6 +76,9 @@ class Trainer:
     depths: DepthDistribution | None = None
     depth_per: Literal["batch", "sample"] = "batch"
     most_cycles: int = 64
+    optimizer: UpdateRule | None = None
+    puzzle_optimizer: SignSGDRule | None = None
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":
@@ -93,6 +104,19 @@ class Trainer:
             ValueError: The device does not exist here.
         """
         return device_of(self.device)
+
+    def optimizer_of(self, model: Model) -> Joined:
+        """Return the optimiser of a model.
+
+        Raises:
+            ValueError: There is a rule for puzzle vectors, and the model has none.
+        """
+        keys = Keys(self.learning_rate, (self.beta1, self.beta2), self.weight_decay)
+        return optimizer_of(model, self.optimizer or AdamWRule(), self.puzzle_optimizer, keys)
+
+    def rate_factor(self, step: int) -> float:
+        """Return the factor on learning rates at a step, counted from 1."""
+        return (self.schedule or Constant()).factor(step, self.train_steps, self.warmup_steps)
 
     def loss_of_token(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return the cross entropy that is trained on."""
