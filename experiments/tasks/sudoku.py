@@ -39,6 +39,7 @@ class Sudoku(Task):
         test_path: File of test puzzles; training puzzles equivalent to one of them are left out. None holds some of
             `path` out, one puzzle of each held-out class.
         data_seed: Decides the puzzles, or which of a file are held out.
+        shared_puzzle: Whether all have one identity, which gives models puzzle tokens, as in the published code.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: a file is malformed or holds too few puzzles, or so
@@ -64,6 +65,7 @@ class Sudoku(Task):
     path: str | None = None
     test_path: str | None = None
     data_seed: int = 0
+    shared_puzzle: bool = False
 
     references = ("jolicoeurmartineau2025less",)
 
@@ -73,6 +75,7 @@ class Sudoku(Task):
         self.check_int("num_train", 1, optional=True)
         self.check_int("num_test", 1, optional=True)
         self.check_flag("augment")
+        self.check_flag("shared_puzzle")
         self.check_int("data_seed", 0)
         if self.test_path is not None and self.path is None:
             raise ValueError("Sudoku(test_path=...) goes with path=..., the file of training puzzles")
@@ -87,7 +90,7 @@ class Sudoku(Task):
     @property
     def spec(self) -> TokenSpec:
         """Pad, blank and the digits."""
-        return TokenSpec(("pad", ".", *map(str, range(1, self.size + 1))), self.size**2)
+        return TokenSpec(("pad", ".", *map(str, range(1, self.size + 1))), self.size**2, int(self.shared_puzzle))
 
     @property
     def ratings(self) -> tuple[torch.Tensor, torch.Tensor]:

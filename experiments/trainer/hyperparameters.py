@@ -33,6 +33,8 @@ class Trainer:
         ema_decay: Decay per step of the average of the weights that is evaluated; 0 evaluates the weights themselves.
         grad_clip: Largest norm of the gradient; 0 for no clipping.
         autocast: "bf16" runs forward passes under autocast; "off" does not.
+        compile: What torch.compile (inductor) compiles, in place: "net", the nets that the cell calls, which is what
+            pays; "cell" or "model", all of it; "none".
         cross_entropy: Loss of a token.
         jacobian_weight: Weight of the Jacobian penalty of the last cycle at the state where it ends, added to the loss;
             0 for none.
@@ -65,6 +67,7 @@ class Trainer:
     ema_decay: float = 0.98
     grad_clip: float = 1.0
     autocast: Literal["off", "bf16"] = "off"
+    compile: Literal["none", "net", "cell", "model"] = "none"
     cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
     jacobian_weight: float = 0.0
     eval_every: int = 50

@@ -21,7 +21,10 @@ GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "b
 
 
 def choices(group: str) -> list[str]:
-    return sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath(group).iterdir())
+    folders = {path.name: path for path in CONF.joinpath(group).iterdir() if path.is_dir()}
+    inner = [f"{name}/{path.name}" for name, folder in folders.items() for path in folder.iterdir()]
+    names = [path.name for path in CONF.joinpath(group).iterdir() if path.name not in folders]
+    return sorted(name.removesuffix(".yaml") for name in (*names, *inner))
 
 
 def test_the_groups_are_those_of_the_readme_and_none_is_empty():
@@ -30,8 +33,14 @@ def test_the_groups_are_those_of_the_readme_and_none_is_empty():
     assert all(choices(group) for group in GROUPS)
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "cite"])
-@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        pytest.param(command, name, marks=pytest.mark.slow if name.startswith("published/") else ())
+        for command in ("compare", "train", "cite")
+        for name in choices("experiment")
+    ],
+)
 def test_every_experiment_composes_for_every_command(command, name):
     config = composed(command, [f"experiment={name}"])
     for node in (config.task, config.model, config.trainer):

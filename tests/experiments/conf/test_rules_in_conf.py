@@ -1,11 +1,13 @@
 """Optimisers and schedules as configuration: where they stand, and that old configurations are what they were."""
 
+import inspect
+
 import pytest
 from omegaconf import OmegaConf
 
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.overrides import composed
-from loopgrad.experiments.conf.own import OWN
+from loopgrad.experiments.conf.own import OWN, YOUNG, without_young
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.trainer import AdamATan2Rule, Cosine, MuonRule, SignSGDRule
@@ -59,3 +61,25 @@ def test_what_does_not_go_is_refused_in_one_line(line, words):
     with pytest.raises(ConfigError, match=words) as caught:
         parts(composed("train", [*small, *line.split()]))
     assert "\n" not in str(caught.value)
+
+
+def test_a_young_key_at_its_default_says_nothing_and_another_value_is_told():
+    """So that runs and folders from before there was one go on."""
+    small = ["task.num_train=8", "task.num_test=4", "model.hidden_size=16"]
+    for line, told in (
+        ("", set()),
+        ("model.forward_dtype=bfloat16", {"forward_dtype"}),
+        ("trainer.compile=net", {"compile"}),
+        ("task.shared_puzzle=true", {"shared_puzzle"}),
+    ):
+        values = parts(composed("train", [*small, *line.split()])).values
+        keys = {key for part in ("task", "model", "trainer") for key in values[part]}
+        assert keys & {"forward_dtype", "compile", "shared_puzzle"} == told
+    assert without_young({"_target_": "mine.Task", "compile": "none"}) == {"_target_": "mine.Task", "compile": "none"}
+
+
+def test_every_young_key_has_a_default_and_stands_where_it_can_be_set():
+    for target, names in YOUNG.items():
+        (found,) = {classes[target] for classes in OWN.values() if target in classes}
+        taken = inspect.signature(found).parameters
+        assert all(taken[name].default is not inspect.Parameter.empty for name in names)
