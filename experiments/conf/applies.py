@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ, TruncatedBPTT
+from loopgrad.experiments.trainer.compiling import to_compile
+from loopgrad.gradients import Estimator, ForwardGradient, ForwardMode, ReversibleBPTT, TorchDEQ, TruncatedBPTT
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
@@ -50,6 +51,29 @@ def check_estimators(
             raise ConfigError(
                 f"estimator.{name}: {kind} has the gradient of the last state alone, and the loss of {owner} is that "
                 f"of every {where}: {others}"
+            )
+
+
+def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model: Model) -> None:
+    """Check that what a trainer compiles can be compiled, and that estimators can take its gradient.
+
+    Raises:
+        ConfigError: It cannot, or one cannot.
+    """
+    if trainer.compile == "none":
+        return
+    try:
+        to_compile(model, trainer.compile)
+    except ValueError as error:
+        raise ConfigError(f"trainer.{error}") from error
+    for name, estimator in estimators.items():
+        forward = isinstance(estimator, ForwardMode) or (
+            isinstance(estimator, ForwardGradient) and estimator.mode != "central"
+        )
+        if forward:
+            raise ConfigError(
+                f"estimator.{name}: {type(estimator).__name__} carries tangents forward, and torch.compile has no rule "
+                f"for those: set trainer.compile=none, which is {trainer.compile}, or leave it out"
             )
 
 

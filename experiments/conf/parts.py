@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from loopgrad.experiments.conf.applies import check_estimators, check_training
+from loopgrad.experiments.conf.applies import check_compiled, check_estimators, check_training
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes, without_young
 from loopgrad.experiments.conf.rehearsal import rehearse
@@ -64,6 +64,7 @@ def parts(config: DictConfig) -> Parts:
         _check_training_fits(model, rows, tokens)
     check_training(trainer, task, model)
     check_estimators(estimators, model, couples="coupling" in config.model)
+    check_compiled(trainer, estimators, model)
     rehearse(model, task, trainer, estimators)
     return Parts(task, estimators, trainer, without_young(plain(config)))
 

@@ -32,7 +32,7 @@ class Trainer:
         warmup_steps: Steps over which the learning rate rises from 0.
         ema_decay: Decay per step of the average of the weights that is evaluated; 0 evaluates the weights themselves.
         grad_clip: Largest norm of the gradient; 0 for no clipping.
-        autocast: "bf16" runs forward passes under autocast; "off" does not.
+        autocast: "bf16" or "fp16" runs forward passes under autocast, "fp16" with a scaled loss; "off" does not.
         compile: What torch.compile (inductor) compiles, in place: "net", the nets that the cell calls, which is what
             pays; "cell" or "model", all of it; "none".
         cross_entropy: Loss of a token.
@@ -66,7 +66,7 @@ class Trainer:
     warmup_steps: int = 30
     ema_decay: float = 0.98
     grad_clip: float = 1.0
-    autocast: Literal["off", "bf16"] = "off"
+    autocast: Literal["off", "bf16", "fp16"] = "off"
     compile: Literal["none", "net", "cell", "model"] = "none"
     cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
     jacobian_weight: float = 0.0
@@ -127,7 +127,9 @@ class Trainer:
 
     def precision(self, device: torch.device) -> Any:
         """Return the context in which forward passes run."""
-        return torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else nullcontext()
+        if self.autocast == "off":
+            return nullcontext()
+        return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast])
 
 
 def device_of(name: str) -> torch.device:

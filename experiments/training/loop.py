@@ -14,6 +14,8 @@ from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Joined, Trainer
 from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
+from loopgrad.experiments.trainer.compiling import compile_in_place
+from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
 from loopgrad.experiments.training import depths
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
@@ -37,6 +39,7 @@ class Run:
     exploration: torch.Generator
     step: int = 0
     log: str = ""
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def evaluated(self) -> Model:
@@ -57,7 +60,9 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
         shared_table(model, average.module)
     first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
-    return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
+    carry, scaler = supervision.initial_carry(model, first), scaler_of(model, trainer.autocast, device)
+    compile_in_place(model, trainer.compile)  # after the copy for the average, which is evaluated as it is
+    return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler)
 
 
 def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
@@ -97,10 +102,14 @@ def _step(
     saved = counter.held() if counter else saved
     assert saved is not None
     run.optimizer.zero_grad(set_to_none=True)
-    (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
+    loss = result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty
+    scaled(run.scaler, loss).backward()
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
     if penalty is not None:
         result.metrics["jacobian_penalty"] = penalty.detach()
-    norm = total_norm(list(run.model.parameters()))
+    parameters = list(run.model.parameters())
+    norm = total_norm(parameters)
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     if depth is not None:
@@ -108,14 +117,22 @@ def _step(
     numbers = result.output.stats.numbers()
     own = ("stopped", "residual", "doubt", "steps")
     entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
-    if not all(map(torch.isfinite, (norm, result.loss))):
+    finite = bool(norm.isfinite())
+    if not (result.loss.isfinite() and (finite or overflowed(run.scaler, parameters))):
         raise NonFinite(_first_non_finite(run, result))
-    if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
-        clip(list(run.model.parameters()), trainer.grad_clip, norm)
+    if trainer.grad_clip and finite:  # one bad gradient, clipped, spoils them all
+        clip(parameters, trainer.grad_clip, norm)
     factor = trainer.rate_factor(run.step + 1)
     run.optimizer.set_rates(factor)
-    run.optimizer.step()
-    run.average.update_parameters(run.model)
+    if run.scaler is None:
+        run.optimizer.step()
+    else:
+        entry |= {"loss_scale": run.scaler.get_scale()}
+        entry |= {"skipped": int(not scaled_step(run.scaler, run.optimizer))}
+    if finite:
+        run.average.update_parameters(run.model)
+    else:
+        del entry["gradient_norm"]  # a log holds numbers
     run.carry = result.carry
     return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": saved}, saved
 

@@ -1,4 +1,4 @@
-"""The published recipes: what they set, beside figures copied by hand from the official repositories; a step of each."""
+"""The published recipes: what they set, beside figures copied by hand from the official code; a step of each."""
 
 import math
 
