@@ -67,13 +67,10 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
     except ValueError as error:
         raise ConfigError(f"trainer.{error}") from error
     for name, estimator in estimators.items():
-        forward = isinstance(estimator, ForwardMode) or (
-            isinstance(estimator, ForwardGradient) and estimator.mode != "central"
-        )
-        if forward:
+        if isinstance(estimator, ForwardGradient | ForwardMode):
             raise ConfigError(
-                f"estimator.{name}: {type(estimator).__name__} carries tangents forward, and torch.compile has no rule "
-                f"for those: set trainer.compile=none, which is {trainer.compile}, or leave it out"
+                f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights into "
+                f"it, and compiled code takes neither: leave it out, or set trainer.compile=none"
             )
 
 

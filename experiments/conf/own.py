@@ -97,7 +97,7 @@ def without_young(values: Any) -> Any:
         return values
     target = values.get("_target_")
     young = YOUNG.get(target, frozenset()) if isinstance(target, str) else frozenset()
-    found = next((classes[target] for classes in OWN.values() if target in classes), None) if young else None
+    found = next((classes[str(target)] for classes in OWN.values() if target in classes), None) if young else None
     defaults = {name: it.default for name, it in inspect.signature(found).parameters.items()} if found else {}
     return {
         key: without_young(value)

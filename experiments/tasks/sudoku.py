@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
-from loopgrad.experiments.tasks.files import Puzzles, obeys_rules, read_puzzles
+from loopgrad.experiments.tasks.files import Puzzles, obeys_rules
+from loopgrad.experiments.tasks.puzzle_cache import cached_puzzles
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.experiments.tasks.sudoku_generator import DEFAULT_GIVENS, FEWEST_GIVENS, Puzzle, puzzle_stream
 from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE, solve
@@ -171,7 +172,7 @@ class Sudoku(Task):
         )
 
     def _held_out(self, path: str) -> tuple[Puzzles, Puzzles]:
-        puzzles = read_puzzles(path, self.size)
+        puzzles = cached_puzzles(path, self.size)
         _, first, of_class = np.unique(class_keys(puzzles.questions, self.size), return_index=True, return_inverse=True)
         num_test = min(500, max(1, len(first) // 5)) if self.num_test is None else self.num_test
         if num_test >= len(first):
@@ -184,7 +185,7 @@ class Sudoku(Task):
         return puzzles[self._chosen(path, rest, self.num_train, "num_train")], puzzles[np.sort(first[held])]
 
     def _apart(self, path: str, test_path: str) -> tuple[Puzzles, Puzzles]:
-        puzzles, test = read_puzzles(path, self.size), read_puzzles(test_path, self.size)
+        puzzles, test = cached_puzzles(path, self.size), cached_puzzles(test_path, self.size)
         test = test[self._chosen(test_path, np.arange(len(test)), self.num_test, "num_test")]
         leaks = np.isin(class_keys(puzzles.questions, self.size), class_keys(test.questions, self.size))
         rest = np.flatnonzero(~leaks)
