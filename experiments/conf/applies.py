@@ -69,8 +69,8 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
     for name, estimator in estimators.items():
         if isinstance(estimator, ForwardGradient | ForwardMode):
             raise ConfigError(
-                f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights into "
-                f"it, and compiled code takes neither: leave it out, or set trainer.compile=none"
+                f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights "
+                "into it, and compiled code takes neither: leave it out, or set trainer.compile=none"
             )
 
 

@@ -38,6 +38,7 @@ class Trainer:
         cross_entropy: Loss of a token.
         jacobian_weight: Weight of the Jacobian penalty of the last cycle at the state where it ends, added to the loss;
             0 for none.
+        prefetch: Whether the batch of the next step is drawn on a thread while a step runs; the batches are the same.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
@@ -70,6 +71,7 @@ class Trainer:
     compile: Literal["none", "net", "cell", "model"] = "none"
     cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
     jacobian_weight: float = 0.0
+    prefetch: bool = False
     eval_every: int = 50
     eval_batch_size: int = 512
     checkpoint_every: int = 100

@@ -13,6 +13,7 @@ from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Joined, Trainer
+from loopgrad.experiments.trainer.ahead import ahead
 from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
 from loopgrad.experiments.trainer.compiling import compile_in_place
 from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
@@ -73,24 +74,29 @@ def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: in
     """
     test = task.test_set()
     saved = None
-    while run.step < trainer.train_steps:
-        began = time.perf_counter()
-        entry, saved = _step(run, trainer, task, estimator, seed, saved)
-        run.step += 1
-        entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
-        if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
-            scores = evaluate(run.evaluated, trainer, task, test)
-            entry |= {f"test_{name}": value for name, value in scores.items()}
-        yield entry
+
+    def draw(step: int) -> Batch:
+        # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
+        return task.train_batch(seed_for("data", seed), step, trainer.batch_size)
+
+    with ahead(draw, trainer.train_steps, trainer.prefetch) as drawn:
+        while run.step < trainer.train_steps:
+            began = time.perf_counter()
+            entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved)
+            run.step += 1
+            entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
+            if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
+                scores = evaluate(run.evaluated, trainer, task, test)
+                entry |= {f"test_{name}": value for name, value in scores.items()}
+            yield entry
 
 
 def _step(
-    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
+    run: Run, trainer: Trainer, batch: Batch, estimator: Estimator, seed: int, saved: int | None
 ) -> tuple[dict[str, Any], int]:
     device, before = run.carry.segment.device, estimator_at(estimator, max(0, run.step - 1))
     estimator, depth = estimator_at(estimator, run.step), depths.drawn(trainer, seed, run.step)
-    # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
-    batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
+    batch = batch.to(device)
     if generators(estimator) or depth is not None or estimator != before:
         saved = None  # it may be another at each draw
     counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
