@@ -7,6 +7,7 @@ from loopgrad.gradients import Estimator
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.blocks import Net
 from loopgrad.models.cells import LoopCell, State
+from loopgrad.models.dtypes import ForwardDtype, dtype_of
 from loopgrad.models.recursive import Output, RecursiveModel
 
 
@@ -37,7 +38,7 @@ class FeedForward(RecursiveModel):
         num_puzzles: Number of puzzle identities, 0 for none.
         puzzle_tokens: Positions that hold a puzzle's vector; None for 16, or 0 without puzzle identities.
         puzzle_dim: Length of a puzzle's vector, None for hidden_size.
-        forward_dtype: dtype of activations, see `RecursiveModel`.
+        forward_dtype: dtype of activations, or its name, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
     Not recommended when:
@@ -71,13 +72,14 @@ class FeedForward(RecursiveModel):
         num_puzzles: int = 0,
         puzzle_tokens: int | None = None,
         puzzle_dim: int | None = None,
-        forward_dtype: torch.dtype | None = None,
+        forward_dtype: ForwardDtype = None,
         seed: int = 0,
     ):
         if puzzle_tokens is None:
             puzzle_tokens = 16 if num_puzzles else 0
         puzzles = Puzzles(num_puzzles, puzzle_tokens, puzzle_dim)
         parts = Architecture(vocab_size, seq_len, hidden_size, num_heads, expansion, mixer, positions, puzzles)
+        forward_dtype = dtype_of(forward_dtype)
         generator = torch.Generator().manual_seed(seed)
         net = parts.net(num_layers if depth is None else depth, generator)
         super().__init__(parts, FeedForwardCell(net), 1, ("H",), generator, forward_dtype)

@@ -91,7 +91,12 @@ class Embedding(nn.Module):
         size: Length of a row.
         std: Standard deviation of the initial (truncated normal) rows; 0 for zeros.
         generator: Source of the initial rows.
+
+    Attributes:
+        sparse: Whether the gradient of the table is sparse, with the rows that were read alone; False at first.
     """
+
+    sparse: bool = False
 
     def __init__(self, num_embeddings: int, size: int, std: float, generator: torch.Generator):
         super().__init__()
@@ -103,7 +108,7 @@ class Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Map integer ids (...) to rows (..., size)."""
-        return F.embedding(ids, self.weight)
+        return F.embedding(ids, self.weight, sparse=self.sparse)
 
 
 def swiglu_inner_size(size: int, expansion: float) -> int:

@@ -10,6 +10,7 @@ from loopgrad.gradients import Estimator, Rollout
 from loopgrad.gradients.checks import is_int
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.cells import LoopCell, State
+from loopgrad.models.dtypes import ForwardDtype, dtype_of
 from loopgrad.models.layers import Linear
 from loopgrad.models.losses import IGNORE, CrossEntropy, right_tokens
 from loopgrad.models.model import Model, Output, Scored, checked_depth
@@ -39,7 +40,7 @@ class LoopedTransformer(Model):
         coupling: "damped", "leapfrog" or "momentum" makes the recursion reversible, which is another model; None for
             the loops as they are.
         coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
-        forward_dtype: dtype of activations; None for that of the weights.
+        forward_dtype: dtype of activations, or its name; None for that of the weights.
         num_puzzles: Must be 0.
         seed: Seed of the initial weights.
 
@@ -82,7 +83,7 @@ class LoopedTransformer(Model):
         loss: Literal["every_loop", "last_loop"] = "every_loop",
         coupling: str | None = None,
         coupling_rate: float | str | None = None,
-        forward_dtype: torch.dtype | None = None,
+        forward_dtype: ForwardDtype = None,
         num_puzzles: int = 0,
         seed: int = 0,
     ):
@@ -102,6 +103,7 @@ class LoopedTransformer(Model):
             causal=True,
         )
         super().__init__()
+        forward_dtype = dtype_of(forward_dtype)
         generator = torch.Generator().manual_seed(seed)
         self.embedding = parts.embedding(generator)
         self.cell = coupled(LoopCell(parts.net(num_layers, generator)), coupling, coupling_rate, forward_dtype)

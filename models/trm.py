@@ -7,6 +7,7 @@ from torch import Tensor
 
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.cells import OneStreamCell, TwoStreamCell
+from loopgrad.models.dtypes import ForwardDtype, dtype_of
 from loopgrad.models.official import OfficialWeights, load_official
 from loopgrad.models.recursive import RecursiveModel
 from loopgrad.models.reversible_cells import coupled
@@ -36,7 +37,7 @@ class TRM(RecursiveModel):
         coupling: "damped", "leapfrog" or "momentum" to make the recursion reversible (see `Damped`, `Leapfrog`,
             `Momentum`), None for the published one. Damped copies take a cycle as one update.
         coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
-        forward_dtype: dtype of activations, see `RecursiveModel`.
+        forward_dtype: dtype of activations, or its name, see `RecursiveModel`.
         seed: Seed of the initial weights.
 
     Cost:
@@ -77,7 +78,7 @@ class TRM(RecursiveModel):
         puzzle_dim: int | None = None,
         coupling: str | None = None,
         coupling_rate: float | str | None = None,
-        forward_dtype: torch.dtype | None = None,
+        forward_dtype: ForwardDtype = None,
         seed: int = 0,
     ):
         if streams not in (1, 2):
@@ -86,6 +87,7 @@ class TRM(RecursiveModel):
             puzzle_tokens = 16 if num_puzzles else 0
         puzzles = Puzzles(num_puzzles, puzzle_tokens, puzzle_dim)
         parts = Architecture(vocab_size, seq_len, hidden_size, num_heads, expansion, mixer, positions, puzzles)
+        forward_dtype = dtype_of(forward_dtype)
         generator = torch.Generator().manual_seed(seed)
         net = parts.net(num_layers, generator)
         cell = TwoStreamCell(net, L_cycles=L_cycles) if streams == 2 else OneStreamCell(net, L_cycles)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients import Estimator, ReversibleBPTT, TorchDEQ, TruncatedBPTT
+from loopgrad.experiments.trainer.compiling import to_compile
+from loopgrad.gradients import Estimator, ForwardGradient, ForwardMode, ReversibleBPTT, TorchDEQ, TruncatedBPTT
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
@@ -53,6 +54,26 @@ def check_estimators(
             )
 
 
+def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model: Model) -> None:
+    """Check that what a trainer compiles can be compiled, and that estimators can take its gradient.
+
+    Raises:
+        ConfigError: It cannot, or one cannot.
+    """
+    if trainer.compile == "none":
+        return
+    try:
+        to_compile(model, trainer.compile)
+    except ValueError as error:
+        raise ConfigError(f"trainer.{error}") from error
+    for name, estimator in estimators.items():
+        if isinstance(estimator, ForwardGradient | ForwardMode):
+            raise ConfigError(
+                f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights "
+                "into it, and compiled code takes neither: leave it out, or set trainer.compile=none"
+            )
+
+
 def check_training(trainer: Trainer, task: Task, model: Model) -> None:
     """Check that a model can be trained so, on this task.
 
@@ -69,6 +90,11 @@ def check_training(trainer: Trainer, task: Task, model: Model) -> None:
         raise ConfigError(
             f"trainer.jacobian_weight={trainer.jacobian_weight}: each update of {owner} reads another token, so there "
             "is no map whose Jacobian the penalty could be of: set it to 0"
+        )
+    if trainer.puzzle_optimizer is not None and model.embedding.puzzles is None:
+        raise ConfigError(
+            f"trainer.puzzle_optimizer: {type(task).__name__} has no puzzle identities, so that {owner} holds no "
+            "vectors for them: leave it out"
         )
     if task.asks_ahead and not model.causal:
         raise ConfigError(

@@ -47,7 +47,7 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             whole = compose(command, places, return_hydra_config=True)
             default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
             choices = {
-                group: loader.get_group_options(group, overrides=places)
+                group: _options(loader, group, places)
                 for group in loader.list_groups("")
                 if group in default or group in whole.hydra.runtime.choices
             }
@@ -70,6 +70,14 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+def _options(loader: Any, group: str, places: list[str]) -> list[str]:
+    """Return the choices of a group, those in its folders as folder/choice."""
+    found = list(loader.get_group_options(group, overrides=places))
+    for folder in loader.list_groups(group):
+        found += [f"{folder}/{name}" for name in loader.get_group_options(f"{group}/{folder}", overrides=places)]
+    return found
 
 
 def _check_search_path(value: Any) -> None:

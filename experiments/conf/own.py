@@ -3,10 +3,21 @@
 A name in a file is looked up here. It is never imported, so a file cannot say what code runs.
 """
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
-from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.trainer import (
+    AdamATan2Rule,
+    AdamWRule,
+    Constant,
+    Cosine,
+    Linear,
+    MuonRule,
+    SignSGDRule,
+    Trainer,
+)
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models import (
     ACT,
@@ -46,6 +57,13 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.models.TRM": TRM,
     },
     "trainer": {
+        "loopgrad.experiments.trainer.AdamATan2Rule": AdamATan2Rule,
+        "loopgrad.experiments.trainer.AdamWRule": AdamWRule,
+        "loopgrad.experiments.trainer.Constant": Constant,
+        "loopgrad.experiments.trainer.Cosine": Cosine,
+        "loopgrad.experiments.trainer.Linear": Linear,
+        "loopgrad.experiments.trainer.MuonRule": MuonRule,
+        "loopgrad.experiments.trainer.SignSGDRule": SignSGDRule,
         "loopgrad.experiments.trainer.Trainer": Trainer,
         "loopgrad.gradients.DepthDistribution": DepthDistribution,
         "loopgrad.models.ACT": ACT,
@@ -56,3 +74,33 @@ OWN: Mapping[str, Classes] = {
     },
 }
 """By the part of a configuration; the names are those that configurations of this package write."""
+
+YOUNG: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(
+        (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "LoopedTransformer", "TRM")),
+        frozenset({"forward_dtype"}),
+    ),
+    **dict.fromkeys(
+        (f"loopgrad.experiments.tasks.{name}" for name in ("Maze", "Sudoku")), frozenset({"shared_puzzle"})
+    ),
+    "loopgrad.experiments.trainer.Trainer": frozenset({"compile", "prefetch"}),
+}
+"""Keys that came when there were results without them, by class: one at its default says nothing."""
+
+
+def without_young(values: Any) -> Any:
+    """Return plain values of a configuration without young keys at their defaults.
+
+    A run or folder from before such a key is so known by the same values as one of today, and goes on.
+    """
+    if not isinstance(values, dict):
+        return values
+    target = values.get("_target_")
+    young = YOUNG.get(target, frozenset()) if isinstance(target, str) else frozenset()
+    found = next((classes[str(target)] for classes in OWN.values() if target in classes), None) if young else None
+    defaults = {name: it.default for name, it in inspect.signature(found).parameters.items()} if found else {}
+    return {
+        key: without_young(value)
+        for key, value in values.items()
+        if key not in young or value != defaults[key] or type(value) is not type(defaults[key])
+    }

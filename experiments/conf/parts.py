@@ -5,9 +5,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from loopgrad.experiments.conf.applies import check_estimators, check_training
+from loopgrad.experiments.conf.applies import check_compiled, check_estimators, check_training
 from loopgrad.experiments.conf.build import build
-from loopgrad.experiments.conf.own import Classes
+from loopgrad.experiments.conf.own import Classes, without_young
 from loopgrad.experiments.conf.rehearsal import rehearse
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
@@ -26,7 +26,7 @@ class Parts:
         task: With its data made.
         estimators: By name, their noise not yet seeded.
         trainer: Hyperparameters.
-        values: The whole configuration as plain values.
+        values: The whole configuration as plain values; see `without_young`.
     """
 
     task: Task
@@ -64,8 +64,9 @@ def parts(config: DictConfig) -> Parts:
         _check_training_fits(model, rows, tokens)
     check_training(trainer, task, model)
     check_estimators(estimators, model, couples="coupling" in config.model)
+    check_compiled(trainer, estimators, model)
     rehearse(model, task, trainer, estimators)
-    return Parts(task, estimators, trainer, plain(config))
+    return Parts(task, estimators, trainer, without_young(plain(config)))
 
 
 def _check_training_fits(model: Model, rows: int, tokens: int) -> None:

@@ -41,6 +41,7 @@ class Maze(Task):
         num_test: Test mazes; none is a rotated or mirrored training maze.
         augment: Whether training mazes are rotated and mirrored at random.
         data_seed: Decides the mazes.
+        shared_puzzle: Whether all have one identity, which gives models puzzle tokens, as in the published code.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: mazes with such paths are too rare or too few.
@@ -63,6 +64,7 @@ class Maze(Task):
     num_test: int = 500
     augment: bool = True
     data_seed: int = 0
+    shared_puzzle: bool = False
 
     references = ("lehnert2024beyond",)
 
@@ -76,12 +78,13 @@ class Maze(Task):
         self.check_int("num_train", 1)
         self.check_int("num_test", 1)
         self.check_flag("augment")
+        self.check_flag("shared_puzzle")
         self.check_int("data_seed", 0)
 
     @property
     def spec(self) -> TokenSpec:
         """Pad, wall, space, start, goal, path."""
-        return TokenSpec(("pad", "#", " ", "S", "G", "o"), self.size**2)
+        return TokenSpec(("pad", "#", " ", "S", "G", "o"), self.size**2, int(self.shared_puzzle))
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the step's share of the epoch's mazes, each rotated and mirrored afresh."""

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
-from loopgrad.experiments.tasks.files import Puzzles, obeys_rules, read_puzzles
+from loopgrad.experiments.tasks.files import Puzzles, obeys_rules
+from loopgrad.experiments.tasks.puzzle_cache import cached_puzzles
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.experiments.tasks.sudoku_generator import DEFAULT_GIVENS, FEWEST_GIVENS, Puzzle, puzzle_stream
 from loopgrad.experiments.tasks.sudoku_solver import BOX_SHAPE, solve
@@ -39,6 +40,7 @@ class Sudoku(Task):
         test_path: File of test puzzles; training puzzles equivalent to one of them are left out. None holds some of
             `path` out, one puzzle of each held-out class.
         data_seed: Decides the puzzles, or which of a file are held out.
+        shared_puzzle: Whether all have one identity, which gives models puzzle tokens, as in the published code.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: a file is malformed or holds too few puzzles, or so
@@ -64,6 +66,7 @@ class Sudoku(Task):
     path: str | None = None
     test_path: str | None = None
     data_seed: int = 0
+    shared_puzzle: bool = False
 
     references = ("jolicoeurmartineau2025less",)
 
@@ -73,6 +76,7 @@ class Sudoku(Task):
         self.check_int("num_train", 1, optional=True)
         self.check_int("num_test", 1, optional=True)
         self.check_flag("augment")
+        self.check_flag("shared_puzzle")
         self.check_int("data_seed", 0)
         if self.test_path is not None and self.path is None:
             raise ValueError("Sudoku(test_path=...) goes with path=..., the file of training puzzles")
@@ -87,7 +91,7 @@ class Sudoku(Task):
     @property
     def spec(self) -> TokenSpec:
         """Pad, blank and the digits."""
-        return TokenSpec(("pad", ".", *map(str, range(1, self.size + 1))), self.size**2)
+        return TokenSpec(("pad", ".", *map(str, range(1, self.size + 1))), self.size**2, int(self.shared_puzzle))
 
     @property
     def ratings(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,7 +172,7 @@ class Sudoku(Task):
         )
 
     def _held_out(self, path: str) -> tuple[Puzzles, Puzzles]:
-        puzzles = read_puzzles(path, self.size)
+        puzzles = cached_puzzles(path, self.size)
         _, first, of_class = np.unique(class_keys(puzzles.questions, self.size), return_index=True, return_inverse=True)
         num_test = min(500, max(1, len(first) // 5)) if self.num_test is None else self.num_test
         if num_test >= len(first):
@@ -181,7 +185,7 @@ class Sudoku(Task):
         return puzzles[self._chosen(path, rest, self.num_train, "num_train")], puzzles[np.sort(first[held])]
 
     def _apart(self, path: str, test_path: str) -> tuple[Puzzles, Puzzles]:
-        puzzles, test = read_puzzles(path, self.size), read_puzzles(test_path, self.size)
+        puzzles, test = cached_puzzles(path, self.size), cached_puzzles(test_path, self.size)
         test = test[self._chosen(test_path, np.arange(len(test)), self.num_test, "num_test")]
         leaks = np.isin(class_keys(puzzles.questions, self.size), class_keys(test.questions, self.size))
         rest = np.flatnonzero(~leaks)

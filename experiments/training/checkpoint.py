@@ -12,6 +12,7 @@ from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import IGNORE
+from loopgrad.experiments.trainer.scaling import check_scale, put_scale
 from loopgrad.experiments.training import random_states, tensor_files
 from loopgrad.experiments.training.loop import Run
 from loopgrad.experiments.training.seeds import generators
@@ -48,6 +49,7 @@ def _content(run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> dic
         "exploration": run.exploration.get_state(),
         "estimator": [generator.get_state() for generator in generators(estimator)],
         "generators": random_states.take(),
+        **({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
     }
 
 
@@ -84,6 +86,8 @@ def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
     # rates and decays are the configuration's, whatever the file says
     groups = run.optimizer.state_dict()["param_groups"]
     run.optimizer.load_state_dict({"state": content["optimizer"]["state"], "param_groups": groups})
+    if run.scaler is not None:
+        put_scale(run.scaler, content["scaler"])
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
     for generator, state in zip(noise, states, strict=True):
@@ -131,23 +135,20 @@ def _check(content: dict[str, Any], run: Run, wanted: dict[str, Any]) -> None:
     optimizer = content.get("optimizer")
     moments = optimizer.get("state") if isinstance(optimizer, dict) else None
     if isinstance(moments, dict):  # a run that has just begun has none yet, and a parameter without gradient never
-        parameters = dict(enumerate(p for group in run.optimizer.param_groups for p in group["params"]))
-        of_adam = {key: _moments(parameters[key]) for key in moments if key in parameters}
+        kept = {key: tensors for key, tensors in run.optimizer.kept().items() if key in moments}
         # what is beside the parameters' numbers comes from this run, so that it need not be there
         groups = wanted["optimizer"]["param_groups"]
-        wanted = {**wanted, "optimizer": {"state": of_adam, "param_groups": groups}}
+        wanted = {**wanted, "optimizer": {"state": kept, "param_groups": groups}}
         content = {**content, "optimizer": {**optimizer, "param_groups": groups}}  # pyright: ignore[reportGeneralTypeIssues]
     if reason := misfit(content, wanted, passed=("fingerprint", "generators.cuda", "generators.python")):
         raise ValueError(reason)
     if content["step"] < 0:
         raise ValueError(f"step is {content['step']}")
+    if run.scaler is not None:
+        check_scale(content["scaler"])
     _check_carry(content["carry"], run)
     random_states.check_torch(content["exploration"], run.exploration.device)
     random_states.check(content["generators"])
-
-
-def _moments(parameter: Tensor) -> dict[str, Tensor]:
-    return {"step": torch.zeros(()), "exp_avg": parameter.detach(), "exp_avg_sq": parameter.detach()}
 
 
 def _check_carry(carry: dict[str, Tensor], run: Run) -> None:

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.tasks.base import Batch, Task
-from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.trainer import Joined, Trainer
+from loopgrad.experiments.trainer.ahead import ahead
+from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
+from loopgrad.experiments.trainer.compiling import compile_in_place
+from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
 from loopgrad.experiments.training import depths
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
@@ -32,11 +35,12 @@ class Run:
 
     model: Model
     average: AveragedModel
-    optimizer: torch.optim.Optimizer
+    optimizer: Joined
     carry: supervision.Carry
     exploration: torch.Generator
     step: int = 0
     log: str = ""
+    scaler: torch.amp.GradScaler | None = None
 
     @property
     def evaluated(self) -> Model:
@@ -51,12 +55,15 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     device = trainer.torch_device()
     model = model.to(device).train()
     torch.manual_seed(seed_for("dropout", seed))
-    betas = float(trainer.beta1), float(trainer.beta2)  # torch takes 0 for another kind than 0.9
-    optimizer = torch.optim.AdamW(model.parameters(), trainer.learning_rate, betas, weight_decay=trainer.weight_decay)
+    optimizer = trainer.optimizer_of(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
+    if trainer.puzzle_optimizer is not None:
+        shared_table(model, average.module)
     first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
-    return Run(model, average.eval(), optimizer, supervision.initial_carry(model, first), exploration)
+    carry, scaler = supervision.initial_carry(model, first), scaler_of(model, trainer.autocast, device)
+    compile_in_place(model, trainer.compile)  # after the copy for the average, which is evaluated as it is
+    return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler)
 
 
 def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
@@ -67,24 +74,29 @@ def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: in
     """
     test = task.test_set()
     saved = None
-    while run.step < trainer.train_steps:
-        began = time.perf_counter()
-        entry, saved = _step(run, trainer, task, estimator, seed, saved)
-        run.step += 1
-        entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
-        if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
-            scores = evaluate(run.evaluated, trainer, task, test)
-            entry |= {f"test_{name}": value for name, value in scores.items()}
-        yield entry
+
+    def draw(step: int) -> Batch:
+        # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
+        return task.train_batch(seed_for("data", seed), step, trainer.batch_size)
+
+    with ahead(draw, trainer.train_steps, trainer.prefetch) as drawn:
+        while run.step < trainer.train_steps:
+            began = time.perf_counter()
+            entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved)
+            run.step += 1
+            entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
+            if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
+                scores = evaluate(run.evaluated, trainer, task, test)
+                entry |= {f"test_{name}": value for name, value in scores.items()}
+            yield entry
 
 
 def _step(
-    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, saved: int | None
+    run: Run, trainer: Trainer, batch: Batch, estimator: Estimator, seed: int, saved: int | None
 ) -> tuple[dict[str, Any], int]:
     device, before = run.carry.segment.device, estimator_at(estimator, max(0, run.step - 1))
     estimator, depth = estimator_at(estimator, run.step), depths.drawn(trainer, seed, run.step)
-    # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
-    batch = task.train_batch(seed_for("data", seed), run.step, trainer.batch_size).to(device)
+    batch = batch.to(device)
     if generators(estimator) or depth is not None or estimator != before:
         saved = None  # it may be another at each draw
     counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
@@ -96,10 +108,14 @@ def _step(
     saved = counter.held() if counter else saved
     assert saved is not None
     run.optimizer.zero_grad(set_to_none=True)
-    (result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty).backward()
+    loss = result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty
+    scaled(run.scaler, loss).backward()
+    if run.scaler is not None:
+        run.scaler.unscale_(run.optimizer)
     if penalty is not None:
         result.metrics["jacobian_penalty"] = penalty.detach()
-    norm = nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+    parameters = list(run.model.parameters())
+    norm = total_norm(parameters)
     scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
     entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
     if depth is not None:
@@ -107,17 +123,24 @@ def _step(
     numbers = result.output.stats.numbers()
     own = ("stopped", "residual", "doubt", "steps")
     entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
-    if not all(map(torch.isfinite, (norm, result.loss))):
+    finite = bool(norm.isfinite())
+    if not (result.loss.isfinite() and (finite or overflowed(run.scaler, parameters))):
         raise NonFinite(_first_non_finite(run, result))
-    if trainer.grad_clip:  # not before: one bad gradient, clipped, spoils them all
-        nn.utils.clip_grads_with_norm_(run.model.parameters(), trainer.grad_clip, norm)
-    rate = trainer.learning_rate * min(1.0, (run.step + 1) / max(1, trainer.warmup_steps))
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.step()
-    run.average.update_parameters(run.model)
+    if trainer.grad_clip and finite:  # one bad gradient, clipped, spoils them all
+        clip(parameters, trainer.grad_clip, norm)
+    factor = trainer.rate_factor(run.step + 1)
+    run.optimizer.set_rates(factor)
+    if run.scaler is None:
+        run.optimizer.step()
+    else:
+        entry |= {"loss_scale": run.scaler.get_scale()}
+        entry |= {"skipped": int(not scaled_step(run.scaler, run.optimizer))}
+    if finite:
+        run.average.update_parameters(run.model)
+    else:
+        del entry["gradient_norm"]  # a log holds numbers
     run.carry = result.carry
-    return {**entry, "learning_rate": rate, "saved_bytes": saved}, saved
+    return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": saved}, saved
 
 
 def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
@@ -133,7 +156,7 @@ def _first_non_finite(run: Run, result: supervision.Segment) -> str:
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
-    named += [(f"gradient of {name}", p.grad) for name, p in run.model.named_parameters() if p.grad is not None]
+    named += [(f"gradient of {name}", dense(p.grad)) for name, p in run.model.named_parameters() if p.grad is not None]
     name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
     return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
 

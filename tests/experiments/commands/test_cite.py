@@ -42,6 +42,11 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "model=lstm": ["hochreiter1997"],
     "model=ntm": [TURING, "1807.08518"],
     "model=looped_lm": ["1807.03819", "2502.17416", "2502.05171"],
+    "optimizer=adamw": ["1711.05101"],
+    "optimizer=adam_atan2": ["2407.05872"],
+    "optimizer=muon": ["jordan2024muon", "2502.16982", "1711.05101"],
+    "puzzle_optimizer=sign_sgd": [HRM, "1802.04434"],
+    "schedule=cosine": ["1608.03983"],
     "trainer=published": [TRM],
     "task=maze": ["2402.14083"],
     "task=arc1": ["1911.01547"],
@@ -93,7 +98,7 @@ def test_a_choice_yields_its_paper(loopgrad, choice):
 def test_no_choice_of_estimator_or_model_is_left_out_above():
     names = {
         f"{group}={path.name.removesuffix('.yaml')}"
-        for group in ("estimator", "model")
+        for group in ("estimator", "model", "optimizer", "puzzle_optimizer")
         for path in CONF.joinpath(group).iterdir()
     }
     assert names <= PAPERS.keys()

@@ -16,11 +16,15 @@ from loopgrad.gradients import Estimator
 from loopgrad.models import Model
 
 CONF = files("loopgrad.experiments.conf")
-GROUPS = ("task", "model", "estimator", "trainer", "halting", "depths", "experiment", "bench", "analysis")
+OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule")
+GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "bench", "analysis")
 
 
 def choices(group: str) -> list[str]:
-    return sorted(path.name.removesuffix(".yaml") for path in CONF.joinpath(group).iterdir())
+    folders = {path.name: path for path in CONF.joinpath(group).iterdir() if path.is_dir()}
+    inner = [f"{name}/{path.name}" for name, folder in folders.items() for path in folder.iterdir()]
+    names = [path.name for path in CONF.joinpath(group).iterdir() if path.name not in folders]
+    return sorted(name.removesuffix(".yaml") for name in (*names, *inner))
 
 
 def test_the_groups_are_those_of_the_readme_and_none_is_empty():
@@ -29,8 +33,14 @@ def test_the_groups_are_those_of_the_readme_and_none_is_empty():
     assert all(choices(group) for group in GROUPS)
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "cite"])
-@pytest.mark.parametrize("name", choices("experiment"))
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        pytest.param(command, name, marks=pytest.mark.slow if name.startswith("published/") else ())
+        for command in ("compare", "train", "cite")
+        for name in choices("experiment")
+    ],
+)
 def test_every_experiment_composes_for_every_command(command, name):
     config = composed(command, [f"experiment={name}"])
     for node in (config.task, config.model, config.trainer):
@@ -64,10 +74,11 @@ def test_every_estimator_builds_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
-    whole = composed("train", [f"trainer={name}", "depths=batch"]).trainer
+    more = ["depths=batch", "optimizer=adamw", "puzzle_optimizer=sign_sgd", "schedule=constant"]
+    whole = composed("train", [f"trainer={name}", *more]).trainer
     node = composed("train", [f"trainer={name}"]).trainer
     assert isinstance(build(node, "trainer"), Trainer)
-    assert set(whole) - set(node) == {"depths", "depth_per", "most_cycles"}
+    assert set(whole) - set(node) == {"depths", "depth_per", "most_cycles", *OF_TRAINER[2:]}
     node = whole
     assert set(node) - {"_target_"} == set(Trainer.__dataclass_fields__)
 

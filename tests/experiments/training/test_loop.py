@@ -11,6 +11,7 @@ from torch import nn
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.errors import NonFinite
+from loopgrad.experiments.trainer import Joined, Part
 from loopgrad.experiments.training.loop import begin, evaluate, train
 from loopgrad.experiments.training.seeds import USES, seed_for
 from loopgrad.gradients import (
@@ -104,7 +105,7 @@ def test_the_evaluated_weights_are_the_exponential_average(decay):
 def gradient_norm_applied(it):
     """Return the reported norm and that of the gradient which the optimiser saw, with plain SGD in AdamW's place."""
     run = begin(it, TASK, model(), 0)
-    run.optimizer = torch.optim.SGD(run.model.parameters(), 0.0)
+    run.optimizer = Joined([Part(torch.optim.SGD(run.model.parameters(), it.learning_rate))])
     before = [p.detach().clone() for p in run.model.parameters()]
     (entry,) = train(run, it, TASK, BPTT(), 0)
     moved = [

@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 import torch
 
+from loopgrad.experiments.trainer.building import optimizer_of
+from loopgrad.experiments.trainer.joined import Joined
+from loopgrad.experiments.trainer.rules import AdamWRule, Keys, SignSGDRule, UpdateRule
+from loopgrad.experiments.trainer.schedules import Constant, Schedule
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models.halting import Halting
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy
+from loopgrad.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -20,17 +25,20 @@ class Trainer:
         halting: When a row takes a new sample.
         train_steps: Optimiser steps.
         batch_size: Rows of the carry.
-        learning_rate: Learning rate of AdamW, after a linear warm-up constant, as published.
-        beta1: Decay of AdamW's first moment, per step.
-        beta2: Decay of AdamW's second moment, per step.
+        learning_rate: Learning rate after a linear warm-up; constant from there on without `schedule`.
+        beta1: Decay of the first moment of AdamW or AdamATan2, per step.
+        beta2: Decay of the second moment, per step.
         weight_decay: Decoupled, in units of the learning rate; on every parameter, as published.
         warmup_steps: Steps over which the learning rate rises from 0.
         ema_decay: Decay per step of the average of the weights that is evaluated; 0 evaluates the weights themselves.
         grad_clip: Largest norm of the gradient; 0 for no clipping.
-        autocast: "bf16" runs forward passes under autocast; "off" does not.
+        autocast: "bf16" or "fp16" runs forward passes under autocast, "fp16" with a scaled loss; "off" does not.
+        compile: What torch.compile (inductor) compiles, in place: "net", the nets that the cell calls, which is what
+            pays; "cell" or "model", all of it; "none".
         cross_entropy: Loss of a token.
         jacobian_weight: Weight of the Jacobian penalty of the last cycle at the state where it ends, added to the loss;
             0 for none.
+        prefetch: Whether the batch of the next step is drawn on a thread while a step runs; the batches are the same.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
@@ -41,6 +49,9 @@ class Trainer:
             run's seed and the step alone; evaluation always has the model's own number.
         depth_per: "batch", one draw for all samples, or "sample", one for each.
         most_cycles: Larger draws count as this one.
+        optimizer: How weights are updated; None for AdamW.
+        puzzle_optimizer: How puzzle vectors are; None for as all others.
+        schedule: How rates go after the warm-up; None for constant.
 
     Raises:
         ValueError: A value is out of range, or depths are not those of the halting rule.
@@ -56,9 +67,11 @@ class Trainer:
     warmup_steps: int = 30
     ema_decay: float = 0.98
     grad_clip: float = 1.0
-    autocast: Literal["off", "bf16"] = "off"
+    autocast: Literal["off", "bf16", "fp16"] = "off"
+    compile: Literal["none", "net", "cell", "model"] = "none"
     cross_entropy: Literal["stablemax", "softmax"] = "stablemax"
     jacobian_weight: float = 0.0
+    prefetch: bool = False
     eval_every: int = 50
     eval_batch_size: int = 512
     checkpoint_every: int = 100
@@ -68,6 +81,9 @@ class Trainer:
     depths: DepthDistribution | None = None
     depth_per: Literal["batch", "sample"] = "batch"
     most_cycles: int = 64
+    optimizer: UpdateRule | None = None
+    puzzle_optimizer: SignSGDRule | None = None
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":
@@ -94,13 +110,28 @@ class Trainer:
         """
         return device_of(self.device)
 
+    def optimizer_of(self, model: Model) -> Joined:
+        """Return the optimiser of a model.
+
+        Raises:
+            ValueError: There is a rule for puzzle vectors, and the model has none.
+        """
+        keys = Keys(self.learning_rate, (self.beta1, self.beta2), self.weight_decay)
+        return optimizer_of(model, self.optimizer or AdamWRule(), self.puzzle_optimizer, keys)
+
+    def rate_factor(self, step: int) -> float:
+        """Return the factor on learning rates at a step, counted from 1."""
+        return (self.schedule or Constant()).factor(step, self.train_steps, self.warmup_steps)
+
     def loss_of_token(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
         """Return the cross entropy that is trained on."""
         return {"stablemax": stablemax_cross_entropy, "softmax": softmax_cross_entropy}[self.cross_entropy]
 
     def precision(self, device: torch.device) -> Any:
         """Return the context in which forward passes run."""
-        return torch.autocast(device.type, torch.bfloat16) if self.autocast == "bf16" else nullcontext()
+        if self.autocast == "off":
+            return nullcontext()
+        return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[self.autocast])
 
 
 def device_of(name: str) -> torch.device:
