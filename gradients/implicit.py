@@ -10,7 +10,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_different
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.implicit_backward import implicit_gradients
 from loopgrad.gradients.implicit_forward import ImplicitPass
-from loopgrad.gradients.implicit_verdict import ImplicitStats
+from loopgrad.gradients.implicit_verdict import ImplicitStats, Remembered
 from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
@@ -94,7 +94,7 @@ class ImplicitGradient(Estimator):
     on_unconverged: Literal["fallback", "warn", "raise", "ignore"] = "fallback"
     fallback: Estimator = TruncatedBPTT(num_steps=8)
     warm_start: bool = False
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _last: Remembered = field(default_factory=Remembered, repr=False, compare=False, kw_only=True)
 
     kind = "exact at a fixed point"
     memory = "O(1)"
