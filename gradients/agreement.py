@@ -31,6 +31,12 @@ def agreed_seed(seed: int, cell: nn.Module) -> int:
     return int(_of_the_first(torch.tensor(seed, dtype=torch.int64), groups)) if groups else seed
 
 
+def is_split(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is one of torch.distributed.tensor, of which this process has a part."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
+
+
 def _of_the_first(value: torch.Tensor, groups: list[tuple[Any, str]]) -> torch.Tensor:
     for group, device in groups:
         there = value.to(device)
@@ -43,8 +49,7 @@ def _groups(cell: nn.Module, with_data: bool) -> Iterator[tuple[Any, str]]:
     distributed, modules = torch.distributed, list(cell.modules())
     if torch.compiler.is_compiling() or not distributed.is_available() or not distributed.is_initialized():
         return
-    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    split: list[Any] = [p for p in cell.parameters() if kind is not None and isinstance(p, kind)]
+    split: list[Any] = [p for p in cell.parameters() if is_split(p)]
     if with_data:
         groups = [group for _, state in sharded(modules) for group in state._fsdp_param_groups]
         split += [parameter.sharded_param for group in groups for parameter in group.fsdp_params]

@@ -1,6 +1,7 @@
 """A model whose cell processes share, its estimators, and the gradient of one process on the whole batch."""
 
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 from torch import nn
@@ -37,10 +38,15 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "implicit fallback": lambda: ImplicitGradient(forward_rtol=0, max_gradient_error=0),
     "forward mode": lambda: ForwardMode(),
     "forward state": lambda: ForwardGradient(seed=3),
+    "forward central": lambda: ForwardGradient(mode="central", seed=3),
     "forward weights": lambda: ForwardGradient(perturb="weights", window=0, seed=3),
 }
 COUPLED = {"reversible damped": lambda cell: Damped(cell, "1/4"), "reversible leapfrog": lambda cell: Leapfrog(cell)}
-NOISY = ("forward state", "forward weights")  # noise of its own on each process: no equal of one process
+NOISY = (
+    "forward state",
+    "forward central",
+    "forward weights",
+)  # noise of its own on each process: no equal of one process
 
 
 class Block(nn.Module):
@@ -102,10 +108,29 @@ def rows(rank: int, dtype: torch.dtype = torch.float64):
     return batch(dtype)[ROWS // 2 * rank : ROWS // 2 * (rank + 1)]
 
 
-def of_one_process(name: str, calls: int = 2) -> list[torch.Tensor]:
-    """Gradients of the whole batch at the last of so many calls."""
-    model = Model(name)
-    for _ in range(calls):
-        model.zero_grad()
-        model(batch()).backward()
+def of_one_process(way: str, name: str) -> list[torch.Tensor | None]:
+    """The gradient of one process on the whole batch.
+
+    Where it cannot be the same, for noise that differs from rank to rank and for bfloat16, whose sums are not those of
+    the whole batch, it is the mean of what one process finds on the rows of each rank.
+    """
+    dtype = torch.bfloat16 if way.startswith("bf16") else torch.float64
+    wide = torch.promote_types(dtype, torch.float32)
+    apart = way.startswith("bf16") or name in NOISY
+    given = [(0, batch(dtype))] if not apart or way == "tensor" else [(rank, rows(rank, dtype)) for rank in (0, 1)]
+    found = [_gradient(way, name, dtype, *one) for one in given]
+    columns = zip(*found, strict=True)
+    return [None if c[0] is None else sum(g.to(wide) for g in c) / len(c) for c in columns]
+
+
+def _gradient(way: str, name: str, dtype: torch.dtype, rank: int, x: torch.Tensor) -> list[torch.Tensor | None]:
+    model = Model(name, dtype)
+    with (
+        mock.patch("torch.distributed.is_initialized", lambda: True),
+        mock.patch("torch.distributed.get_rank", lambda: rank),
+    ):
+        for _ in range(2):
+            if way != "ddp no_sync":
+                model.zero_grad()
+            model(x).backward()
     return [parameter.grad for parameter in model.parameters()]

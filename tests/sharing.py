@@ -32,7 +32,9 @@ def parallel_cell(**options) -> Callable[[Model], nn.Module]:
 def sharded(*places: str, **options) -> Callable[[Model], nn.Module]:
     def wrap(model: Model) -> nn.Module:
         for place in places:
-            found = {"blocks": model.inner.blocks, "inner": [model.inner], "cell": [model.cell], "model": [model]}[place]
+            found = {"blocks": model.inner.blocks, "inner": [model.inner], "cell": [model.cell], "model": [model]}[
+                place
+            ]
             for module in found:
                 fully_shard(module, **options)
         return model

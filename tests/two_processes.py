@@ -14,13 +14,15 @@ import torch
 from torch import distributed, multiprocessing
 
 WORLD = 2
+PRELOADED = ["loopgrad.models", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
 
 
 def in_two(work: Callable[..., Any], *given: Any, seconds: float = 120) -> list[Any]:
     """Return what `work(rank, *given)` returns in each process; both are killed when the time is up."""
     with tempfile.TemporaryDirectory() as folder:
+        multiprocessing.set_forkserver_preload(PRELOADED)  # once for all tests of a run
         context = multiprocessing.start_processes(
-            _rank, (work, folder, given), nprocs=WORLD, join=False, start_method="spawn"
+            _rank, (work, folder, given), nprocs=WORLD, join=False, start_method="forkserver"
         )
         end = time.monotonic() + seconds
         try:
