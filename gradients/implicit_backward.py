@@ -89,7 +89,7 @@ def implicit_gradients(
     if any_solved:
         trusted = w * scale
         found = f.gradients(trusted if all_passed else torch.where(used.unsqueeze(1), trusted, 0.0))
-    evaluations, vjps = runs * len(run.cycle) + 1, f.vjps * len(run.cycle)
+    evaluations, vjps = (runs + f.reruns) * len(run.cycle) + 1, f.vjps * len(run.cycle)
     if any_back:
         del f, w
         keep = None if all_finite else finite

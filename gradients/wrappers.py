@@ -3,26 +3,26 @@
 from torch import nn
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module, member: str = "period") -> nn.Module:
     """Return the module inside of what torch.compile, data-parallel training and the like have put around it.
 
     A wrapper is a module whose `_orig_mod` (torch.compile) or `module` (DistributedDataParallel and its kin, engines,
-    averages) is what it calls, and that has no `period` of its own.
+    averages) is what it calls, and that has no `period`, or what `member` names, of its own.
     """
-    while (inner := _inside(module)) is not None:
+    while (inner := _inside(module, member)) is not None:
         module = inner
     return module
 
 
-def _inside(module: nn.Module) -> nn.Module | None:
+def _inside(module: nn.Module, member: str) -> nn.Module | None:
     inner = _child(module, "_orig_mod")
     if inner is not None:
         return inner
     inner = _child(module, "module")
     if inner is None or type(module).__module__.startswith("torch."):
         return inner
-    # a class that nobody knows: a wrapper of a cell if what it holds has a cycle and it says nothing of its own
-    return inner if not hasattr(module, "period") and hasattr(unwrapped(inner), "period") else None
+    # a class that nobody knows: a wrapper if what it holds has the member, and it says nothing of its own
+    return inner if not hasattr(module, member) and hasattr(unwrapped(inner, member), member) else None
 
 
 def _child(module: nn.Module, name: str) -> nn.Module | None:

@@ -198,7 +198,7 @@ def run_segment(
 
 def _own(model: Any) -> Model:
     """Return the model in what data-parallel training or a compiler has put around it."""
-    return unwrapped(model)  # pyright: ignore[reportReturnType]
+    return unwrapped(model, "initial_state")  # pyright: ignore[reportReturnType]
 
 
 def _acts_when_called(model: nn.Module) -> bool:
