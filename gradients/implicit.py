@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from loopgrad.gradients.buffers_kept import BuffersKept
 from loopgrad.gradients.checks import check_choice, check_int, refuse_second_derivative
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, needs_gradient, period_of, run
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -59,7 +58,7 @@ class ImplicitGradient(Estimator):
     Cost:
         T cell evaluations; in backward one cycle is run again, and its first update twice, which shows what a cell
         keeps outside its state. Then one product of the cycle map per step of the solver and one for the parameters.
-        Of a net that torch.compile has compiled under another estimator the cycle is run again for each product.
+        Of a net that torch.compile has compiled the cycle is run again for each product.
         Saves two states. In backward the graph of one cycle lives beside the solver's vectors (two per product for
         "gcr", one for "gmres", seven in all for "bicgstab"). Samples that are not trusted add the fallback's own cost.
     Not recommended when:
@@ -136,8 +135,7 @@ class ImplicitGradient(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps))
         functional, stats = FunctionalCell(cell, state, inputs), ImplicitStats(0, 0)
         forward = ImplicitPass(functional, self, num_steps, stats)
-        with BuffersKept():
-            last, kept = forward.run(inputs)
+        last, kept = forward.run(inputs)
         leaves = joined(_Recursion, forward, last, kept, functional.sources) if graph else last
         return Rollout(functional.unflatten_state(leaves), stats)
 
@@ -154,6 +152,6 @@ class _Recursion(RecursionNode):
         refuse_second_derivative("ImplicitGradient")
         run, saved = ctx.run, ctx.saved_tensors
         run.frozen.check()
-        with Untouched(run.cell.cell, run.cycle_conditions), BuffersKept():
+        with Untouched(run.cell.cell, run.cycle_conditions):
             found = implicit_gradients(run, saved, run.stats, cotangents, ctx.needs_input_grad[3:])
         return None, None, None, *found

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from loopgrad.gradients.buffers_kept import BuffersKept
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, check_nothing_hidden, leaf_view, next_number, pull_back
 from loopgrad.gradients.recompute import Conditions
@@ -55,7 +54,7 @@ class Linearised:
         self._state = [alias(leaf, True) for leaf in state]
 
         def run() -> tuple[list[Any], list[Any]]:
-            with conditions.restored(cell.cell) as buffers, BuffersKept():
+            with conditions.restored(cell.cell) as buffers:
                 entries = cell.leaf_views(others)
                 if keep is not None and cut:
                     entries = masked_inputs(cell, entries, rows, keep)
@@ -92,6 +91,8 @@ class Linearised:
         except RuntimeError as error:
             if "donated buffers" not in str(error):
                 raise
+            # compiled code that reuses the memory of what forward saved. Compiling with donated_buffer=False is no help:
+            # torch 2.13 takes the old code from its cache on disk all the same, and the second product is wrong
             self._single = True
             found = pull_back(self._outputs, cotangents, sources)
         self._gone = self._single
