@@ -91,7 +91,7 @@ class Linearised:
         except RuntimeError as error:
             if "donated buffers" not in str(error):
                 raise
-            # compiled code that reuses the memory of what forward saved. Compiling with donated_buffer=False is no help:
+            # compiled code reuses the memory of what forward saved. Compiling with donated_buffer=False is no help:
             # torch 2.13 takes the old code from its cache on disk all the same, and the second product is wrong
             self._single = True
             found = pull_back(self._outputs, cotangents, sources)
