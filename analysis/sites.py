@@ -18,7 +18,7 @@ from loopgrad.analysis.streams import version
 from loopgrad.gradients.cell_call import check_cell, takes
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
-from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.invertible import undoing
 from loopgrad.gradients.rows_going import rows_going
 
 
@@ -80,7 +80,8 @@ class CellSite:
         at, read = Arguments(cell), []
 
         def visible(state: Any) -> Any:
-            return cell.current(cell.couple(state)) if is_invertible(cell) else state
+            own = undoing(cell)
+            return state if own is None else own.current(own.couple(state))
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal due, known, skipped, read

@@ -20,7 +20,7 @@ from loopgrad.gradients.batch_first import batch_first, inside
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
-from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.invertible import is_invertible, undoing
 from loopgrad.gradients.options import Options
 
 
@@ -111,7 +111,8 @@ def record(
         state = tree.map_tensors(torch.clone, state)  # the caller's is left as it is
         inputs = tree.map_tensors(counted, inputs)
         xs = tree.map_tensors(counted, xs)
-    plain, state = state, cell.couple(state) if is_invertible(cell) else state
+    own = undoing(cell)
+    plain, state = state, state if own is None else own.couple(state)
     streams = Streams.checked(_visible(cell, state), latent)
     shown, batch_dims = streams.picked(_visible(cell, state)), _batch_dims(streams, plain, batch_dim)
     places = Places.of(per, streams.names, shown, batch_dims, position_dim)
@@ -188,8 +189,8 @@ def _advance(cell: nn.Module, state: Any, inputs: Any, step: int, streams: Strea
 
 def _visible(cell: nn.Module, state: Any) -> Any:
     """Return what is recorded of a state: of a coupled cell's the copy that its next update reads."""
-    bare = inside(cell)
-    return bare.current(state) if is_invertible(bare) else state
+    own = undoing(inside(cell))
+    return state if own is None else own.current(state)
 
 
 def _cycle(

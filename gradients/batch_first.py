@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.batch_dims import WHOLE, batch_sizes, input_dims, is_first, state_dims
+from loopgrad.gradients.wrappers import unwrapped
 
 
 def batch_first(
@@ -75,7 +76,7 @@ class BatchFirst(nn.Module):
     @property
     def period(self) -> Any:
         """That of the cell inside."""
-        return getattr(self.cell, "period", 1)
+        return getattr(unwrapped(self.cell), "period", 1)
 
     def forward(self, state: Any, inputs: Any, step: int) -> Any:
         """Apply the update to the state as the cell inside knows it."""

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from loopgrad.gradients.wrappers import unwrapped
+
 # forward of a class -> whether it is refused; functions are held weakly, and with them their classes
 _REFUSED: WeakKeyDictionary[Callable[..., Any], bool] = WeakKeyDictionary()
 RECURRENT = {"gru": (nn.GRUCell, nn.GRU), "lstm": (nn.LSTMCell, nn.LSTM), "rnn": (nn.RNNCell, nn.RNN)}
@@ -22,9 +24,7 @@ def check_cell(cell: Any, name: str = "cell") -> None:
         raise TypeError(f"{name} must be an nn.Module called as cell(state, inputs, step), got {_no_module(cell)}")
     if torch.compiler.is_compiling():
         return
-    cell = getattr(cell, "_orig_mod", cell)  # what torch.compile has wrapped
-    if isinstance(cell, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        cell = cell.module
+    cell = unwrapped(cell)
     if type(cell).__call__ is not nn.Module.__call__ or cell._forward_pre_hooks:
         return
     if "forward" in vars(cell):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from loopgrad.gradients.agreement import is_split
 from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -33,6 +34,11 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
         chosen: Which of them are perturbed, once; none of them to perturb the state after each update.
     """
     cell, how, rows, width = run.cell, run.how, run.rows, len(tensors) - len(run.cell.others)
+    if any(moves and is_split(tensor) for tensor, moves in zip(tensors, chosen, strict=True)):
+        raise RuntimeError(
+            "ForwardGradient(perturb='weights') cannot move weights that tensor parallelism has split: use "
+            "perturb='state' with mode='central', or CheckpointedBPTT()"
+        )
     last = _run(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0, run.prints)
     middle, found, doubts = rows.join(last), [], []
     for k in range(how.num_tangents):

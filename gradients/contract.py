@@ -14,20 +14,23 @@ from torch import nn
 from torch._C._functorch import maybe_current_level as in_transform
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.around import Around
 from loopgrad.gradients.batch_dims import is_first
 from loopgrad.gradients.batch_first import batch_first, given_back
 from loopgrad.gradients.carried_answers import CarriedAnswers
 from loopgrad.gradients.cell_call import check_cell
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.graphs import is_floating
-from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.invertible import undoing
 from loopgrad.gradients.options import Options
 from loopgrad.gradients.outputs import Answers, room_for
+from loopgrad.gradients.pytrees import register_result
 from loopgrad.gradients.recompute import keep_derived_weights
 from loopgrad.gradients.stationary import closed_over
 from loopgrad.gradients.stats import Stats
 from loopgrad.gradients.stepwise import cut
 from loopgrad.gradients.untouched import Untouched
+from loopgrad.gradients.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Rollout:
     state: Any
     stats: Stats
     outputs: Any = None
+
+
+register_result(Rollout, whole=("stats",))
 
 
 class Estimator(ABC):
@@ -129,16 +135,19 @@ class Estimator(ABC):
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
         options = Options(xs, readout, save, start, lengths, until, batch_dim, num_steps)
         num_steps = num_steps if options.none else options.checked(plain)
-        first = cell.couple(plain) if num_steps and is_invertible(cell) else plain
+        undone = undoing(cell) if num_steps else None
+        first = plain if undone is None else undone.couple(plain)
         if torch.compiler.is_compiling():
             rollout = self.asked(cell, plain, first, inputs, num_steps, options)
         else:
-            with Untouched():
-                keep_derived_weights(cell)
-                rollout = self.asked(cell, plain, first, normal(inputs), num_steps, options)
+            with Untouched(), Around(cell, () if options.of_last else (readout,)) as around:
+                keep_derived_weights(around.cell)
+                rollout = self.asked(around.cell, plain, first, normal(inputs), num_steps, options)
+                check_structure(first, rollout.state)
+                rollout = around.ended(rollout)
         check_structure(first, rollout.state)
-        if first is not plain and is_invertible(cell):
-            rollout = replace(rollout, state=cell.read(rollout.state))
+        if first is not plain and undone is not None:
+            rollout = replace(rollout, state=undone.read(rollout.state))
         if options.of_last and readout is not None:
             rollout = replace(rollout, outputs=options.last(rollout.state, inputs, num_steps, rollout.stats.steps))
         return rollout
@@ -213,10 +222,12 @@ def normal(values: Any) -> Any:
 def period_of(cell: nn.Module) -> int:
     """Return the number of updates in a cycle of `cell`: its attribute `period`, 1 if it has none.
 
+    Of a wrapper that has none, such as DistributedDataParallel(cell), that of the cell inside.
+
     Raises:
         ValueError: It is not an int of at least 1.
     """
-    period = getattr(cell, "period", 1)
+    period = getattr(unwrapped(cell), "period", 1)
     if not is_int(period, 1):
         raise ValueError(f"cell.period={period!r} must be an int of at least 1, the number of updates in a cycle")
     return period

@@ -12,7 +12,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, n
 from loopgrad.gradients.forward_recursion import ForwardPass, ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
-from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, own_generator
+from loopgrad.gradients.noise import DISTRIBUTIONS, Distribution, check_seed, generator_of
 from loopgrad.gradients.observed import watch
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.recursion_node import joined
@@ -98,7 +98,7 @@ class ForwardGradient(Estimator):
     chunk_size: int | None = None
     seed: int | None = None
     scope: Literal["sample", "batch"] = "sample"
-    generator: torch.Generator = field(init=False, repr=False, compare=False)
+    generator: torch.Generator = field(default=None, repr=False, compare=False, kw_only=True)  # pyright: ignore
 
     kind = "unbiased"
     memory = "O(1)"
@@ -117,7 +117,7 @@ class ForwardGradient(Estimator):
         if not self.epsilon > 0:
             raise ValueError(f"ForwardGradient(epsilon={self.epsilon!r}) must be above 0")
         check_seed("ForwardGradient", self.seed)
-        object.__setattr__(self, "generator", own_generator(self.seed))
+        object.__setattr__(self, "generator", generator_of(self.seed, self.generator))
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run all but the last updates with tangents beside them, the last ones under autograd."""

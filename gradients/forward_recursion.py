@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.agreement import agreed_seed
 from loopgrad.gradients.central_differences import check_precision, differences
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Stats
@@ -65,7 +66,8 @@ class ForwardPass:
     def __init__(self, cell: FunctionalCell, num_steps: int, how: Any, stats: ForwardStats, rows: RowLayout):
         self.cell, self.num_steps, self.how, self.stats, self.rows = cell, num_steps, how, stats, rows
         self.frozen = Frozen(frozen_parameters(cell.cell), [])
-        self.seed, self.conditions = fresh_seed(how.generator), Conditions(cell.cell, [*cell.state, *cell.others])
+        self.conditions = Conditions(cell.cell, [*cell.state, *cell.others])
+        self.seed = agreed_seed(fresh_seed(how.generator), cell.cell)
 
     def run(self) -> tuple[list[Any], list[Tensor]]:
         """Run the updates; return the leaves of their last state, and the tensors kept for backward."""

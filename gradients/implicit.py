@@ -10,7 +10,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_different
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.implicit_backward import implicit_gradients
 from loopgrad.gradients.implicit_forward import ImplicitPass
-from loopgrad.gradients.implicit_verdict import ImplicitStats
+from loopgrad.gradients.implicit_verdict import ImplicitStats, Remembered
 from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
 from loopgrad.gradients.truncated import TruncatedBPTT
@@ -58,6 +58,7 @@ class ImplicitGradient(Estimator):
     Cost:
         T cell evaluations; in backward one cycle is run again, and its first update twice, which shows what a cell
         keeps outside its state. Then one product of the cycle map per step of the solver and one for the parameters.
+        Of a net that torch.compile has compiled the cycle is run again for each product.
         Saves two states. In backward the graph of one cycle lives beside the solver's vectors (two per product for
         "gcr", one for "gmres", seven in all for "bicgstab"). Samples that are not trusted add the fallback's own cost.
     Not recommended when:
@@ -94,7 +95,7 @@ class ImplicitGradient(Estimator):
     on_unconverged: Literal["fallback", "warn", "raise", "ignore"] = "fallback"
     fallback: Estimator = TruncatedBPTT(num_steps=8)
     warm_start: bool = False
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _last: Remembered = field(default_factory=Remembered, repr=False, compare=False, kw_only=True)
 
     kind = "exact at a fixed point"
     memory = "O(1)"

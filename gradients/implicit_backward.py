@@ -89,7 +89,7 @@ def implicit_gradients(
     if any_solved:
         trusted = w * scale
         found = f.gradients(trusted if all_passed else torch.where(used.unsqueeze(1), trusted, 0.0))
-    evaluations, vjps = runs * len(run.cycle) + 1, f.vjps * len(run.cycle)
+    evaluations, vjps = (runs + f.reruns) * len(run.cycle) + 1, f.vjps * len(run.cycle)
     if any_back:
         del f, w
         keep = None if all_finite else finite
@@ -129,7 +129,7 @@ def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
     """Solve (1 - J^T) w = b; return w and the norms of what is left."""
     solver = LINEAR[how.solver] if isinstance(how.solver, str) else how.solver
     tolerance, first, rest = how.rtol * vector_norm(b, dim=1), None, b
-    known = how._last.get("w") if how.warm_start else None
+    known = how._last.solution if how.warm_start else None
     if known is not None and known.shape == b.shape and known.device == b.device and how.max_vjps > 1:
         guess = known.to(b.dtype) * vector_norm(b, dim=1, keepdim=True)
         left = b - (guess - f.pull(guess))
@@ -139,7 +139,7 @@ def _linear(f: Linearised, b: Tensor, how: Any) -> tuple[Tensor, Tensor]:
     found = solver(f.pull, rest, tolerance, budget, how.check_every)
     w = found.solution if first is None else first + found.solution
     if how.warm_start:
-        how._last["w"] = w / vector_norm(b, dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
+        how._last.solution = w / vector_norm(b, dim=1, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
     return w, found.residual
 
 

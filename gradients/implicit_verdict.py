@@ -11,6 +11,12 @@ from loopgrad.gradients.contract import Stats
 QUANTILES = (0.5, 0.9, 1.0)
 
 
+class Remembered:
+    """The last solution of an estimator; one object, which its copies share."""
+
+    solution: Tensor | None = None
+
+
 @dataclass(frozen=True, repr=False)
 class Verdict:
     """What one backward pass found; a value per sample (one for all with scope="batch"), on the device.

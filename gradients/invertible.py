@@ -7,6 +7,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.wrappers import unwrapped
 
 Gradients = list[Tensor | None]
 
@@ -108,6 +109,19 @@ class Invertible(nn.Module, ABC):
         return tree.tensors(state)
 
 
+def undoing(cell: nn.Module) -> Invertible | None:
+    """Return the cell that can undo its updates, within what wrappers have put around it; None if it cannot."""
+    inner = unwrapped(cell)
+    return inner if isinstance(inner, Invertible) else None
+
+
+def invertible(cell: nn.Module) -> Invertible:
+    """Return the same of a cell that is known to be able to undo its updates."""
+    inner = undoing(cell)
+    assert inner is not None
+    return inner
+
+
 def is_invertible(cell: nn.Module) -> TypeGuard[Invertible]:
     """Return whether the updates of a cell can be undone; a compiled cell hands on the members of the one inside."""
-    return isinstance(getattr(cell, "_orig_mod", cell), Invertible)
+    return undoing(cell) is not None

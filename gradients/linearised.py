@@ -48,33 +48,55 @@ class Linearised:
         keep: Tensor | None = None,
         cut: bool = False,
     ):
-        self._rows, self._others, self.vjps, since = rows, others, 0, next_number()
+        self._rows, self._others, self.vjps, self.reruns, since = rows, others, 0, 0, next_number()
         self.handed_on: Tensor | None = None
         state = state if keep is None else rows.masked(state, keep)
         self._state = [alias(leaf, True) for leaf in state]
-        with conditions.restored(cell.cell) as buffers:
-            entries = cell.leaf_views(others)
-            if keep is not None and cut:
-                entries = masked_inputs(cell, entries, rows, keep)
-            viewed = [leaf_view(leaf) for leaf in self._state]
-            self.first = cell.run_on(viewed, entries, buffers, steps.start, steps.start + 1)
-            self._outputs = cell.run_on(self.first, entries, buffers, steps.start + 1, steps.stop)
+
+        def run() -> tuple[list[Any], list[Any]]:
+            with conditions.restored(cell.cell) as buffers:
+                entries = cell.leaf_views(others)
+                if keep is not None and cut:
+                    entries = masked_inputs(cell, entries, rows, keep)
+                viewed = [leaf_view(leaf) for leaf in self._state]
+                first = cell.run_on(viewed, entries, buffers, steps.start, steps.start + 1)
+                return first, cell.run_on(first, entries, buffers, steps.start + 1, steps.stop)
+
+        # whether the graph serves one product only, and then has gone
+        self._run, self._single, self._gone = run, False, False
+        self.first, self._outputs = run()
         self.first = [alias(leaf, False) for leaf in self.first]
         check_nothing_hidden(self._outputs, [*self._state, *others, *cell.frozen], since)
         self.image = rows.join(self._outputs).detach()
 
     def pull(self, vector: Tensor) -> Tensor:
         """Return J^T vector, row by row."""
-        self.vjps += 1
-        product = self._rows.join(pull_back(self._outputs, self._rows.split(vector), self._state, keep=True))
+        product = self._rows.join(self._pulled(vector, self._state, keep=True))
         if self.handed_on is None:
             self.handed_on = (product == vector).all(dim=1) & (vector != 0).any(dim=1)
         return product
 
     def gradients(self, vector: Tensor) -> list[Tensor | None]:
         """Return (df/d other)^T vector for each other tensor, and let go of the graph."""
+        return self._pulled(vector, self._others, keep=False)
+
+    def _pulled(self, vector: Tensor, sources: Sequence[Tensor], keep: bool) -> list[Tensor | None]:
         self.vjps += 1
-        return pull_back(self._outputs, self._rows.split(vector), self._others)
+        if self._gone:
+            self.reruns += 1
+            self._outputs = self._run()[1]
+        cotangents = self._rows.split(vector)
+        try:
+            found = pull_back(self._outputs, cotangents, sources, keep and not self._single)
+        except RuntimeError as error:
+            if "donated buffers" not in str(error):
+                raise
+            # compiled code reuses the memory of what forward saved. Compiling with donated_buffer=False is no help:
+            # torch 2.13 takes the old code from its cache on disk all the same, and the second product is wrong
+            self._single = True
+            found = pull_back(self._outputs, cotangents, sources)
+        self._gone = self._single
+        return found
 
 
 def without_lost(run: Callable[[bool], tuple[Found, Tensor]], keep: Tensor) -> Found:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating
+from loopgrad.gradients.invertible import invertible
 
 # share of a state that rounding may come to
 TOLERANCE = 0.1
@@ -30,7 +31,7 @@ class MetAgain:
 
     def __init__(self, cell: FunctionalCell, verify: str, last: Sequence[Any]):
         self._cell, self._verify, self._last = cell, verify, list(last)
-        self._rounds = verify != "off" and not cell.cell.exact
+        self._rounds = verify != "off" and not invertible(cell.cell).exact
         self._begin(self._last)
 
     @torch.no_grad()
@@ -84,8 +85,8 @@ class MetAgain:
         Two thirds of the digits, for a cell may multiply it on the way back, or as much as the arithmetic of the
         coupling does by itself, which comes to the tolerance at its `safe_length`.
         """
-        safe = self._cell.cell.safe_length
-        used = min(1.0, self._count / safe) if safe else 0.0  # pyright: ignore[reportOperatorIssue]
+        safe = invertible(self._cell.cell).safe_length
+        used = min(1.0, self._count / safe) if safe else 0.0
         return min(TOLERANCE, max(self._eps ** (1 / 3), 10 * self._eps ** (1 - used) * TOLERANCE**used))
 
     def _difference(self, state: Any, kept: Sequence[Any]) -> float:
@@ -104,7 +105,7 @@ class MetAgain:
         return worst / max(1e-30, float(_largest([*given, *end])))
 
     def _verified(self, state: Any) -> list[Tensor]:
-        return self._cell.cell.verified(state)  # pyright: ignore[reportCallIssue]
+        return invertible(self._cell.cell).verified(state)
 
     def _say(self, fault: str) -> None:
         if self._verify == "raise":

@@ -25,15 +25,29 @@ def own_generator(seed: int | None) -> torch.Generator:
     return generator
 
 
+def generator_of(seed: int | None, given: torch.Generator | None) -> torch.Generator:
+    """Return the generator of a dataclass: the one it is given by the copy that it replaces, if that has its seed.
+
+    So `dataclasses.replace` shares the generator, with which torch's own hooks copy every dataclass that a module is
+    called with, and draws go on in the copy.
+    """
+    return given if given is not None and seed in (None, given.initial_seed()) else own_generator(seed)
+
+
 def check_seed(owner: str, seed: object) -> None:
     """Raise unless `seed` is None or an int of at least 0."""
     if seed is not None and not is_int(seed, 0):
         raise ValueError(f"{owner}(seed={seed!r}) must be None or an int of at least 0")
 
 
+def common_seed(generator: torch.Generator) -> int:
+    """Draw a seed, the same on all ranks of torch.distributed whose generators agree."""
+    return int(torch.randint(_SPAN, (), generator=generator))
+
+
 def fresh_seed(generator: torch.Generator) -> int:
     """Draw a seed; ranks of torch.distributed whose generators agree get different ones."""
-    drawn = int(torch.randint(_SPAN, (), generator=generator))
+    drawn = common_seed(generator)
     distributed = torch.distributed
     rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     return (drawn + rank * 0x9E3779B97F4A7C15) % _SPAN

@@ -92,7 +92,7 @@ def estimator_at(estimator: Estimator, step: int) -> Estimator:
 def _with(owner: Any, path: list[str], value: int, parameter: str) -> Any:
     """Return a dataclass with an int in it replaced, which shares with it all that is no argument, as generators."""
     name, *rest = path
-    kind, known = type(owner).__name__, [field.name for field in dataclasses.fields(owner) if field.init]
+    kind, known = type(owner).__name__, [field.name for field in dataclasses.fields(owner) if field.compare]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known
         raise ValueError(f"parameter={parameter!r}: {kind} takes no {name!r}; the nearest names are {', '.join(near)}")
@@ -107,6 +107,6 @@ def _with(owner: Any, path: list[str], value: int, parameter: str) -> Any:
         new = value
     changed = dataclasses.replace(owner, **{name: new})
     for field in dataclasses.fields(owner):
-        if not field.init:
+        if not field.compare:
             object.__setattr__(changed, field.name, getattr(owner, field.name))
     return changed

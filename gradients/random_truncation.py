@@ -4,15 +4,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.agreement import agree
 from loopgrad.gradients.checks import only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run, sources
 from loopgrad.gradients.depth_distribution import DepthDistribution, DepthFamily, check_depth_distribution
 from loopgrad.gradients.graphs import is_floating, merged
-from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
+from loopgrad.gradients.noise import check_seed, common_seed, generator_of
 from loopgrad.gradients.observed import run_watched
+from loopgrad.gradients.reaching import reaching
 from loopgrad.gradients.stepwise import asks
 from loopgrad.gradients.weighted import Weighted, weighted
 from loopgrad.gradients.windows import consecutive, in_windows
@@ -36,7 +38,10 @@ class RandomTruncation(Estimator):
     so the variance grows with T without bound where |G_d|^2 shrinks no faster than P(k > d).
 
     k is drawn at each call made with autograd on, and at no other, so that evaluations under no_grad change no later
-    draw; from the generator of this estimator, never the global one. Ranks of torch.distributed draw different k.
+    draw; from the generator of this estimator, never the global one. k is that of the whole batch: processes that train
+    together draw the same one from the same seed, and those whose weights are one cell's (`fully_shard`, tensor
+    parallelism) or that meet in it (SyncBatchNorm) agree on that of the first, whatever their seeds. A cell that
+    exchanges something else at its updates needs a seed, the same on all processes.
 
     Args:
         mean_steps: Mean of k in updates, above 1. Give one of the two.
@@ -48,7 +53,7 @@ class RandomTruncation(Estimator):
 
     Cost:
         T cell evaluations, min(k, T) vjps; saves the graph of k updates, O(k): all T where k is drawn so large. Ranks
-        that train together wait for the longest k among them.
+        that train together without a seed wait for the longest k among them.
     Not recommended when:
         T is much larger than the mean and the Jacobians do not shrink what they are multiplied with,
         that is when the spectral radius of the cell's Jacobian is near or above one: rare draws with large weights then
@@ -83,7 +88,7 @@ class RandomTruncation(Estimator):
     sigma: float = 0.5
     reweight: bool = True
     seed: int | None = None
-    generator: torch.Generator = field(init=False, repr=False, compare=False)
+    generator: torch.Generator = field(default=None, repr=False, compare=False, kw_only=True)  # pyright: ignore
 
     kind = "unbiased"
     memory = "O(k)"
@@ -103,7 +108,7 @@ class RandomTruncation(Estimator):
                 "unbiased: give a mean above 1, or reweight=False"
             )
         check_seed("RandomTruncation", self.seed)
-        object.__setattr__(self, "generator", own_generator(self.seed))
+        object.__setattr__(self, "generator", generator_of(self.seed, self.generator))
         if not self.reweight:
             object.__setattr__(self, "kind", "biased")
 
@@ -118,7 +123,8 @@ class RandomTruncation(Estimator):
         if not torch.is_grad_enabled():
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         depths, unit = self.depths, 1 if self.mean_cycles is None else period_of(cell)
-        draws = torch.Generator().manual_seed(fresh_seed(self.generator))
+        agree(self.generator, cell)
+        draws = torch.Generator().manual_seed(common_seed(self.generator))
         if asks(inputs) and may_differentiate(cell, state, inputs):
             return self._in_windows(cell, state, inputs, num_steps, unit, draws)
         kept = unit * depths.sample(draws)
@@ -135,7 +141,7 @@ class RandomTruncation(Estimator):
         if reached and num_steps:
             leaves, unflatten = tree.flatten(state)
             floating = list(filter(is_floating, leaves))
-            state = unflatten(merged(_Reaching.apply(len(floating), *floating, *reached), leaves))
+            state = unflatten(merged(reaching(floating, reached), leaves))
         return Rollout(state, Stats(num_steps, vjps=num_steps - first if reached else 0))
 
     def _in_windows(
@@ -151,17 +157,3 @@ class RandomTruncation(Estimator):
         if self.reweight:
             cell = Weighted(cell, factors)
         return in_windows(cell, state, inputs, num_steps, consecutive(lengths), type(self).__name__)
-
-
-class _Reaching(torch.autograd.Function):
-    """Tensors as they are, with a gradient of zeros for sources that may have no part in them."""
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> Any:
-        ctx.set_materialize_grads(False)
-        ctx.sources = [(t.shape, t.dtype, t.device) for t in tensors[count:]]
-        return tuple(t.detach() for t in tensors[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        return None, *gradients, *(torch.zeros(s, dtype=t, device=d) for s, t, d in ctx.sources)

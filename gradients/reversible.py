@@ -10,7 +10,7 @@ from loopgrad.gradients.checks import check_choice, is_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
-from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.invertible import undoing
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.reversible_sweep import ReversiblePass, ReversibleRecursion
 from loopgrad.gradients.stepwise import callers, without_graphs
@@ -82,7 +82,8 @@ class ReversibleBPTT(Estimator):
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping nothing but its last state."""
         name = type(callers(cell)).__name__
-        if not is_invertible(cell):
+        own = undoing(cell)
+        if own is None:
             raise TypeError(
                 f"ReversibleBPTT needs a cell that can be undone, and {name} cannot: wrap it as Damped({name}(...)), "
                 "Leapfrog or Momentum (loopgrad.models), make it Invertible, or use CheckpointedBPTT()"
@@ -91,7 +92,7 @@ class ReversibleBPTT(Estimator):
             raise TypeError(f"{name}.forward must take (state, inputs, step, undo=None): see Invertible")
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
-        safe, length = cell.safe_length, min(num_steps, self.anchors or num_steps)
+        safe, length = own.safe_length, min(num_steps, self.anchors or num_steps)
         if safe is not None and length > safe:
             raise ValueError(
                 f"the arithmetic of this {name} can undo {safe} updates, not num_steps={num_steps}: "

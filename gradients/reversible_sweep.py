@@ -11,7 +11,7 @@ from loopgrad.gradients.contract import check_structure, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.gradient_sums import GradientSums
 from loopgrad.gradients.graphs import alias, is_floating, next_number, requires_grad, spread
-from loopgrad.gradients.invertible import Note, Undone
+from loopgrad.gradients.invertible import Note, Undone, invertible
 from loopgrad.gradients.met_again import MetAgain
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.outputs import Saving, Taken
@@ -19,6 +19,7 @@ from loopgrad.gradients.recompute import Conditions, GraphFree
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.stepwise import StepwiseInvertible, callers
 from loopgrad.gradients.untouched import Untouched
+from loopgrad.gradients.wrappers import unwrapped
 
 
 class ReversiblePass:
@@ -36,7 +37,7 @@ class ReversiblePass:
 
     def run(self, inputs: Any) -> tuple[list[Any], list[torch.Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors that are kept for backward."""
-        cell, how, watched = self.cell, self.how, Watched(self.cell)
+        cell, how, watched, own = self.cell, self.how, Watched(self.cell), invertible(self.cell.cell)
         tensors = [*tree.apart(cell.state)[0], *cell.others]
         versions, conditions = versions_of(tensors), Conditions(cell.cell, tensors)
         notes, draws, anchors = [], [conditions.generators], []
@@ -49,7 +50,7 @@ class ReversiblePass:
                 if step == 0:
                     check_structure(state, after)
                 with torch.no_grad():
-                    notes.append(cell.cell.note(state, after, step))  # pyright: ignore[reportCallIssue]
+                    notes.append(own.note(state, after, step))
                 state = prepared(tree.map_tensors(torch.Tensor.detach, after) if watched.watching else after)
                 # the generators before each update; all the same object where nothing is drawn
                 now = conditions.generator_states()
@@ -216,10 +217,10 @@ class _Sweep:
 
 def pull_at(module: Any, step: int, images: list, gradients: list) -> Any:
     """Return what the `pull` of an invertible module gives for update number `step`."""
-    by_row = isinstance(module, StepwiseInvertible)
-    return module.pull_at(step, images, gradients) if by_row else module.pull(images, gradients)
+    own = invertible(module)
+    by_row = isinstance(own, StepwiseInvertible)
+    return own.pull_at(step, images, gradients) if by_row else own.pull(images, gradients)
 
 
 def _name(cell: FunctionalCell) -> str:
-    own = callers(cell.cell)
-    return type(getattr(own, "_orig_mod", own)).__name__
+    return type(unwrapped(callers(cell.cell))).__name__

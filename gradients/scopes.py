@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from loopgrad.gradients.checks import check_int, is_number
-from loopgrad.gradients.noise import check_seed, fresh_seed, own_generator
+from loopgrad.gradients.noise import check_seed, common_seed, generator_of
 
 
 class Scope(ABC):
@@ -19,9 +19,11 @@ class Scope(ABC):
 
     Attributes:
         by_stream: Whether it must know which leaves of the state each update of a cycle changes.
+        generator: What its updates are drawn from, on which processes that share a cell must agree; None if not drawn.
     """
 
     by_stream: bool = False
+    generator: torch.Generator | None = None
 
     @abstractmethod
     def updates(self, num_steps: int, changed: Sequence[frozenset[str]]) -> frozenset[int]:
@@ -140,6 +142,9 @@ class EveryCycle(Scope):
 class RandomUpdates(Scope):
     """Each update with a chance of its own, and the last cycle in any case; drawn anew at each call.
 
+    Processes that train together draw the same ones from the same seed; those that share a cell (`fully_shard`, tensor
+    parallelism) agree on those of the first.
+
     Args:
         chance: In (0, 1], of an update to carry the gradient: one less the probability that it is detached.
         seed: Seed of the draws; None starts from the system's entropy.
@@ -152,16 +157,16 @@ class RandomUpdates(Scope):
 
     chance: float
     seed: int | None = None
-    generator: torch.Generator = field(init=False, repr=False, compare=False)
+    generator: torch.Generator = field(default=None, repr=False, compare=False, kw_only=True)  # pyright: ignore
 
     def __post_init__(self) -> None:
         if not is_number(self.chance) or not 0 < self.chance <= 1:
             raise ValueError(f"RandomUpdates(chance={self.chance!r}) must be in (0, 1]")
         check_seed("RandomUpdates", self.seed)
-        object.__setattr__(self, "generator", own_generator(self.seed))
+        object.__setattr__(self, "generator", generator_of(self.seed, self.generator))
 
     def updates(self, num_steps: int, changed: Sequence[frozenset[str]]) -> frozenset[int]:
         """Draw the updates."""
-        draws = torch.rand(num_steps, generator=torch.Generator().manual_seed(fresh_seed(self.generator)))
+        draws = torch.rand(num_steps, generator=torch.Generator().manual_seed(common_seed(self.generator)))
         chosen = (draws < self.chance).tolist()
         return frozenset(step for step in range(num_steps) if chosen[step] or step >= num_steps - len(changed))

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.graphs import plus
-from loopgrad.gradients.invertible import Invertible, Note, Undone, is_invertible
+from loopgrad.gradients.invertible import Invertible, Note, Undone, invertible, undoing
 from loopgrad.gradients.noise import generators_apart
 from loopgrad.gradients.outputs import Answers, Taken
 from loopgrad.gradients.rows_going import of_rows
+from loopgrad.gradients.wrappers import unwrapped
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Stepwise(nn.Module):
     @property
     def period(self) -> Any:
         """That of the cell."""
-        return getattr(self.cell, "period", 1)
+        return getattr(unwrapped(self.cell), "period", 1)
 
     def forward(self, state: Any, inputs: Any, step: int) -> Any:
         """Apply update number `step` of this rollout; `inputs` are `Steps`."""
@@ -173,7 +174,8 @@ class Stepwise(nn.Module):
 
     def plain(self, state: Any) -> Any:
         """Return the plain state of one that updates have led to."""
-        return self.cell.read(state) if is_invertible(self.cell) else state
+        own = undoing(self.cell)
+        return state if own is None else own.read(state)
 
     def _of_rows_going(self, answer: Any, lengths: Tensor, step: int) -> Any:
         """Return an answer with zeros in the rows that were done before the update."""
@@ -225,17 +227,15 @@ def kept(going: Tensor, new: Any, old: Any, dim: int | None) -> Any:
 class StepwiseInvertible(Stepwise, Invertible):
     """The same of a cell whose updates can be undone."""
 
-    cell: Invertible
-
     @property
     def exact(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the cell."""
-        return self.cell.exact
+        return invertible(self.cell).exact
 
     @property
     def safe_length(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the cell."""
-        return self.cell.safe_length
+        return invertible(self.cell).safe_length
 
     def forward(self, state: Any, inputs: Any, step: int, undo: Note | None = None) -> Any:
         """Apply the update, or undo it; the readout is asked by whoever undoes."""
@@ -258,24 +258,24 @@ class StepwiseInvertible(Stepwise, Invertible):
 
     def pull(self, images: list[Tensor | None], gradients: list[Tensor | None]) -> Any:
         """That of the cell."""
-        return self.cell.pull(images, gradients)
+        return invertible(self.cell).pull(images, gradients)
 
     def couple(self, state: Any) -> Any:
         """That of the cell."""
-        return self.cell.couple(state)
+        return invertible(self.cell).couple(state)
 
     def current(self, state: Any) -> Any:
         """That of the cell."""
-        return self.cell.current(state)
+        return invertible(self.cell).current(state)
 
     def read(self, state: Any) -> Any:
         """That of the cell."""
-        return self.cell.read(state)
+        return invertible(self.cell).read(state)
 
     def note(self, state: Any, after: Any, step: int) -> Note:
         """That of the cell."""
-        return self.cell.note(state, after, self.start + step)
+        return invertible(self.cell).note(state, after, self.start + step)
 
     def verified(self, state: Any) -> list[Tensor]:
         """That of the cell."""
-        return self.cell.verified(state)
+        return invertible(self.cell).verified(state)

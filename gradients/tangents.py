@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 
+from loopgrad.gradients.agreement import is_split
 from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.forward_levels import TURN, ForwardLevels
@@ -68,6 +69,11 @@ def carry(
         raise CannotCarry(
             "the cell has scripted or traced modules, whose weights cannot be given tangents: use the modules from "
             "before torch.jit, or ForwardGradient(perturb='state')"
+        )
+    if any(map(is_split, others)):
+        raise CannotCarry(
+            "the cell's weights are split by tensor parallelism, and torch has no forward-mode rule for what it "
+            "exchanges: use ForwardGradient(perturb='state', mode='central') or CheckpointedBPTT()"
         )
     v = [of_others[i] for i in moving]
     given = next((d for d in directions if d is not None), None)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.agreement import agree
 from loopgrad.gradients.by_sample import BySample, lengths_of
 from loopgrad.gradients.checks import check_int, is_int, only_one
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, period_of, run
@@ -130,6 +131,8 @@ class TruncatedBPTT(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
         period = period_of(cell)
         changed = changed_by(cell, state, inputs, num_steps) if scope.by_stream else [frozenset()] * period
+        if scope.generator is not None:
+            agree(scope.generator, cell)
         rows = BySample.of(cell, num_steps, lambda n: scope.updates(n, changed), True)
         if rows is None:
             updates = scope.updates(num_steps, changed)

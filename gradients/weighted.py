@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.graphs import is_floating
+from loopgrad.gradients.wrappers import unwrapped
 
 
 class Weighted(nn.Module):
@@ -27,7 +28,7 @@ class Weighted(nn.Module):
     @property
     def period(self) -> Any:
         """That of the cell."""
-        return getattr(self.cell, "period", 1)
+        return getattr(unwrapped(self.cell), "period", 1)
 
     def forward(self, state: Any, inputs: Any, step: int) -> Any:
         """Apply the update."""

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.models.cells import Cycled, State
+from loopgrad.gradients.contract import period_of
+from loopgrad.models.cells import State
 
 
 class LateStart(nn.Module):
@@ -17,14 +18,14 @@ class LateStart(nn.Module):
     for those.
 
     Args:
-        cell: The cell.
+        cell: The cell, a `Cycled` or a wrapper of one.
         begins: (batch,) ints, the first update of each sample, a multiple of cell.period.
         device: Of the state.
     """
 
-    def __init__(self, cell: Cycled, begins: Tensor, device: torch.device):
+    def __init__(self, cell: nn.Module, begins: Tensor, device: torch.device):
         super().__init__()
-        self.cell, self.period = cell, cell.period
+        self.cell, self.period = cell, period_of(cell)
         self._last, self._begins = int(begins.max()), begins.to(device)
 
     def forward(self, state: State, inputs: Any, step: int) -> State:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Stats
+from loopgrad.gradients.pytrees import register_result
 from loopgrad.models.act import Pondered
 from loopgrad.models.cells import State
 from loopgrad.models.input_embedding import InputEmbedding
@@ -36,6 +37,9 @@ class Output:
     q_continue: Tensor
     stats: Stats
     pondered: Pondered | None = None
+
+
+register_result(Output, whole=("stats",))
 
 
 class Scored(NamedTuple):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.wrappers import unwrapped
 from loopgrad.models.act import ACT
 from loopgrad.models.architecture import Architecture
 from loopgrad.models.cells import Cycled, State
@@ -62,7 +63,7 @@ class RecursiveModel(Model):
     @property
     def depth(self) -> int:
         """Blocks that one segment applies, one after the other."""
-        return self.num_steps // period_of(self.cell) * int(self.cell.depth)  # pyright: ignore[reportArgumentType]
+        return self.num_steps // period_of(self.cell) * int(unwrapped(self.cell).depth)  # pyright: ignore[reportArgumentType]
 
     def initial_state(self, batch_size: int, seq_len: int | None = None) -> State:
         """Return the fixed initial states, each (batch_size, puzzle_tokens + seq_len, hidden_size).
@@ -139,7 +140,7 @@ class RecursiveModel(Model):
             return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
         if isinstance(depth, Tensor):
             most, lengths = checked_depth(depth, len(inputs)) * period, depth * period
-            if isinstance(self.cell, Cycled):
+            if isinstance(unwrapped(self.cell), Cycled):
                 cell = LateStart(self.cell, most - lengths, x.device)
                 rollout = estimator(cell, state, x, most)
             else:

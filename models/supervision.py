@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopgrad.gradients import BPTT, Estimator, tree
+from loopgrad.gradients.around import sharded
+from loopgrad.gradients.reaching import reaching
 from loopgrad.gradients.stopped import Before
+from loopgrad.gradients.wrappers import unwrapped
 from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
-from loopgrad.models.losses import CrossEntropy, stablemax_cross_entropy
-from loopgrad.models.model import Model, Output, told
+from loopgrad.models.losses import CrossEntropy, right_tokens, stablemax_cross_entropy, token_loss
+from loopgrad.models.model import Model, Output, Scored, told
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def initial_carry(model: Model, batch: Any) -> Carry:
     """
     size, seq_len = batch.inputs.shape
     return Carry(
-        state=model.initial_state(size, seq_len),
+        state=_own(model).initial_state(size, seq_len),
         segment=torch.zeros(size, dtype=torch.int64, device=batch.inputs.device),
         halted=torch.ones(size, dtype=torch.bool, device=batch.inputs.device),
         batch=batch,
@@ -114,7 +117,7 @@ def refill_carry(model: Model, carry: Carry, batch: Any) -> Carry:
         return unflatten([torch.where(carry.halted.view(-1, *[1] * (n.dim() - 1)), n, o) for n, o in rows])
 
     return Carry(
-        state=mix(model.initial_state(*batch.inputs.shape), carry.state),
+        state=mix(_own(model).initial_state(*batch.inputs.shape), carry.state),
         segment=carry.segment.masked_fill(carry.halted, 0),
         halted=torch.zeros_like(carry.halted),
         batch=mix(batch, carry.batch),
@@ -137,7 +140,10 @@ def run_segment(
     `ACT` + ponder_weight * ponder.
 
     Args:
-        model: In training mode it halts by the rule; in evaluation mode every row runs max_segments.
+        model: In training mode it halts by the rule; in evaluation mode every row runs max_segments. It may be wrapped
+            (DistributedDataParallel, fully_shard, torch.compile, accelerate): the loss is then that of the logits of
+            its `forward`; under DistributedDataParallel, which waits for every gradient, a q head that the halting
+            rule does not learn gets zeros.
         carry: From `initial_carry` or from the step before.
         batch: New samples for the rows that have halted: inputs, labels (-100 where not scored), puzzle_ids.
         estimator: How the gradient of the recursion is obtained.
@@ -153,9 +159,12 @@ def run_segment(
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
-    output, of_tokens, accuracy, solved = model.scored(
-        carry.state, inputs, puzzle_ids, labels, estimator, cross_entropy, *told(halting.depth(depth))
-    )
+    given, told_depth = (carry.state, inputs, puzzle_ids), told(halting.depth(depth))
+    if _acts_when_called(model):
+        scored = _scored(model, given, labels, estimator, cross_entropy, told_depth)
+    else:
+        scored = model.scored(*given, labels, estimator, cross_entropy, *told_depth)
+    output, of_tokens, accuracy, solved = scored
     state = {name: z.detach() for name, z in output.state.items()}
     done = carry.segment + 1
     with torch.no_grad():
@@ -168,6 +177,8 @@ def run_segment(
                 target = continue_target(done, halting.max_segments, following.q_halt, following.q_continue)
     of_q = halting.q_loss(output.q_halt, output.q_continue, solved, target)
     loss = of_tokens + of_q
+    if not of_q.requires_grad and _waits_for_all(model):
+        loss = reaching([loss], [output.q_halt, output.q_continue])[0]
     metrics = {
         "loss": loss.detach(),
         "token_loss": of_tokens.detach(),
@@ -183,6 +194,37 @@ def run_segment(
         own = {"ponder": pondered.ponder.detach().mean(), "cycles": pondered.cycles.float().mean()}
         metrics = {**metrics, "loss": loss.detach(), **own}
     return Segment(Carry(state, done, halted, carry.batch), loss, metrics, output)
+
+
+def _own(model: Any) -> Model:
+    """Return the model in what data-parallel training or a compiler has put around it."""
+    return unwrapped(model, "initial_state")  # pyright: ignore[reportReturnType]
+
+
+def _acts_when_called(model: nn.Module) -> bool:
+    """Whether something around the model acts where it is called, and so does nothing for its other methods."""
+    return _own(model) is not model or any(True for _ in sharded([model]))
+
+
+def _waits_for_all(model: nn.Module) -> bool:
+    """Whether a wrapper waits for the gradients of all parameters, of those that a loss has no part in too."""
+    kind = nn.parallel.DistributedDataParallel
+    found = [m for m in model.modules() if isinstance(m, kind)] if _own(model) is not model else []
+    return any(not (m.find_unused_parameters or m.static_graph) for m in found)
+
+
+def _scored(
+    model: Model, given: Any, labels: Tensor, estimator: Estimator, cross_entropy: CrossEntropy, depth: Any
+) -> Scored:
+    """Return `Model.scored` by way of a call of the model, logits of all scored tokens kept."""
+    own = _own(model)
+    if own.scored_on_the_way and not own.input_per_update:
+        raise TypeError(
+            f"{type(own).__name__} has its loss after every loop, which a call of a wrapped model does not give: take "
+            "the loss of the last one, or hand run_segment the model itself and exchange gradients by hooks"
+        )
+    output = model(*given, estimator, *depth)
+    return Scored(output, token_loss(output.logits, labels, cross_entropy), *right_tokens(output.logits, labels))
 
 
 def _change(before: State, after: State) -> Tensor:
