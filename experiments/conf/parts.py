@@ -65,7 +65,9 @@ def parts(config: DictConfig) -> Parts:
     check_training(trainer, task, model)
     check_estimators(estimators, model, couples="coupling" in config.model)
     rehearse(model, task, trainer, estimators)
-    return Parts(task, estimators, trainer, plain(config))
+    values = plain(config)
+    values["trainer"].pop("micro_batches", None)  # a way to the same results, as the number of processes is
+    return Parts(task, estimators, trainer, values)
 
 
 def _check_training_fits(model: Model, rows: int, tokens: int) -> None:
