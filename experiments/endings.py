@@ -160,7 +160,9 @@ def on_signals(handler: Callable[[int, Any], NoReturn]) -> Iterator[None]:
     sys.unraisablehook = again
     for number in before:
         signal.signal(number, handler)
-    if number_among_several() is not None:  # held back until it is known how to agree on who tells of them
+    if number_among_several() is not None and hasattr(
+        signal, "pthread_sigmask"
+    ):  # held back until it is known how to agree on who tells of them
         signal.pthread_sigmask(signal.SIG_BLOCK if handler is leave else signal.SIG_UNBLOCK, before)
     try:
         yield

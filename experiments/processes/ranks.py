@@ -199,7 +199,7 @@ def joined(ranks: Ranks, device: "torch.device") -> Iterator[Ranks]:
     with lost_ranks():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.size)
-        words = dist.new_group(backend="gloo", timeout=LONGEST)
+        words: Any = dist.new_group(backend="gloo", timeout=LONGEST)
     yield Ranks(ranks.rank, ranks.size, ranks.local, words)
     with lost_ranks():
         dist.barrier(words)

@@ -8,6 +8,7 @@ not depend on which parameters a rank's rows happen to use.
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,7 +203,7 @@ class Done:
         found = ranks.all((own, on_cpu(stats_of(self._stats)), saved))
         parts = [part for of_rank, _, _ in found for part in of_rank]
         metrics = {
-            name: sum(numbers[place] if name in SUMS else weight * numbers[place] for weight, numbers in parts)
+            name: math.fsum(numbers[place] if name in SUMS else weight * numbers[place] for weight, numbers in parts)
             for place, name in enumerate(self._names)
         }
         return metrics, stats_of([stats for _, stats, _ in found]), sum(of_rank for _, _, of_rank in found)

@@ -10,15 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
 from trials import TINY
 
 pytestmark = pytest.mark.slow
-KILLS = int(os.environ.get("LOOPGRAD_KILLS", "10"))
+KILLS = int(os.environ.get("LOOPGRAD_KILLS", "3"))
 STEPS = 60
 SMALL = [*TINY, f"trainer.train_steps={STEPS}", "trainer.checkpoint_every=7", "trainer.weights_every=20"]
-# a small rate: at a large one what is rounded otherwise grows as fast as training does
-TRAIN = ["train", *SMALL, "trainer.learning_rate=1e-4", "estimator=last_cycle", "halting=q_halt", "output_dir=out"]
+TRAIN = ["train", *SMALL, "estimator=last_cycle", "halting=q_halt", "output_dir=out"]
 BOUND = 120
 
 
@@ -63,7 +62,7 @@ class Started:
         return found
 
     def wait_for_step(self, count: int) -> None:
-        path, end = self.folder / "out" / "runs" / "last_cycle-seed0" / "train.jsonl", time.monotonic() + BOUND
+        path, end = run_of(self.folder) / "train.jsonl", time.monotonic() + BOUND
         while self.process.poll() is None and (not path.exists() or path.read_text().count("\n") < count):
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -81,55 +80,73 @@ class Started:
         return self.process.returncode, [line for line in err.splitlines() if line.startswith("loopgrad: ")]
 
 
-def results(folder: Path) -> tuple[list[dict], dict]:
-    run = folder / "out" / "runs" / "last_cycle-seed0"
-    log = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
-    return log, load_file(run / "weights.safetensors")
+def run_of(folder: Path) -> Path:
+    return folder / "out" / "runs" / "last_cycle-seed0"
 
 
-def assert_alike(folder: Path, other: Path) -> None:
-    """What two folders hold differs by no more than rounding."""
-    (log, weights), (its_log, its_weights) = results(folder), results(other)
-    assert [entry["step"] for entry in log] == [entry["step"] for entry in its_log] == list(range(1, STEPS + 1))
-    for entry, its in zip(log, its_log, strict=True):
-        assert entry.keys() == its.keys()
-        assert abs(entry["loss"] - its["loss"]) < 1e-5, entry["step"]
-        assert (entry["finished"], entry["finished_segments"]) == (its["finished"], its["finished_segments"])
-    for name, weight in weights.items():
-        assert (weight - its_weights[name]).abs().max() < 2e-4, name  # Adam moves by its rate where gradients are zero
+def log_of(folder: Path) -> list[dict]:
+    lines = (run_of(folder) / "train.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def stored_step(folder: Path) -> int:
+    path = run_of(folder) / "checkpoint.pt"
+    return torch.load(path, weights_only=True)["step"] if path.exists() else 0
+
+
+def assert_gone_on(folder: Path, size: int, whole: Path, its_size: int, step: int) -> None:
+    """The run in a folder, from a step on continued on so many processes, is the one that was never cut.
+
+    On another number of processes sums are rounded otherwise, which the recursion makes grow: by 1e-6 in two steps, by
+    the size of the loss in dozens.
+    """
+    log, expected = log_of(folder), log_of(whole)
+    assert [entry["step"] for entry in log] == list(range(1, STEPS + 1))
+    equal = STEPS if size == its_size else step
+    assert log[:equal] == expected[:equal]
+    for entry, its in zip(log[step : step + 3], expected[step : step + 3], strict=True):
+        assert entry.keys() == its.keys() and abs(entry["loss"] - its["loss"]) < 1e-4, entry["step"]
+    if size == its_size:
+        weights = [(run_of(place) / "weights.safetensors").read_bytes() for place in (folder, whole)]
+        assert weights[0] == weights[1]
     assert (folder / "out" / "records.jsonl").exists()
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
-    """A folder with the run of one process that nobody has disturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    with Started(folder, 1, *TRAIN) as started:
-        assert started.ended() == (0, [])
-    return folder
+def whole(tmp_path_factory):
+    """Folders with a run that nobody has disturbed, by the number of its processes."""
+    found = {}
+
+    def of(size: int) -> Path:
+        if size not in found:
+            found[size] = tmp_path_factory.mktemp("whole")
+            with Started(found[size], size, *TRAIN) as started:
+                assert started.ended() == (0, [])
+        return found[size]
+
+    return of
 
 
 def test_killed_at_random_moments_a_run_goes_on_on_any_number_of_processes(tmp_path, whole):
-    draw, kills, sizes = random.Random("ranks"), 0, [2, 3, 1]
-    while kills < KILLS:
-        place, size, killed = tmp_path / str(kills), draw.choice([2, 3]), False
+    draw, killed = random.Random("ranks"), 0
+    for number in range(KILLS):
+        place, size, gone_on = tmp_path / str(number), 2 + number % 2, 1 + number // 2 % 3
         with Started(place, size, *TRAIN) as started:
-            if kills % 3:
+            if number % 5:
                 started.wait_for_step(draw.randrange(1, STEPS))
             else:  # before it trains, too
-                time.sleep(draw.uniform(1.5, 9.0))
+                time.sleep(draw.uniform(0.5, 6.0))
             alive = started.ranks()
             if alive:
-                victim = draw.choice(sorted(alive))
-                os.kill(alive[victim], signal.SIGKILL)
-                killed = True
+                os.kill(alive[draw.choice(sorted(alive))], signal.SIGKILL)
             code, lines = started.ended()
-            assert code == (1 if killed else 0)
-            assert len(lines) == killed, lines
-        kills += 1
-        with Started(place, sizes[kills % 3], *TRAIN) as started:
+            assert len(lines) == (code != 0), lines
+            killed += code != 0
+        step = stored_step(place)
+        with Started(place, gone_on, *TRAIN) as started:
             assert started.ended() == (0, [])
-        assert_alike(place, whole)
+        assert_gone_on(place, gone_on, whole(size), size, step)
+    assert killed >= 0.7 * KILLS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
@@ -139,15 +156,12 @@ def test_a_signal_stops_all_ranks_at_one_step_with_its_checkpoint(tmp_path, whol
         started.process.send_signal(number)
         code, lines = started.ended()
         assert code != 0 and lines == ["loopgrad: interrupted; the same command goes on from the last checkpoint"]
-    import torch
-
-    run = tmp_path / "out" / "runs" / "last_cycle-seed0"
-    stored = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert stored["step"] == len((run / "train.jsonl").read_text().splitlines()) < STEPS
+    stored = torch.load(run_of(tmp_path) / "checkpoint.pt", weights_only=True)
+    assert stored["step"] == len(log_of(tmp_path)) < STEPS
     assert len(stored["carry"]["carry.segment"]) == 8  # of the whole batch
     with Started(tmp_path, 3, *TRAIN) as started:
         assert started.ended() == (0, [])
-    assert_alike(tmp_path, whole)
+    assert_gone_on(tmp_path, 3, whole(2), 2, stored["step"])
 
 
 def test_ranks_whose_torchrun_is_gone_end_and_keep_their_step(tmp_path):
@@ -161,23 +175,15 @@ def test_ranks_whose_torchrun_is_gone_end_and_keep_their_step(tmp_path):
 
 
 REFUSED = {
-    "misspelt": (["train", "trainer.train_stpes=3"], {}, "did you mean trainer.train_steps?"),
-    "report": (["report"], {}, "report works in one process, and WORLD_SIZE=2: run it without torchrun"),
-    "sweep": (["train", *SMALL, "-m", "seed=0,1"], {}, "start torchrun for each run"),
-    "workers": (["compare", *SMALL, "workers=2"], {}, "workers=2: under torchrun all 2 processes share each run"),
-    "rows": ([*TRAIN, "trainer.batch_size=3", "trainer.micro_batches=2"], {}, "need a row each, 4"),
-    "blown": (
-        [*TRAIN, "trainer.learning_rate=1e30", "trainer.warmup_steps=0"],
-        {},
-        "the loss is not finite any more: last_cycle-seed0, step 2: ",
-    ),
+    "misspelt": (["train", "trainer.train_stpes=3"], "did you mean trainer.train_steps?"),
+    "blown": ([*TRAIN, "trainer.learning_rate=1e30", "trainer.warmup_steps=0"], "is not finite any more: last_cycle"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_done_is_said_once(tmp_path, name):
-    arguments, environment, said = REFUSED[name]
-    with Started(tmp_path, 2, *arguments, **environment) as started:
+    arguments, said = REFUSED[name]
+    with Started(tmp_path, 2, *arguments) as started:
         code, lines = started.ended()
     assert code == 1 and started.out.strip() == "" and len(lines) == 1 and said in lines[0], lines
 
