@@ -43,7 +43,10 @@ def one():
     return of
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+FAST = ("depth_of_samples", "penalty")
+
+
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SETTINGS])
 def test_micro_batches_are_the_batch(one, name):
     assert_same(trained(settings(name, micro_batches=3), ALONE), one(name), tolerance_of(name))  # of 3, 3 and 2 rows
 
