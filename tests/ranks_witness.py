@@ -50,7 +50,10 @@ def trained(settings: dict[str, Any], ranks: Ranks, path: Path | None = None, **
     """
     it = trainer(**{**settings["trainer"], **more})
     estimator = seeded(settings["estimator"], 0)
-    run = begin(it, TASK, settings.get("model", model)().double(), 0)
+    net = model().double()
+    with torch.no_grad():  # so that rows want to halt, and exploration decides when
+        net.q_head.bias.copy_(torch.tensor([1.0, 0.0]))
+    run = begin(it, TASK, net, 0)
     if path is not None and path.exists():
         checkpoint.load(path, run, estimator, {})
     checkpoint.share(run, estimator, ranks)
