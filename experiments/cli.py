@@ -29,6 +29,7 @@ from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
 OF_TASK = "of_task"
 COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")
+TOGETHER = ("compare", "train")  # those that several processes can share
 USAGE = """usage: loopgrad COMMAND [key=value ...]
 
   compare   train one model under several gradient estimators; table, figures, records
@@ -42,6 +43,7 @@ Configuration groups: task, model, estimator, trainer, analysis, experiment. For
   loopgrad compare experiment=smoke output_dir=results/smoke
   loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
   loopgrad analyse checkpoint=results/compare
+  torchrun --nproc_per_node=2 -m loopgrad train task=sudoku9 task.path=puzzles.csv
 loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does.
 
 A command that ends badly says why in one line, and its exit code says of what kind that is: 1 the computation failed,
@@ -128,6 +130,8 @@ def _check(command: str, overrides: list[str]) -> Path | None:
             f"--experimental-rerun={asked.experimental_rerun}: it unpickles a file, which could run anything: "
             "repeat the command as it was typed, which records hold under `command`"
         )
+    if os.environ.get("WORLD_SIZE"):
+        _check_ranks(command, asked.multirun)
     if asked.package and not asked.cfg:
         raise ConfigError(f"--package {asked.package}: goes with --cfg, of which it shows a part")
     for folder in filter(None, (asked.config_dir, asked.config_path)):
@@ -143,6 +147,16 @@ def _check(command: str, overrides: list[str]) -> Path | None:
     if asked.package and asked.cfg == "job" and OmegaConf.select(config, asked.package) is None:
         raise ConfigError(f"--package {asked.package}: there is none; {nearest(asked.package, keys_of(config))}")
     return swept
+
+
+def _check_ranks(command: str, sweep: bool) -> None:
+    from loopgrad.experiments.processes.ranks import started
+
+    size = started().size
+    if size > 1 and command not in TOGETHER:
+        raise ConfigError(f"{command} works in one process, and WORLD_SIZE={size}: run it without torchrun")
+    if size > 1 and sweep:
+        raise ConfigError(f"-m: a sweep is of runs in one process, and WORLD_SIZE={size}: start torchrun for each run")
 
 
 def _run(command: str, config: DictConfig, console: Console) -> None:

@@ -11,8 +11,11 @@ import re
 import signal
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from loopgrad.experiments.errors import (
@@ -59,7 +62,8 @@ def in_one_line(command: str = "") -> Iterator[None]:
         if code is None:
             raise
         ignore_signals()
-        _end(code, message)
+        speaks, code = _turn(code, _kind(error))
+        _end(code, message if speaks else "")
 
 
 @contextmanager
@@ -87,6 +91,9 @@ def hold_streams() -> None:
             os.fstat(number)
         except OSError:  # the next file that is opened would get this number, and be printed into
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if number_among_several():  # the first alone prints; how a command ends, one of them says, see _turn
+        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+        warnings.simplefilter("ignore")
     if sys.stdout is None:
         raise OSError(errno.EBADF, "is closed; send it to /dev/null if it is not wanted", OUTPUT)
     if (
@@ -105,6 +112,37 @@ class _Output(io.FileIO):
         except OSError as error:
             error.filename = OUTPUT
             raise
+
+
+def number_among_several() -> int | None:
+    """Return the rank of this process where torchrun has started several; None where it is alone."""
+    size, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
+    return int(rank) if size.isdigit() and rank.isdigit() and int(size) > 1 else None
+
+
+def _turn(code: int, cause: BaseException) -> tuple[bool, int]:
+    """Return whether this process is the one that says why the command ends, and the code that all end with.
+
+    Of several processes the one that comes first to the store that all of them know. What ends all alike is left to the
+    first rank if it can still say it; what ends one alone that one says at once, before the others see it gone.
+    """
+    rank = number_among_several()
+    if rank is None:
+        return True, code
+    try:
+        import torch.distributed as dist
+
+        address, attempt = os.environ["MASTER_ADDR"], os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        patience = timedelta(seconds=5)
+        store = dist.TCPStore(address, int(os.environ["MASTER_PORT"]), None, False, patience, wait_for_workers=False)
+        store, mine, end = dist.PrefixStore(f"loopgrad/{attempt}", store), f"{rank} {code}", time.monotonic() + 10
+        alike = isinstance(cause, NonFinite | Interrupted | WorkerLost | KeyboardInterrupt) or not dist.is_initialized()
+        while alike and rank and not store.check(["ended"]) and time.monotonic() < end:
+            time.sleep(0.05)
+        said = store.compare_set("ended", "", mine).decode()
+        return said == mine, int(said.split()[1])
+    except Exception:  # the store, too, may be gone, or there never was one
+        return rank == 0, code
 
 
 def ignore_signals() -> None:
@@ -145,6 +183,10 @@ def on_signals(handler: Callable[[int, Any], NoReturn]) -> Iterator[None]:
     sys.unraisablehook = again
     for number in before:
         signal.signal(number, handler)
+    if number_among_several() is not None and hasattr(
+        signal, "pthread_sigmask"
+    ):  # held back until it is known how to agree on who tells of them
+        signal.pthread_sigmask(signal.SIG_BLOCK if handler is leave else signal.SIG_UNBLOCK, before)
     try:
         yield
     finally:

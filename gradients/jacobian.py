@@ -24,6 +24,7 @@ def jacobian_penalty(
     num_probes: int = 1,
     *,
     batch_dim: Any = 0,
+    place: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return an unbiased estimate of |J|_F^2 / n, averaged over samples, with J the Jacobian of the cycle map at state.
 
@@ -38,6 +39,7 @@ def jacobian_penalty(
         generator: Source of v, on the device of the state; None for the global one.
         num_probes: Vectors v.
         batch_dim: Where the batch is, as estimators are told.
+        place: First row and size of the batch of which these samples are some rows, so that v is theirs of the whole.
 
     Cost:
         One cycle, and per probe one vector-Jacobian product with a graph, about two more cycles in time and memory.
@@ -72,10 +74,17 @@ def jacobian_penalty(
         after = run(cell, unflatten(list(leaves)), inputs, range(num_steps - period, num_steps))
         outputs = [leaf for leaf in tree.flatten(after)[0] if requires_grad(leaf)]
         for _ in range(num_probes):
-            probes = [torch.randn(o.shape, generator=generator, dtype=o.dtype, device=o.device) for o in outputs]
+            probes = [_drawn(o, generator, place) for o in outputs]
             if outputs:
                 floating = list(filter(is_floating, leaves))
                 found = torch.autograd.grad(outputs, floating, probes, create_graph=True, allow_unused=True)
                 products = rows.join(merged(found, leaves))
                 total = total.to(products) + products.square().mean() / num_probes
     return total
+
+
+def _drawn(like: Tensor, generator: torch.Generator | None, place: tuple[int, int] | None) -> Tensor:
+    """Return Gaussian numbers in the shape of a tensor, of the whole batch or of rows of it."""
+    first, total = place or (0, len(like))
+    numbers = torch.randn((total, *like.shape[1:]), generator=generator, dtype=like.dtype, device=like.device)
+    return numbers if place is None else numbers[first : first + len(like)]

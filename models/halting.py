@@ -35,6 +35,13 @@ class Halting(ABC):
         """Return how deep a segment is, as `RecursiveModel.forward` takes it: as drawn, None for the model's own."""
         return drawn
 
+    def explored(self, batch: int, generator: torch.Generator | None) -> Tensor | None:
+        """Draw how many segments each sample must run at least, (batch,) int64; None where nothing is explored.
+
+        What is drawn for a whole batch can be given to `halts` for some of its rows, as `least`.
+        """
+        return None
+
     @abstractmethod
     def halts(
         self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
@@ -127,22 +134,35 @@ class QHalt(Halting):
     def _wants(self, q_halt: Tensor, q_continue: Tensor) -> Tensor:
         return q_halt > 0
 
-    def halts(
-        self, segment: Tensor, q_halt: Tensor, q_continue: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Stop where the q head says so, exploration permitting."""
-        wants, last = self._wants(q_halt, q_continue), segment >= self.max_segments
+    def explored(self, batch: int, generator: torch.Generator | None) -> Tensor | None:
+        """Draw U{2..max_segments} with probability `exploration`, else 0.
+
+        Raises:
+            ValueError: There is something to draw, and no generator.
+        """
         if self.max_segments == 1 or self.exploration == 0:
-            return last | wants
+            return None
         if generator is None:
             raise ValueError(
                 f"exploration={self.exploration} draws random numbers: pass generator=, or set exploration=0"
             )
         # drawn where the generator lives: the same numbers on every device
-        shape, device = segment.shape, generator.device
-        explores = torch.rand(shape, generator=generator, device=device) < self.exploration
-        least = torch.randint(2, self.max_segments + 1, shape, generator=generator, device=device)
-        return last | (wants & (segment >= (explores * least).to(segment.device)))
+        explores = torch.rand((batch,), generator=generator, device=generator.device) < self.exploration
+        least = torch.randint(2, self.max_segments + 1, (batch,), generator=generator, device=generator.device)
+        return explores * least
+
+    def halts(
+        self,
+        segment: Tensor,
+        q_halt: Tensor,
+        q_continue: Tensor,
+        generator: torch.Generator | None = None,
+        least: Tensor | None = None,
+    ) -> Tensor:
+        """Stop where the q head says so, exploration permitting: `least` as `explored` drew it, or drawn here."""
+        wants, last = self._wants(q_halt, q_continue), segment >= self.max_segments
+        least = self.explored(len(segment), generator) if least is None else least
+        return last | wants if least is None else last | (wants & (segment >= least.to(segment.device)))
 
     def q_loss(self, q_halt: Tensor, q_continue: Tensor, solved: Tensor, target: Tensor | None) -> Tensor:
         """Return 0.5 BCE(q_halt, solved)."""

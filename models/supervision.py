@@ -133,6 +133,7 @@ def run_segment(
     generator: torch.Generator | None = None,
     cross_entropy: CrossEntropy = stablemax_cross_entropy,
     depth: int | Tensor | None = None,
+    least: Tensor | None = None,
 ) -> Segment:
     """Run one step of deep supervision: refill, one segment, loss, halting.
 
@@ -151,6 +152,7 @@ def run_segment(
         generator: Source of exploration, needed in training where halting.exploration > 0.
         cross_entropy: Loss per token, `stablemax_cross_entropy` or `softmax_cross_entropy`.
         depth: Cycles of the segment, see `RecursiveModel.forward`; None for the model's own.
+        least: What `halting.explored` drew for these rows, with those of others; None to draw here.
 
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
@@ -170,8 +172,9 @@ def run_segment(
     with torch.no_grad():
         target, halted = None, done >= halting.max_segments
         if model.training:
-            change = {"change": _change(carry.state, state)} if halting.needs_change else {}
-            halted = halting.halts(done, output.q_halt, output.q_continue, generator, **change)
+            known = {"change": _change(carry.state, state)} if halting.needs_change else {}
+            known |= {} if least is None else {"least": least}
+            halted = halting.halts(done, output.q_halt, output.q_continue, generator, **known)
             if halting.needs_next_segment and halting.max_segments > 1:
                 following = model(state, inputs, puzzle_ids, BPTT())
                 target = continue_target(done, halting.max_segments, following.q_halt, following.q_continue)

@@ -66,7 +66,9 @@ def parts(config: DictConfig) -> Parts:
     check_estimators(estimators, model, couples="coupling" in config.model)
     check_compiled(trainer, estimators, model)
     rehearse(model, task, trainer, estimators)
-    return Parts(task, estimators, trainer, without_young(plain(config)))
+    values = without_young(plain(config))
+    values["trainer"].pop("micro_batches", None)  # a way to the same results, as the number of processes is
+    return Parts(task, estimators, trainer, values)
 
 
 def _check_training_fits(model: Model, rows: int, tokens: int) -> None:

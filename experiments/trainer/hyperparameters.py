@@ -52,6 +52,9 @@ class Trainer:
         optimizer: How weights are updated; None for AdamW.
         puzzle_optimizer: How puzzle vectors are; None for as all others.
         schedule: How rates go after the warm-up; None for constant.
+        micro_batches: Parts of a process's rows that are run one after the other, their gradients added up: less memory
+            for the same losses, to rounding. What is drawn anew by each forward pass (dropout, estimators' noise) and
+            what looks at a batch as one (when a solver stops) depends on it.
 
     Raises:
         ValueError: A value is out of range, or depths are not those of the halting rule.
@@ -84,6 +87,7 @@ class Trainer:
     optimizer: UpdateRule | None = None
     puzzle_optimizer: SignSGDRule | None = None
     schedule: Schedule | None = None
+    micro_batches: int = 1
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":
@@ -92,9 +96,12 @@ class Trainer:
             self.halting.depth(1)  # which may be what sets it
             if not self.depths.mean <= self.most_cycles:
                 raise ValueError(f"most_cycles={self.most_cycles} must be at least depths.mean={self.depths.mean}")
-        for name in ("train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"):
+        counts = "train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"
+        for name in (*counts, "micro_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.micro_batches > self.batch_size:
+            raise ValueError(f"micro_batches={self.micro_batches} must be at most batch_size={self.batch_size}")
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")

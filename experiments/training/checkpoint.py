@@ -11,6 +11,7 @@ from torch import Tensor
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.processes import Ranks
 from loopgrad.experiments.tasks.base import IGNORE
 from loopgrad.experiments.trainer.scaling import check_scale, put_scale
 from loopgrad.experiments.training import random_states, tensor_files
@@ -80,6 +81,19 @@ def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
             random_states.check_torch(state, generator.device)
     except ValueError as error:
         raise ConfigError(f"{path} does not hold the state of this run ({error}): {remedy}") from error
+    _put(content, run, estimator)
+    random_states.put(content["generators"])
+
+
+def share(run: Run, estimator: Estimator, ranks: Ranks) -> None:
+    """Put the runs of all ranks into the state of the first one's; its noise beside the estimator's stays its own."""
+    if ranks.size > 1:
+        content = ranks.share(_content(run, estimator, {}))
+        if not ranks.first:
+            _put(content, run, estimator)
+
+
+def _put(content: dict[str, Any], run: Run, estimator: Estimator) -> None:
     run.step, run.log = content["step"], content["log"]
     run.model.load_state_dict(content["model"])
     run.average.load_state_dict(content["average"])
@@ -90,9 +104,8 @@ def load(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
         put_scale(run.scaler, content["scaler"])
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
-    for generator, state in zip(noise, states, strict=True):
+    for generator, state in zip(generators(estimator), content["estimator"], strict=True):
         generator.set_state(state)
-    random_states.put(content["generators"])
 
 
 def read(path: Path, remedy: str) -> dict[str, Any]:

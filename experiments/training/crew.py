@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loopgrad.experiments.errors import Interrupted, WorkerLost
-from loopgrad.experiments.processes import completed, on_signal
+from loopgrad.experiments.processes import ALONE, Ranks, completed, on_signal
 from loopgrad.experiments.training.runs import Plan, execute
 
 
-def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
-    """Execute plans, `workers` at a time, showing loss, accuracy and bytes of each.
+def execute_all(plans: list[Plan], workers: int, console: Console, ranks: Ranks = ALONE) -> None:
+    """Execute plans, `workers` at a time, or all ranks one after the other, showing loss, accuracy and bytes of each.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM; every run that had begun has stored its checkpoint.
@@ -24,10 +24,16 @@ def execute_all(plans: list[Plan], workers: int, console: Console) -> None:
         bars = _Bars(progress, plans)
         if workers == 1:
             for plan in plans:  # in this process, where a debugger reaches an estimator of the user's own
-                execute(plan, bars.show)
+                execute(plan, bars.show, ranks=ranks)
                 bars.done(plan.name)
         else:
             _share(plans, workers, bars)
+
+
+def assist(ranks: Ranks, plans: list[Plan], console: Console) -> None:
+    """Execute plans together with the first rank, which holds the folder, unless it has their results already."""
+    if not ranks.told(True):
+        execute_all(plans, 1, console, ranks)
 
 
 def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:

@@ -1,5 +1,6 @@
 """Deep-supervision training: one optimiser step is one segment of every row."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -11,13 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
+from loopgrad.experiments.processes import ALONE, Ranks
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Joined, Trainer
 from loopgrad.experiments.trainer.ahead import ahead
 from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
 from loopgrad.experiments.trainer.compiling import compile_in_place
 from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
-from loopgrad.experiments.training import depths
+from loopgrad.experiments.training import depths, parallel
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.gradients.ramp import estimator_at
@@ -66,8 +68,18 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler)
 
 
-def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int) -> Iterator[dict[str, Any]]:
+def train(
+    run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: int, ranks: Ranks = ALONE
+) -> Iterator[dict[str, Any]]:
     """Train to the last step, yielding what each step measured; evaluations are part of it.
+
+    Args:
+        run: Where it stands; its carry is that of the rows of this rank.
+        trainer: Hyperparameters.
+        task: Gives the samples.
+        estimator: How gradients are obtained.
+        seed: Seed of the run.
+        ranks: Who trains it together; each yields the same, but for its seconds.
 
     Raises:
         NonFinite: The loss or the gradient is not finite; the weights are those before the step.
@@ -82,50 +94,42 @@ def train(run: Run, trainer: Trainer, task: Task, estimator: Estimator, seed: in
     with ahead(draw, trainer.train_steps, trainer.prefetch) as drawn:
         while run.step < trainer.train_steps:
             began = time.perf_counter()
-            entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved)
+            entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved, ranks)
             run.step += 1
             entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
             if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
-                scores = evaluate(run.evaluated, trainer, task, test)
+                scores = evaluate(run.evaluated, trainer, task, test, ranks)
                 entry |= {f"test_{name}": value for name, value in scores.items()}
             yield entry
 
 
 def _step(
-    run: Run, trainer: Trainer, batch: Batch, estimator: Estimator, seed: int, saved: int | None
+    run: Run, trainer: Trainer, batch: Batch, estimator: Estimator, seed: int, saved: int | None, ranks: Ranks
 ) -> tuple[dict[str, Any], int]:
-    device, before = run.carry.segment.device, estimator_at(estimator, max(0, run.step - 1))
+    before = estimator_at(estimator, max(0, run.step - 1))
     estimator, depth = estimator_at(estimator, run.step), depths.drawn(trainer, seed, run.step)
-    batch = batch.to(device)
+    parallel.reseed(ranks, seed, run.step)
     if generators(estimator) or depth is not None or estimator != before:
         saved = None  # it may be another at each draw
-    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if saved is None else None
-    with trainer.precision(device), counter or nullcontext():
-        result = supervision.run_segment(
-            run.model, run.carry, batch, estimator, trainer.halting, run.exploration, trainer.loss_of_token(), depth
-        )
-        penalty = _jacobian(run, trainer, result, seed) if trainer.jacobian_weight else None
-    saved = counter.held() if counter else saved
-    assert saved is not None
     run.optimizer.zero_grad(set_to_none=True)
-    loss = result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty
-    scaled(run.scaler, loss).backward()
+    done = parallel.Done()
+    for part in parallel.parts(run.carry, batch, depth, run.exploration, trainer, ranks):
+        done.add(part, *_part(run, trainer, estimator, seed, part, saved is None))
+    parallel.add_gradients(run.model, ranks)
     if run.scaler is not None:
         run.scaler.unscale_(run.optimizer)
-    if penalty is not None:
-        result.metrics["jacobian_penalty"] = penalty.detach()
     parameters = list(run.model.parameters())
     norm = total_norm(parameters)
-    scalars = torch.stack([norm.double(), *(value.double() for value in result.metrics.values())]).tolist()
-    entry = dict(zip(["gradient_norm", *result.metrics], scalars, strict=True))
+    saved = done.saved if saved is None else saved
+    metrics, stats, all_saved = done.whole(saved, ranks)
+    entry = {"gradient_norm": norm.item(), **metrics}
     if depth is not None:
         entry["cycles"] = depths.mean_of(depth)
-    numbers = result.output.stats.numbers()
     own = ("stopped", "residual", "doubt", "steps")
-    entry |= {name if name in own else f"implicit_{name}": value for name, value in numbers.items()}
-    finite = bool(norm.isfinite())
-    if not (result.loss.isfinite() and (finite or overflowed(run.scaler, parameters))):
-        raise NonFinite(_first_non_finite(run, result))
+    entry |= {name if name in own else f"implicit_{name}": value for name, value in stats.numbers().items()}
+    finite = math.isfinite(entry["gradient_norm"])
+    if not (math.isfinite(entry["loss"]) and (finite or overflowed(run.scaler, parameters))):
+        raise NonFinite(_first_non_finite(run, done.suspect, ranks))
     if trainer.grad_clip and finite:  # one bad gradient, clipped, spoils them all
         clip(parameters, trainer.grad_clip, norm)
     factor = trainer.rate_factor(run.step + 1)
@@ -139,37 +143,69 @@ def _step(
         run.average.update_parameters(run.model)
     else:
         del entry["gradient_norm"]  # a log holds numbers
-    run.carry = result.carry
-    return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": saved}, saved
+    run.carry = parallel.together(done.carries)
+    return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": all_saved}, saved
 
 
-def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int) -> torch.Tensor:
+def _part(
+    run: Run, trainer: Trainer, estimator: Estimator, seed: int, part: parallel.Part, counted: bool
+) -> tuple[supervision.Segment, int]:
+    """Run a part forward and backward; return what it gave, and the bytes that it kept where they are to be counted."""
+    device = run.carry.segment.device
+    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if counted else None
+    with trainer.precision(device), counter or nullcontext():
+        result = supervision.run_segment(
+            run.model,
+            part.carry,
+            part.batch,
+            estimator,
+            trainer.halting,
+            cross_entropy=trainer.loss_of_token(),
+            depth=part.depth,
+            **part.exploration,
+        )
+        penalty = _jacobian(run, trainer, result, seed, part) if trainer.jacobian_weight else None
+    held = counter.held() if counter else 0
+    loss = result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty
+    scaled(run.scaler, loss if part.weight == 1 else part.weight * loss).backward()
+    if penalty is not None:
+        result.metrics["jacobian_penalty"] = penalty.detach()
+    return result, held
+
+
+def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int, part: parallel.Part) -> torch.Tensor:
     """Return the Jacobian penalty at the states that the segment ended in."""
     probe = torch.Generator(device=run.carry.segment.device).manual_seed(seed_for("jacobian", seed) + run.step)
     x = run.model.encode(result.carry.batch.inputs, result.carry.batch.puzzle_ids)
-    return jacobian_penalty(run.model.cell, result.carry.state, x, run.model.num_steps, probe)
+    return jacobian_penalty(run.model.cell, result.carry.state, x, run.model.num_steps, probe, place=part.place)
 
 
-def _first_non_finite(run: Run, result: supervision.Segment) -> str:
-    """Name the first tensor that is not finite, in the order in which a step computes them."""
+def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks) -> str:
+    """Name the first tensor that is not finite on any rank, in the order in which a step computes them."""
+    assert result is not None
     named = [(f"parameter {name}", p) for name, p in run.model.named_parameters()]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
     named += [(f"gradient of {name}", dense(p.grad)) for name, p in run.model.named_parameters() if p.grad is not None]
-    name = next((name for name, tensor in named if not tensor.isfinite().all()), "norm of the gradient")
+    place = next((place for place, (_, tensor) in enumerate(named) if not tensor.isfinite().all()), len(named))
+    name = [*(name for name, _ in named), "norm of the gradient"][min(ranks.all(place))]
     return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
 
 
 @torch.no_grad()
-def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict[str, float]:
-    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens)."""
+def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch, ranks: Ranks = ALONE) -> dict[str, float]:
+    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens).
+
+    Each rank evaluates some of the samples, and all return what all of them gave.
+    """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     solved, tokens, losses = [], [], []
-    for start in range(0, len(samples), trainer.eval_batch_size):
-        batch = samples[start : start + trainer.eval_batch_size].to(device)
+    own = samples[ranks.rows(len(samples))]
+    for start in range(0, len(own), trainer.eval_batch_size):
+        batch = own[start : start + trainer.eval_batch_size].to(device)
         with trainer.precision(device):
             segments, depth = trainer.halting.max_segments, trainer.halting.depth(None)
             output = supervision.predict(model, batch.inputs, batch.puzzle_ids, segments, depth)
@@ -177,6 +213,7 @@ def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict
         tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
         losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))
     model.train(training)
+    solved, tokens, losses = (sum(of_ranks, []) for of_ranks in zip(*ranks.all((solved, tokens, losses)), strict=True))
     return {
         "exact_accuracy": torch.cat(solved).mean().item(),
         "token_accuracy": torch.cat(tokens).mean().item(),

@@ -14,10 +14,19 @@ def take() -> dict[str, Any]:
     version, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": _cuda(),
         "python": json.dumps(random.getstate()),
         "numpy": [version, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
     }
+
+
+def _cuda() -> list[Tensor]:
+    """Return the states of all GPUs, or of the one in use where other processes have theirs."""
+    if not torch.cuda.is_available():
+        return []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return [torch.cuda.get_rng_state()]
+    return torch.cuda.get_rng_state_all()
 
 
 def check(states: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.parts import Parts, build_model
 from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite
-from loopgrad.experiments.processes import on_signal
+from loopgrad.experiments.processes import ALONE, Ranks, on_signal
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.experiments.training import checkpoint, tensor_files
+from loopgrad.experiments.training import checkpoint, parallel, tensor_files
 from loopgrad.experiments.training.loop import Run, begin, train
 from loopgrad.experiments.training.seeds import seed_for, seeded
 from loopgrad.experiments.training.tensorboard import check_installed, scalars
@@ -93,13 +93,14 @@ def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
     ]
 
 
-def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: False) -> None:
+def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: False, ranks: Ranks = ALONE) -> None:
     """Run to the last step, from the checkpoint if there is one.
 
     Args:
         plan: What to run.
         report: Called with the run's name and what each step measured.
         ended: Asked after each step whether to stop, as a signal asks.
+        ranks: Who runs it together; the first of them reads and writes the files, and where one is to stop, all do.
 
     Raises:
         Interrupted: After a signal, or when ended; the checkpoint holds the last whole step.
@@ -108,28 +109,44 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
             estimator's memory_budget is too small for the model, or an implicit gradient was to raise and did.
     """
     torch.set_num_threads(plan.trainer.num_threads)
-    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
-    estimator = copy.deepcopy(plan.estimator)
     with on_signal() as stop:
-        run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
-        if stored.exists():
-            checkpoint.load(stored, run, estimator, plan.fingerprint)
-        kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
-        if kept and len(kept) == run.step == plan.trainer.train_steps and not SCORES <= kept[-1].keys():
-            kept.pop()  # the last step is always evaluated
-        if reason := _disagreement(kept, run):  # the curve would not be that of the run
-            print(f"{plan.name}: its log {reason}, so the run begins anew", flush=True)
-            stored.unlink()
-            estimator, kept = copy.deepcopy(plan.estimator), []
-            run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
-        run.log = _digest(kept)
-        records.write(log, kept)
-        for entry in kept[-1:]:
-            report(plan.name, entry)
-        _train(plan, run, estimator, report, lambda: stop.requested or ended())
-        _keep_weights(run, plan.folder / "weights.safetensors")
-    if stop.requested:  # it came with the last step, and must not be lost on the run after this one
+        if ranks.first:
+            run, estimator = _as_stored(plan, report)
+        else:
+            run, estimator = _begun(plan)
+        checkpoint.share(run, estimator, ranks)
+        run.carry = parallel.own_rows(run.carry, ranks)
+        _train(plan, run, estimator, report, lambda: stop.requested or ended(), ranks)
+        if ranks.first:
+            _keep_weights(run, plan.folder / "weights.safetensors")
+    if ranks.any(stop.requested):  # it came with the last step, and must not be lost on the run after this one
         raise Interrupted(plan.name, run.step)
+
+
+def _begun(plan: Plan) -> tuple[Run, Estimator]:
+    run = begin(plan.trainer, plan.task, _initial_model(plan), plan.seed)
+    return run, copy.deepcopy(plan.estimator)
+
+
+def _as_stored(plan: Plan, report: Report) -> tuple[Run, Estimator]:
+    """Return a run and its estimator as the files of its folder tell, whose log holds no other steps then."""
+    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
+    run, estimator = _begun(plan)
+    if stored.exists():
+        checkpoint.load(stored, run, estimator, plan.fingerprint)
+    kept = records.read_log(log, run.step, LOGGED)  # later lines belong to steps that will be taken again
+    if kept and len(kept) == run.step == plan.trainer.train_steps and not SCORES <= kept[-1].keys():
+        kept.pop()  # the last step is always evaluated
+    if reason := _disagreement(kept, run):  # the curve would not be that of the run
+        print(f"{plan.name}: its log {reason}, so the run begins anew", flush=True)
+        stored.unlink()
+        kept = []
+        run, estimator = _begun(plan)
+    run.log = _digest(kept)
+    records.write(log, kept)
+    for entry in kept[-1:]:
+        report(plan.name, entry)
+    return run, estimator
 
 
 def _initial_model(plan: Plan) -> Model:
@@ -152,12 +169,22 @@ def _digest(entries: Iterable[dict[str, Any]], before: str = "") -> str:
     return before
 
 
-def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool]) -> None:
-    stored, log = plan.folder / "checkpoint.pt", plan.folder / "train.jsonl"
-    board = plan.folder / "tensorboard" if plan.tensorboard else None
+def _train(
+    plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool], ranks: Ranks
+) -> None:
+    log = plan.folder / "train.jsonl" if ranks.first else Path(os.devnull)
+    board = plan.folder / "tensorboard" if plan.tensorboard and ranks.first else None
+
+    def store() -> None:
+        carry = parallel.whole(run.carry, ranks)
+        if ranks.first:
+            os.fsync(lines.fileno())  # what the checkpoint counts is on the disk before it
+            whole = replace(run, carry=carry)
+            checkpoint.save(plan.folder / "checkpoint.pt", whole, estimator, plan.fingerprint)
+
     with open(log, "a") as lines, scalars(board, run.step) as show:
         try:
-            for entry in train(run, plan.trainer, plan.task, estimator, plan.seed):
+            for entry in train(run, plan.trainer, plan.task, estimator, plan.seed, ranks):
                 lines.write(records.line(entry) + "\n")
                 lines.flush()
                 run.log = _digest([entry], run.log)
@@ -165,17 +192,16 @@ def _train(plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: 
                     raise FileNotFoundError(errno.ENOENT, "was removed while the run went on", str(log))
                 show(entry)
                 report(plan.name, entry)
-                last, stop, every = run.step == plan.trainer.train_steps, stopped(), plan.trainer.weights_every
-                if every and run.step % every == 0:
+                last, every = run.step == plan.trainer.train_steps, plan.trainer.weights_every
+                stop = ranks.any(stopped())
+                if every and run.step % every == 0 and ranks.first:
                     _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:
-                    os.fsync(lines.fileno())  # what the checkpoint counts is on the disk before it
-                    checkpoint.save(stored, run, estimator, plan.fingerprint)
+                    store()
                 if stop and not last:
                     raise Interrupted(plan.name, run.step)
         except NonFinite as error:
-            os.fsync(lines.fileno())
-            checkpoint.save(stored, run, estimator, plan.fingerprint)
+            store()
             raise NonFinite(f"{plan.name}, {error}") from None
         except (BudgetTooSmall, CannotCarry, TooCoarse, Unconverged) as error:
             raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None

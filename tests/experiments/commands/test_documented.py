@@ -84,6 +84,8 @@ def test_another_command_is_one_that_the_repository_has(words):
     makefile = (ROOT / "Makefile").read_text()
     pinned = (ROOT / "constraints.txt").read_text().split()
     match words:
+        case ("torchrun", _, "-m", *rest):
+            composed(*split(tuple(rest)))
         case ("make", target, *variables):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE)
             assert all(re.search(rf"^{variable.split('=')[0]} \?=", makefile, re.MULTILINE) for variable in variables)
