@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,7 +69,7 @@ def _main(typed: list[str]) -> None:
     if command not in COMMANDS:
         raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
     if command == "bench" and overrides and overrides[0].isidentifier():
-        overrides[0] = f"bench={overrides[0]}"
+        overrides = [f"bench={overrides[0]}", *_below(overrides[0], overrides[1:])]
     swept = _check(command, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
     os.environ["MPLBACKEND"] = "agg"  # figures go to files
@@ -110,6 +111,13 @@ class Task:
         except Exception as error:
             setattr(error, OF_TASK, True)  # which stays with it on its way from another process
             raise
+
+
+def _below(bench: str, overrides: list[str]) -> list[str]:
+    """Return overrides with the keys of a bench where it has them: size=tiny is bench.size=tiny."""
+    file = resources.files("loopgrad.experiments.conf") / "bench" / f"{bench}.yaml"
+    own = OmegaConf.create(file.read_text()) if file.is_file() else {}
+    return [f"bench.{it}" if it.partition("=")[0] in own and "=" in it else it for it in overrides]
 
 
 def _check(command: str, overrides: list[str]) -> Path | None:

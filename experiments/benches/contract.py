@@ -2,10 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import torch
 
 from loopgrad.gradients.checks import is_int
 
@@ -45,8 +47,15 @@ class Bench(ABC):
                     raise ValueError(f"{name}={value} must be finite and above 0")
 
     @abstractmethod
-    def rows(self) -> list[dict[str, Any]]:
-        """Measure; return one dict per contestant, all with the same keys; lists are recorded and not printed."""
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """Measure; return one dict per contestant, all with the same keys; lists are recorded and not printed.
+
+        Rows that are yielded one by one are each in the record as soon as they are measured.
+        """
+
+    def place(self) -> torch.device:
+        """Return the device that is measured on."""
+        return torch.zeros(()).device
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:  # noqa: B027
         """Draw the rows into a folder, where a bench has a figure."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.experiments.benches.contract import Bench
-from loopgrad.experiments.benches.foreseen import foreseen_bytes
+from loopgrad.experiments.benches.foreseen import foreseen
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import token_loss
@@ -68,7 +68,7 @@ class Fits(Bench):
 
     def _row(self, n: int, T: int, name: str) -> dict[str, Any]:
         small, large = (
-            foreseen_bytes(partial(self._made, n, T, name, batch), partial(self._step, name)) for batch in (4, 8)
+            foreseen(partial(self._made, n, T, name, batch), partial(self._step, name)).bytes for batch in (4, 8)
         )
         slope = (large - small) / 4
         with torch.device("meta"):

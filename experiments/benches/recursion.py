@@ -95,7 +95,9 @@ def _hand_written(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -
     return state
 
 
-def _checkpoint_per_update(use_reentrant: bool) -> Method:
+def checkpoint_per_update(use_reentrant: bool) -> Method:
+    """Return the recursion with each update in torch.utils.checkpoint."""
+
     def run(cell: nn.Module, state: Any, inputs: Tensor, num_steps: int) -> Any:
         # reentrant ones give no gradient at all unless an argument requires grad
         z: Any = state.clone().requires_grad_() if use_reentrant else state
@@ -106,15 +108,16 @@ def _checkpoint_per_update(use_reentrant: bool) -> Method:
     return run
 
 
-def _ours(estimator: Estimator) -> Method:
+def ours(estimator: Estimator) -> Method:
+    """Return the recursion under an estimator."""
     return lambda cell, state, inputs, num_steps: estimator(cell, state, inputs, num_steps).state
 
 
 METHODS: dict[str, Method] = {
     "loop": _hand_written,
-    "BPTT": _ours(BPTT()),
-    "CheckpointedBPTT": _ours(CheckpointedBPTT()),
-    "torch checkpoint": _checkpoint_per_update(use_reentrant=False),
-    "torch reentrant": _checkpoint_per_update(use_reentrant=True),
-    "TruncatedBPTT(2)": _ours(TruncatedBPTT(num_steps=2)),
+    "BPTT": ours(BPTT()),
+    "CheckpointedBPTT": ours(CheckpointedBPTT()),
+    "torch checkpoint": checkpoint_per_update(use_reentrant=False),
+    "torch reentrant": checkpoint_per_update(use_reentrant=True),
+    "TruncatedBPTT(2)": ours(TruncatedBPTT(num_steps=2)),
 }

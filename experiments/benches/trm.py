@@ -58,7 +58,7 @@ class TRMStep(Bench):
         inputs, labels = torch.randint(2, VOCABULARY, (2, self.batch_size, self.seq_len), generator=generator)
         runs: dict[str, tuple[Callable[[], Tensor], list[Any]]] = {}
         if self.official_path is not None:
-            runs["official, last loop"] = _official(self, Path(self.official_path), inputs, labels)
+            runs["official, last loop"] = official_step(self, Path(self.official_path), inputs, labels)
         estimators = {
             "last cycle": TruncatedBPTT(num_cycles=1),
             "BPTT": BPTT(),
@@ -100,7 +100,15 @@ class TRMStep(Bench):
         return rows
 
 
-def _official(sizes: TRMStep, path: Path, inputs: Tensor, labels: Tensor) -> tuple[Callable[[], Tensor], list[Any]]:
+def official_step(
+    sizes: TRMStep, path: Path, inputs: Tensor, labels: Tensor, forward_dtype: str = "float32"
+) -> tuple[Callable[[], Tensor], list[Any]]:
+    """Return the official code's forward pass and loss, on the device of the inputs, and what it holds.
+
+    Raises:
+        ValueError: The path is no checkout of it.
+        ImportError: A package that it needs is missing.
+    """
     with _importable(path):
         classes = importlib.import_module("models.recursive_reasoning.trm")
         losses = importlib.import_module("models.losses")
@@ -122,12 +130,13 @@ def _official(sizes: TRMStep, path: Path, inputs: Tensor, labels: Tensor) -> tup
         "mlp_t": sizes.mixer == "mlp",
         "halt_max_steps": 16,
         "halt_exploration_prob": 0.1,
-        "forward_dtype": "float32",
+        "forward_dtype": forward_dtype,
     }
-    model: nn.Module = classes.TinyRecursiveReasoningModel_ACTV1(arch).inner
-    batch = {"inputs": inputs, "puzzle_identifiers": torch.zeros(sizes.batch_size, dtype=torch.int64)}
-    everyone = torch.ones(sizes.batch_size, dtype=torch.bool)
-    carry: Any = model.reset_carry(everyone, model.empty_carry(sizes.batch_size))  # pyright: ignore
+    with inputs.device:
+        model: nn.Module = classes.TinyRecursiveReasoningModel_ACTV1(arch).inner
+        batch = {"inputs": inputs, "puzzle_identifiers": torch.zeros(sizes.batch_size, dtype=torch.int64)}
+        everyone = torch.ones(sizes.batch_size, dtype=torch.bool)
+        carry: Any = model.reset_carry(everyone, model.empty_carry(sizes.batch_size))  # pyright: ignore
 
     def run() -> Tensor:
         _, logits, _ = model(carry, batch)

@@ -6,12 +6,14 @@
 Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.table import Table
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.benches.contract import Bench
@@ -53,24 +55,30 @@ def _check_ours(path: Path) -> None:
 
 
 def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], path: Path, console: Console) -> None:
-    with console.status(f"Measuring: {name}"):
-        try:
-            rows = bench.rows()
-        except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
-            raise ConfigError(f"bench: {error}") from error
-    if not rows:
-        raise ConfigError("bench: these values leave nothing to measure")
-    header = [key for key, value in rows[0].items() if not isinstance(value, list)]
-    shown = [[_shown(row[key]) for key in header] for row in rows]
-    console.print(console_table(header, shown, [key for key in header if isinstance(rows[0][key], str)]))
-    if text := bench.text(rows):
-        console.print(text + "\n")
+    rows: list[dict[str, Any]] = []
+    streaming = False
     record = {
         "bench": OmegaConf.to_container(config.bench, resolve=True),
         "rows": rows,
         **made,
-        "device": provenance.device_name(torch.zeros(()).device),
+        "device": provenance.device_name(bench.place()),
     }
+    with console.status(f"Measuring: {name}"):
+        try:
+            found = bench.rows()
+            for row in found:
+                rows.append(row)
+                if streaming := isinstance(found, Iterator):  # it may take minutes to the next
+                    records.write(path, [{**record, "unfinished": True}])
+                    console.print(_line(row))
+        except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
+            raise ConfigError(f"bench: {error}") from error
+    if not rows:
+        raise ConfigError("bench: these values leave nothing to measure")
+    if not streaming:
+        console.print(_table(rows))
+    if text := bench.text(rows):
+        console.print(text + "\n")
     records.write(path, [record])
     try:
         bench.figures(rows, path.parent)
@@ -79,7 +87,21 @@ def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], 
     console.print(f"Record: {path}")
 
 
+def _table(rows: list[dict[str, Any]]) -> Table:
+    header = [key for key, value in rows[0].items() if not isinstance(value, list)]
+    shown = [[_shown(row[key]) for key in header] for row in rows]
+    return console_table(header, shown, [key for key in header if isinstance(rows[0][key], str)])
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return a row in one line: words as they are, numbers with their names."""
+    told = {key: value for key, value in row.items() if value is not None and not isinstance(value, list)}
+    return "  ".join(value if isinstance(value, str) else f"{key} {_shown(value)}" for key, value in told.items())
+
+
 def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
     if isinstance(value, float):
         return f"{value:.2f}" if 0.01 <= abs(value) < 1e4 or value == 0 else f"{value:.1e}"
     return str(value)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from loopgrad.analysis.files import replace_bytes
+from loopgrad.experiments.tasks.files import MOST_BYTES as MOST_READ
 from loopgrad.experiments.tasks.files import Puzzles, obeys_rules, read_puzzles
 
 LEAST_BYTES = 2**20  # below, a file is read in a moment
@@ -33,7 +34,7 @@ def cached_puzzles(path: str | Path, size: int) -> Puzzles:
     """
     path, place = Path(path), _folder()
     before = _stamp(path)
-    if place is None or before is None or before[0] < LEAST_BYTES:
+    if place is None or before is None or not LEAST_BYTES <= before[0] <= MOST_READ:
         return read_puzzles(path, size)
     try:
         kept = place / f"{_key(path, size)}.npz"

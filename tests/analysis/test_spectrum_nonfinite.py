@@ -32,6 +32,7 @@ def found(f, z):
 MEASURES = [eigenvalues, spectral_radius, operator_norm, exponents, found]
 each = pytest.mark.parametrize("measure", MEASURES, ids=lambda it: it.__name__)
 both = pytest.mark.parametrize("n", WIDTHS)
+wide_slow = pytest.mark.parametrize("n", [WIDTHS[0], pytest.param(WIDTHS[1], marks=pytest.mark.slow)])
 
 
 def normal(*shape, seed=0):
@@ -51,7 +52,7 @@ def others(values):
 
 
 @each
-@both
+@wide_slow
 @pytest.mark.parametrize("activation", [torch.tanh, torch.nn.functional.leaky_relu])
 def test_a_sample_with_nan_in_its_input_is_nan_and_alone(measure, n, activation):
     _, cell = recurrent(n, activation)

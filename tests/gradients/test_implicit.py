@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, gcr])
-@pytest.mark.parametrize("scope", ["sample", "batch"])
+@pytest.mark.parametrize("scope", ["sample", pytest.param("batch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_equals_the_dense_solve_and_long_bptt(name, scope, solver):
     cell, state, inputs, num_steps = problem(name)

@@ -116,7 +116,7 @@ def test_restart_replaces_results_and_leaves_what_is_not_ours(loopgrad, compared
 @pytest.mark.parametrize(
     "content", [{"thesis.tex": "x"}, {"config.json": '{"hidden_size": 3}'}, {"config.json": "{\n}"}]
 )
-@pytest.mark.parametrize("command", ["compare", "train"])
+@pytest.mark.parametrize("command", ["compare", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_folder_of_somebody_else_is_refused_and_left_alone(refused, tiny, tmp_path, command, content, restart):
     (tmp_path / "theirs").mkdir()
     for name, text in content.items():
@@ -126,7 +126,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(refused, tiny, tmp_
     assert {path.name: path.read_text() for path in (tmp_path / "theirs").iterdir()} == content
 
 
-@pytest.mark.parametrize("command", ["compare", "train", "bench", "report"])
+@pytest.mark.parametrize("command", [pytest.param("compare", marks=pytest.mark.slow), "train", "bench", "report"])
 @pytest.mark.parametrize("place", ["file.txt/below", "/proc/none/such"])
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(refused, tmp_path, command, place):
     (tmp_path / "file.txt").write_text("a file")
