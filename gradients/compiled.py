@@ -4,6 +4,7 @@ Traced whole, a recursion would be unrolled, and compiled anew for each number o
 update to update would be compiled anew at each of them.
 """
 
+import inspect
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,17 @@ def compiled(cell: nn.Module, backend: Any) -> nn.Module:
     own = undoing(cell)
     if own is not None:
         return own.with_inner(partial(compiled, backend=backend))
-    return torch.compile(cell, backend=backend)  # pyright: ignore[reportReturnType]
+    return torch.compile(cell, backend=backend, **for_updates())  # pyright: ignore[reportReturnType]
+
+
+def for_updates() -> dict[str, Any]:
+    """Return the arguments of torch.compile that the updates of a recursion ask for.
+
+    They come with and without autograd, with states of which no, some or all leaves require grad, and in as many kinds
+    as a cycle has; each is compiled once, which may be more than the 8 that torch allows a function by itself.
+    """
+    known = "recompile_limit" in inspect.signature(torch.compile).parameters
+    return {"recompile_limit": 32} if known else {}
 
 
 def is_compiled(cell: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from loopgrad.gradients.compiled import for_updates
 from loopgrad.models.blocks import Net
 from loopgrad.models.coupling_base import Coupling
 from loopgrad.models.model import Model
@@ -10,7 +11,7 @@ from loopgrad.models.model import Model
 def compile_in_place(model: Model, what: str) -> None:
     """Let torch.compile (inductor) compile parts of a model, each at its first call; see `to_compile`."""
     for module in to_compile(model, what):
-        module.compile()
+        module.compile(**for_updates())
 
 
 def to_compile(model: Model, what: str) -> list[nn.Module]:
