@@ -1,9 +1,12 @@
-"""Checks that the estimators share: of whole numbers, of tensors changed in place, of a second derivative."""
+"""Checks that the estimators share: of arguments, of tensors changed in place, of a second derivative."""
 
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import torch
+
+from loopgrad.gradients import tree
+from loopgrad.gradients.graphs import is_floating
 
 
 def is_int(value: Any, least: int | None = None) -> TypeGuard[int]:
@@ -61,3 +64,19 @@ def check_unchanged(tensors: Sequence[torch.Tensor], versions: list[int], conseq
             f"the cell changes its state, inputs or a parameter in place, so {consequence}: "
             "write z + f(z) instead of z.add_(f(z)), or use BPTT()"
         )
+
+
+def check_call(state: Any, num_steps: Any) -> None:
+    """Raise if `num_steps` is no number of updates, or a state has nothing to differentiate."""
+    if not is_int(num_steps):
+        raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
+    if num_steps < 0:
+        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
+    if not any(map(is_floating, tree.flatten(state)[0])):
+        found = [f"{name}: {said(leaf)}" for name, leaf in tree.leaves_with_names(state, "state")]
+        raise TypeError(f"state holds no floating tensor, so there is nothing to differentiate: {', '.join(found)}")
+
+
+def said(leaf: Any) -> str:
+    """Return what an error says of a leaf."""
+    return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__

@@ -19,7 +19,8 @@ from loopgrad.gradients.batch_dims import is_first
 from loopgrad.gradients.batch_first import batch_first, given_back
 from loopgrad.gradients.carried_answers import CarriedAnswers
 from loopgrad.gradients.cell_call import check_cell
-from loopgrad.gradients.checks import is_int
+from loopgrad.gradients.checks import check_call, is_int, said
+from loopgrad.gradients.compiled import apart, is_compiling
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import undoing
 from loopgrad.gradients.options import Options
@@ -66,6 +67,7 @@ class Estimator(ABC):
         by_sample: Whether it looks at samples one by one, in the gradient or in `stats`. If so, `rollout` is given
             states with the batch in dimension 0, wherever the caller has it.
         lengths: Whether samples may end before the last update; otherwise `lengths` and `until` are refused.
+        compiles: Whether updates are compiled where a model that calls it is; otherwise they run as they are there.
     """
 
     kind: ClassVar[Literal["exact", "exact at a fixed point", "unbiased", "biased"]]
@@ -75,6 +77,7 @@ class Estimator(ABC):
     outputs: ClassVar[Literal["emitted", "carried", "refused"]] = "refused"
     by_sample: ClassVar[bool] = True
     lengths: ClassVar[bool] = True
+    compiles: ClassVar[bool] = True
 
     def __call__(
         self,
@@ -130,8 +133,11 @@ class Estimator(ABC):
                 state of another structure, or this estimator has the gradient of the last state alone, and `save` asks
                 for more, or samples may end before that.
         """
+        if is_compiling():
+            asked: Any = {"xs": xs, "readout": readout, "save": save, "start": start, "lengths": lengths}
+            return apart(self, cell, state, inputs, num_steps, until=until, batch_dim=batch_dim, **asked)
         check_cell(cell)
-        _check_call(state, num_steps)
+        check_call(state, num_steps)
         plain = same_leaves(state)  # a cell may fill the containers that it is given: the caller's stay as they are
         options = Options(xs, readout, save, start, lengths, until, batch_dim, num_steps)
         num_steps = num_steps if options.none else options.checked(plain)
@@ -252,27 +258,13 @@ def needs_gradient(cell: nn.Module, state: Any, inputs: Any) -> bool:
     return torch.is_grad_enabled() and bool(sources(cell, state, inputs))
 
 
-def _check_call(state: Any, num_steps: Any) -> None:
-    if not is_int(num_steps):
-        raise TypeError(f"num_steps must be an int, the number of updates, got {num_steps!r}")
-    if num_steps < 0:
-        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
-    if not any(map(is_floating, tree.flatten(state)[0])):
-        found = [f"{name}: {_said(leaf)}" for name, leaf in tree.leaves_with_names(state, "state")]
-        raise TypeError(f"state holds no floating tensor, so there is nothing to differentiate: {', '.join(found)}")
-
-
-def _said(leaf: Any) -> str:
-    return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__
-
-
 def check_shapes(owner: str, before: Any, after: Any) -> None:
     """Raise ValueError if leaves of a state changed their shape, for an estimator that needs states of one shape."""
     for (name, old), (_, new) in zip(
         tree.leaves_with_names(before, "state"), tree.leaves_with_names(after, "state"), strict=True
     ):
         if is_floating(old) and (not is_floating(new) or new.shape != old.shape):
-            now = tuple(new.shape) if is_floating(new) else _said(new)
+            now = tuple(new.shape) if is_floating(new) else said(new)
             raise ValueError(
                 f"{owner} needs a state of one shape, and the cell takes {name} from {tuple(old.shape)} to {now}: give "
                 "it its full size in z_0 (expand a batch of one), or use BPTT() or CheckpointedBPTT()"

@@ -8,6 +8,7 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice, check_int
+from loopgrad.gradients.compiled import refuse_compiled
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, needs_gradient, run
 from loopgrad.gradients.forward_recursion import ForwardPass, ForwardRecursion, ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -76,6 +77,7 @@ class ForwardGradient(Estimator):
     Raises:
         ValueError: An argument is not one of the above; mode="central" with 16-bit weights or under autocast; leaves of
             the state have no first dimension in common and scope is "sample".
+        TypeError: torch.compile has compiled the cell, or a net in it.
         RuntimeError: An operator of the cell has no forward-mode rule; a tensor that requires grad and that the cell
             reads could not be followed; a tensor was changed in place before backward; or backward got
             create_graph=True.
@@ -103,6 +105,7 @@ class ForwardGradient(Estimator):
     kind = "unbiased"
     memory = "O(1)"
     outputs = "carried"
+    compiles = False
     references = ("baydin2022gradients", "tallec2018unbiased", "malladi2023fine", "panchal2025cost")
 
     def __post_init__(self) -> None:
@@ -124,6 +127,7 @@ class ForwardGradient(Estimator):
         stats = ForwardStats(0, 0)
         if not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
+        refuse_compiled(cell, "ForwardGradient")
         functional, wanted = FunctionalCell(cell, state, inputs), needs_gradient(cell, state, inputs)
         if not wanted:
             watch(functional, Conditions(cell, [*functional.state, *functional.others]), stats, num_steps)

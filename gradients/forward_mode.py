@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import check_int, refuse_second_derivative
+from loopgrad.gradients.compiled import refuse_compiled
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
 from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.forward_recursion import ForwardStats
@@ -51,7 +52,7 @@ class ForwardMode(Estimator):
     Raises:
         ValueError: max_parameters or chunk_size is below 1; a name is not one of the cell's parameters; or there are
             more than max_parameters numbers to differentiate.
-        TypeError: parameters is a str or holds something other than names.
+        TypeError: parameters is a str or holds something other than names; or torch.compile has compiled the cell.
         RuntimeError: An operator of the cell has no forward-mode rule; or backward got create_graph=True.
 
     Example:
@@ -73,6 +74,7 @@ class ForwardMode(Estimator):
     references = ("williams1989learning", "franceschi2017forward")
     outputs = "carried"
     by_sample = False
+    compiles = False
     not_differentiated = ("inputs", "state")
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class ForwardMode(Estimator):
         if not num_steps or not may_differentiate(cell, state, inputs):
             with torch.no_grad():
                 return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
+        refuse_compiled(cell, "ForwardMode")
         functional = FunctionalCell(cell, state, inputs)
         conditions, stats = Conditions(cell, [*functional.state, *functional.others]), ForwardStats(0, 0)
         last, u, chosen = seeing_all(

@@ -1,6 +1,7 @@
 """What a cell must offer for `ReversibleBPTT` to undo its updates instead of storing them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -99,6 +100,10 @@ class Invertible(nn.Module, ABC):
     def read(self, state: Any) -> Any:
         """Return the plain state, such as was given to `couple`, of a state that updates have led to."""
         return state
+
+    def with_inner(self, change: Callable[[nn.Module], nn.Module]) -> "Invertible":
+        """Return this cell around change(what it wraps), and itself if it wraps nothing; neither is written to."""
+        return self
 
     def note(self, state: Any, after: Any, step: int) -> Note:
         """Return what `forward` needs to undo update number `step`, which led from `state` to `after`."""

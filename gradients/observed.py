@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import version_of
+from loopgrad.gradients.compiled import is_compiled
 from loopgrad.gradients.contract import Stats, check_structure, may_differentiate, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import (
@@ -54,8 +55,7 @@ class Watched:
         self._plain: dict[int, tuple[Any, int]] = {}
         self._buffers: set[int] = set()
         # compiled code would be compiled once more, for the mode, and is not seen by it anyway
-        modules = list(cell.cell.modules())
-        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in modules)
+        self._compiled = is_compiled(cell.cell)
         self._parameters = frozen_parameters(cell.cell)
 
     def run(self, state: Any, inputs: Any, steps: range) -> Any:

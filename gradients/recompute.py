@@ -26,6 +26,7 @@ def run_without_graph(cell: nn.Module, state: Any, inputs: Any, steps: range) ->
     torch.nn.utils.parametrize.cached().
     """
     with GraphFree(cell) as prepared:
+        state = prepared(state) if steps else state  # compiled code is another for a state that requires grad
         for step in steps:
             state = prepared(cell(state, tree.own_containers(inputs), step))
     return tree.map_tensors(torch.Tensor.detach, state)

@@ -18,16 +18,18 @@ def run_scoped(cell: nn.Module, state: Any, inputs: Any, num_steps: int, updates
             state = cell(state, tree.own_containers(inputs), step)
             continue
         before = tree.flatten(state)[0]
-        with GraphFree(cell):
+        with GraphFree(cell) as prepared:
+            state = prepared(state)  # compiled code is another for a state that requires grad
+            given = tree.flatten(state)[0]
             after, unflatten = tree.flatten(cell(state, tree.own_containers(inputs), step))
         if len(after) != len(before):
             return unflatten(after)  # another structure, which is for the caller to refuse
-        state = unflatten([_constant(*pair) for pair in zip(after, before, strict=True)])
+        state = unflatten([_constant(*leaves) for leaves in zip(after, given, before, strict=True)])
     return state
 
 
-def _constant(new: Any, old: Any) -> Any:
-    return new if new is old or not isinstance(new, Tensor) else new.detach()
+def _constant(new: Any, given: Any, old: Any) -> Any:
+    return old if new is given else new.detach() if isinstance(new, Tensor) else new
 
 
 def changed_by(cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> list[frozenset[str]]:

@@ -220,3 +220,15 @@ def writes_to(leaves: Sequence[Any]) -> list[int]:
     if torch.compiler.is_compiling():  # a compiler sees no counts
         return []
     return [leaf._version for leaf in leaves if isinstance(leaf, Tensor) and not leaf.is_inference()]
+
+
+def times(gradient: Tensor | None, factor: float) -> Tensor | None:
+    """Return factor * gradient, where None is zero."""
+    return gradient if gradient is None or factor == 1 else gradient * factor
+
+
+def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Return a + b, where None is zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b

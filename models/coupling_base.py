@@ -3,7 +3,8 @@
 What was read is still there after the update, so the same evaluation of the cell that made the new state undoes it.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from loopgrad.models.coupled_state import (
     is_graded,
     laid_out,
     leaves_like,
+    times,
     writes_to,
 )
 from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
@@ -110,6 +112,12 @@ class Coupling(Invertible):
         if self.ratio is not None:
             lost = tuple(tree.map_tensors(torch.zeros_like, other) for _ in range(self.damped_copies))
         return Coupled(current, other, lost, () if self.dtype is not None else dtypes_to_read(pairs, self.cell))
+
+    def with_inner(self, change: Callable[[nn.Module], nn.Module]) -> "Coupling":
+        """Return this coupling of change(cell)."""
+        other = copy.copy(self)
+        other._modules, other._compiled_call_impl = {**self._modules, "cell": change(self.cell)}, None
+        return other
 
     def current(self, state: Coupled) -> Any:
         """Return z_t of a coupled state."""
@@ -283,15 +291,3 @@ class Coupling(Invertible):
             return value if self.share == 1 else value / self.share, lost
         value, digits = self.ratio.undo(value, *lost)
         return value, [digits]
-
-
-def times(gradient: Tensor | None, factor: float) -> Tensor | None:
-    """Return factor * gradient, where None is zero."""
-    return gradient if gradient is None or factor == 1 else gradient * factor
-
-
-def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Return a + b, where None is zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b

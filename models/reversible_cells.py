@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import is_number
-from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per, times, total
+from loopgrad.models.coupled_state import times, total
+from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per
 from loopgrad.models.grid_arithmetic import Ratio, fraction_below_one
 
 # bits of a float that repeated division may use up before the reconstruction is worthless

@@ -1,20 +1,24 @@
-"""Nets and cells that inductor has compiled, under every estimator: exact, and not compiled for each update.
+"""Nets, cells and models that inductor has compiled, under every estimator: exact, and not compiled for each update.
 
 Inductor, for a compiler that makes no code of its own shows none of its faults: it reuses the memory of saved tensors.
 """
 
 import pytest
 import torch
-from shared_models import Model, batch, loss_of
+from shared_models import ESTIMATORS, Model, batch, loss_of
+from torch._dynamo.eval_frame import _debug_get_cache_entry_list
 from torch._dynamo.utils import counters
 
-from loopgrad.gradients import BPTT, ImplicitGradient
+from loopgrad.gradients import BPTT, Estimator, ImplicitGradient
 
-NAMES = ("bptt", "checkpointed", "truncated", "phantom", "reversible leapfrog", "implicit solved", "implicit fallback")
+FORWARD = [name for name in ESTIMATORS if name.startswith("forward")]
 WAYS = {
-    "net": lambda model: [block.compile() for block in model.inner.blocks],
-    "cell": lambda model: model.inner.compile(),
+    "net": lambda model, **how: [block.compile(**how) for block in model.inner.blocks],
+    "cell": lambda model, **how: model.inner.compile(**how),
+    "model": lambda model, **how: model.compile(**how),
 }
+# graphs of the code that is compiled: with autograd and without, of an even and of an odd update, and of the first
+MOST = {"net": 4, "cell": 7, "model": 8}
 NUM_STEPS = 21
 
 
@@ -38,16 +42,50 @@ def gradients(model, estimator=None, calls=2):
     return [parameter.grad for parameter in model.parameters()]
 
 
+def check(way, name, **how):
+    compiled = Model(name, whole=True)
+    WAYS[way](compiled, **how)
+    found = gradients(compiled)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs <= MOST[way]
+    assert graphs == 1 or way != "model" or name not in FORWARD  # the encoder alone
+    gradients(compiled)
+    assert counters["stats"]["unique_graphs"] == graphs
+    for ours, theirs in zip(found, gradients(Model(name, whole=True)), strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler, of its own code
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("way", WAYS)
 def test_compiled_code_has_the_gradient_of_eager_code(way, name, monkeypatch):
     monkeypatch.setattr("shared_models.NUM_STEPS", NUM_STEPS)
-    compiled = Model(name, whole=True)
-    WAYS[way](compiled)
-    for ours, theirs in zip(gradients(compiled), gradients(Model(name, whole=True)), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+    if name in FORWARD and way != "model":
+        with pytest.raises(TypeError, match=r"Forward\w+ runs the cell with tangents .* leave the cell .* uncompiled"):
+            check(way, name)
+    else:
+        check(way, name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["checkpointed", "reversible damped"])
+def test_a_compiled_model_is_not_compiled_for_each_update(name):
+    check("model", name, backend="eager")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_estimators_of_many_kinds_are_met_by_the_compiler_once(monkeypatch):
+    with torch._dynamo.config.patch(recompile_limit=64):  # of the model's own forward, for each number of updates
+        for i, name in enumerate(ESTIMATORS):
+            monkeypatch.setattr("shared_models.NUM_STEPS", 4 + i)
+            model = Model(name, whole=True)
+            WAYS["model"](model, backend="eager")
+            gradients(model, calls=1)
+    assert len(_debug_get_cache_entry_list(Estimator.__call__.__code__)) <= 1
 
 
 @pytest.mark.slow
