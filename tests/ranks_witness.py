@@ -15,8 +15,9 @@ from torch import multiprocessing
 
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.processes import ALONE, Ranks
+from loopgrad.experiments.trainer.building import whole
 from loopgrad.experiments.training import checkpoint, parallel
-from loopgrad.experiments.training.loop import begin, train
+from loopgrad.experiments.training.loop import begin, shard, train
 from loopgrad.experiments.training.seeds import seeded
 from loopgrad.gradients import BPTT, CheckpointedBPTT, DepthDistribution, ImplicitGradient, TruncatedBPTT
 from loopgrad.models import ACT, FixedSegments, QHalt, QLearning, ResidualHalt
@@ -58,14 +59,15 @@ def trained(settings: dict[str, Any], ranks: Ranks, path: Path | None = None, **
         checkpoint.load(path, run, estimator, {})
     checkpoint.share(run, estimator, ranks)
     run.carry = parallel.own_rows(run.carry, ranks)
+    shard(run, it, ranks)
     log = [{k: v for k, v in entry.items() if k != "seconds"} for entry in train(run, it, TASK, estimator, 0, ranks)]
     run.carry = parallel.whole(run.carry, ranks)
-    if path is not None and ranks.first:
-        checkpoint.save(path, run, estimator, {})
+    if path is not None:
+        checkpoint.save(path, run, estimator, {}, ranks)
     ranks.any(False)  # the file is there before anyone looks for it
     return {
         "log": log,
-        "weights": {name: value.detach().clone() for name, value in run.model.state_dict().items()},
+        "weights": {name: whole(value).detach().clone() for name, value in run.model.state_dict().items()},
         "carry": {name: value.clone() for name, value in run.carry.tensors().items()},
     }
 

@@ -67,7 +67,8 @@ def parts(config: DictConfig) -> Parts:
     check_compiled(trainer, estimators, model)
     rehearse(model, task, trainer, estimators)
     values = without_young(plain(config))
-    values["trainer"].pop("micro_batches", None)  # a way to the same results, as the number of processes is
+    for name in ("micro_batches", "shard"):  # ways to the same results, as the number of processes is
+        values["trainer"].pop(name, None)
     return Parts(task, estimators, trainer, values)
 
 
