@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from small_runs import TASK, model, trainer
@@ -37,6 +38,27 @@ SETTINGS = {
     "softmax_unclipped": ({"cross_entropy": "softmax", "grad_clip": 0.0}, BPTT()),
     "verdicts": ({}, ImplicitGradient(max_vjps=6, check_every=None)),
 }
+
+
+SINGLE = ("token_accuracy", "exact_accuracy", "ponder", "implicit_trusted")  # means in float32
+LARGEST_OF_PARTS = ("implicit_cycle_vjps", "saved_bytes")  # each part takes its own
+
+
+def assert_same(found: dict, expected: dict, tolerance: float = 1e-9) -> None:
+    assert len(found["log"]) == len(expected["log"])
+    for step, (entry, its) in enumerate(zip(found["log"], expected["log"], strict=True)):
+        assert entry.keys() == its.keys()
+        for name in entry.keys() - set(LARGEST_OF_PARTS):
+            allowed = max(tolerance, 1e-6 if name in SINGLE else 0)
+            assert entry[name] == pytest.approx(its[name], rel=allowed, abs=allowed, nan_ok=True), (step, name)
+    for part in ("weights", "carry"):
+        for name, value in found[part].items():
+            assert torch.allclose(value.double(), expected[part][name].double(), rtol=tolerance, atol=tolerance), name
+
+
+def tolerance_of(name: str) -> float:
+    """What is rounded to float32 on the way: the q head's answers, in the loss of some rules."""
+    return 1e-5 if isinstance(SETTINGS[name][0].get("halting"), QHalt | ACT) else 1e-9
 
 
 def settings(name: str, **more) -> dict:

@@ -222,7 +222,9 @@ def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
     named += [(f"gradient of {name}", dense(p.grad)) for name, p in run.model.named_parameters() if p.grad is not None]
-    place = next((place for place, (_, tensor) in enumerate(named) if not own_part(tensor).isfinite().all()), len(named))
+    place = next(
+        (place for place, (_, tensor) in enumerate(named) if not own_part(tensor).isfinite().all()), len(named)
+    )
     name = [*(name for name, _ in named), "norm of the gradient"][min(ranks.all(place))]
     return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
 
