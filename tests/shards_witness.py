@@ -22,6 +22,7 @@ from loopgrad.models import HRM, LSTM, FixedSegments, LoopedTransformer, Model, 
 
 SHARED = {"shard": "fsdp2"}
 RULES = {"atan2": AdamATan2Rule(), "muon": MuonRule()}
+COMPILED = {"train_steps": 1}
 UNEVEN = RollingSum(length=6, modulus=3, num_test=1)
 """One process has nothing to evaluate."""
 COPY = Copy()
@@ -69,6 +70,12 @@ def bytes_of(run: Run) -> dict[str, int]:
 def quick(rank: int) -> dict[str, Any]:
     """Do what the fast test asks."""
     return trained(settings("explored", micro_batches=2, train_steps=2, **SHARED), Ranks(rank, 2, rank))
+
+
+def compiled(rank: int, places: tuple[str, ...]) -> dict[str, Any]:
+    """Return what training gives where parts of the model are compiled."""
+    shared = {**COMPILED, **SHARED}
+    return {place: trained(settings("fixed", compile=place, **shared), Ranks(rank, 2, rank)) for place in places}
 
 
 def work(ranks: Ranks, folder: Path) -> dict[str, Any]:

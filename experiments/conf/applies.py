@@ -104,7 +104,7 @@ def check_sharded(trainer: Trainer, model: Model) -> None:
     scalars = [name for name, p in named if p.dim() == 0]
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for _, p in named})
     for reason in (
-        f"{tied[0]} is a weight of the cell, too, and they are shared one by one" if tied else "",
+        f"{tied[0]} is a weight of the cell, too, and fully_shard would make two of it" if tied else "",
         f"{scalars[0]} has no dimension to cut: make it a vector of one number" if scalars else "",
         f"fully_shard takes weights of one dtype, these are {' and '.join(dtypes)}" if len(dtypes) > 1 else "",
     ):

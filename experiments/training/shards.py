@@ -101,7 +101,7 @@ def called(unit: Unit | None, work: Callable[[], Found]) -> Found:
 
 
 def on_first(content: Any, ranks: Ranks) -> Any:
-    """Return nested dicts and lists, all of each shared tensor on the CPU of the first process, which alone keeps it."""
+    """Return nested dicts and lists with shared tensors whole, on the CPU; the first process alone keeps them."""
     if isinstance(content, dict):
         return {key: on_first(value, ranks) for key, value in content.items()}
     if isinstance(content, list):

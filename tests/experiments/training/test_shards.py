@@ -3,7 +3,7 @@
 import pytest
 import torch
 from ranks_witness import ALONE, SETTINGS, assert_same, in_processes, settings, tolerance_of, trained
-from shards_witness import RULES, bytes_of, few_steps, gone_on_alone, others, quick, with_rule, work
+from shards_witness import COMPILED, RULES, bytes_of, compiled, few_steps, gone_on_alone, others, quick, with_rule, work
 from two_processes import in_two
 
 OTHERS = tuple(others())
@@ -51,6 +51,14 @@ def test_other_models_too(two, name):
             assert entry.keys() == its.keys()
             for key in entry.keys() - {"saved_bytes"}:
                 assert entry[key] == pytest.approx(its[key], rel=1e-6, abs=1e-7), key
+
+
+@pytest.mark.slow
+def test_what_is_compiled_shares_its_weights_too():
+    expected = trained(settings("fixed", **COMPILED), ALONE)
+    for found in in_two(compiled, ("net", "cell"), seconds=240):
+        for place in ("net", "cell"):
+            assert_same(found[place], expected)
 
 
 @pytest.mark.slow
