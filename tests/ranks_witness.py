@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from small_runs import TASK, model, trainer
@@ -15,8 +16,9 @@ from torch import multiprocessing
 
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.processes import ALONE, Ranks
+from loopgrad.experiments.trainer.building import whole
 from loopgrad.experiments.training import checkpoint, parallel
-from loopgrad.experiments.training.loop import begin, train
+from loopgrad.experiments.training.loop import begin, shard, train
 from loopgrad.experiments.training.seeds import seeded
 from loopgrad.gradients import BPTT, CheckpointedBPTT, DepthDistribution, ImplicitGradient, TruncatedBPTT
 from loopgrad.models import ACT, FixedSegments, QHalt, QLearning, ResidualHalt
@@ -36,6 +38,27 @@ SETTINGS = {
     "softmax_unclipped": ({"cross_entropy": "softmax", "grad_clip": 0.0}, BPTT()),
     "verdicts": ({}, ImplicitGradient(max_vjps=6, check_every=None)),
 }
+
+
+SINGLE = ("token_accuracy", "exact_accuracy", "ponder", "implicit_trusted")  # means in float32
+LARGEST_OF_PARTS = ("implicit_cycle_vjps", "saved_bytes")  # each part takes its own
+
+
+def assert_same(found: dict, expected: dict, tolerance: float = 1e-9) -> None:
+    assert len(found["log"]) == len(expected["log"])
+    for step, (entry, its) in enumerate(zip(found["log"], expected["log"], strict=True)):
+        assert entry.keys() == its.keys()
+        for name in entry.keys() - set(LARGEST_OF_PARTS):
+            allowed = max(tolerance, 1e-6 if name in SINGLE else 0)
+            assert entry[name] == pytest.approx(its[name], rel=allowed, abs=allowed, nan_ok=True), (step, name)
+    for part in ("weights", "carry"):
+        for name, value in found[part].items():
+            assert torch.allclose(value.double(), expected[part][name].double(), rtol=tolerance, atol=tolerance), name
+
+
+def tolerance_of(name: str) -> float:
+    """What is rounded to float32 on the way: the q head's answers, in the loss of some rules."""
+    return 1e-5 if isinstance(SETTINGS[name][0].get("halting"), QHalt | ACT) else 1e-9
 
 
 def settings(name: str, **more) -> dict:
@@ -58,14 +81,15 @@ def trained(settings: dict[str, Any], ranks: Ranks, path: Path | None = None, **
         checkpoint.load(path, run, estimator, {})
     checkpoint.share(run, estimator, ranks)
     run.carry = parallel.own_rows(run.carry, ranks)
+    shard(run, it, ranks)
     log = [{k: v for k, v in entry.items() if k != "seconds"} for entry in train(run, it, TASK, estimator, 0, ranks)]
     run.carry = parallel.whole(run.carry, ranks)
-    if path is not None and ranks.first:
-        checkpoint.save(path, run, estimator, {})
+    if path is not None:
+        checkpoint.save(path, run, estimator, {}, ranks)
     ranks.any(False)  # the file is there before anyone looks for it
     return {
         "log": log,
-        "weights": {name: value.detach().clone() for name, value in run.model.state_dict().items()},
+        "weights": {name: whole(value).detach().clone() for name, value in run.model.state_dict().items()},
         "carry": {name: value.clone() for name, value in run.carry.tensors().items()},
     }
 

@@ -14,7 +14,7 @@ import torch
 from torch import distributed, multiprocessing
 
 WORLD = 2
-PRELOADED = ["loopgrad.models", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
+PRELOADED = ["loopgrad.experiments.training.runs", "torch.distributed.fsdp", "torch.distributed.tensor.parallel"]
 
 
 def in_two(work: Callable[..., Any], *given: Any, seconds: float = 120) -> list[Any]:

@@ -20,6 +20,7 @@ from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.processes import Ranks, at_once, joined
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports import comparison
+from loopgrad.experiments.training import shards
 from loopgrad.experiments.training.crew import assist, execute_all
 from loopgrad.experiments.training.parallel import check_rows, placed
 from loopgrad.experiments.training.results import probed
@@ -36,6 +37,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     built = parts(config)
     runs = plans(built, seeds, folder)
     check_rows(built.trainer, ranks)
+    shards.check(built.trainer, ranks)
     if ranks.size > 1 and config.workers not in (None, 1):
         raise ConfigError(
             f"workers={config.workers}: under torchrun all {ranks.size} processes share each run, one run after the "

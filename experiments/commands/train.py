@@ -14,6 +14,7 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.processes import joined
 from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.training import shards
 from loopgrad.experiments.training.crew import assist, execute_all
 from loopgrad.experiments.training.parallel import check_rows, placed
 from loopgrad.experiments.training.results import probed
@@ -30,6 +31,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         raise ConfigError(f"train takes one estimator and one seed, got {', '.join(built.estimators)}: use compare")
     (plan,) = plans(built, seeds, folder)
     check_rows(built.trainer, ranks)
+    shards.check(built.trainer, ranks)
     with joined(ranks, built.trainer.torch_device()) as ranks:
         if not ranks.first:
             return assist(ranks, [plan], console)

@@ -74,6 +74,44 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
             )
 
 
+def check_sharded(trainer: Trainer, model: Model) -> None:
+    """Check that processes can share the weights of a model.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    if trainer.shard == "none":
+        return
+    whole = "set trainer.shard=none, with which each process holds all weights"
+    if importlib.util.find_spec("torch.distributed.fsdp") is None or not hasattr(
+        importlib.import_module("torch.distributed.fsdp"), "fully_shard"
+    ):
+        raise ConfigError(
+            f"trainer.shard={trainer.shard}: this build of torch has no torch.distributed.fsdp.fully_shard: {whole}"
+        )
+    if trainer.puzzle_optimizer is not None:
+        raise ConfigError(
+            "trainer.puzzle_optimizer: it learns from the rows that a batch has read, and fully_shard exchanges "
+            f"gradients of whole tables alone: leave it out, or {whole}"
+        )
+    if trainer.compile == "model":
+        raise ConfigError(
+            "trainer.compile=model: weights are gathered in the midst of what would be compiled: use trainer.compile="
+            f"net or cell, or {whole}"
+        )
+    named, of_cell = list(model.named_parameters(remove_duplicate=False)), {*map(id, model.cell.parameters())}
+    tied = [name for name, p in named if id(p) in of_cell and not name.startswith("cell.")]
+    scalars = [name for name, p in named if p.dim() == 0]
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for _, p in named})
+    for reason in (
+        f"{tied[0]} is a weight of the cell, too, and fully_shard would make two of it" if tied else "",
+        f"{scalars[0]} has no dimension to cut: make it a vector of one number" if scalars else "",
+        f"fully_shard takes weights of one dtype, these are {' and '.join(dtypes)}" if len(dtypes) > 1 else "",
+    ):
+        if reason:
+            raise ConfigError(f"trainer.shard={trainer.shard}: {type(model).__name__}: {reason}, or {whole}")
+
+
 def check_training(trainer: Trainer, task: Task, model: Model) -> None:
     """Check that a model can be trained so, on this task.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from loopgrad.experiments.conf.applies import check_compiled, check_estimators, check_training
+from loopgrad.experiments.conf.applies import check_compiled, check_estimators, check_sharded, check_training
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes, without_young
 from loopgrad.experiments.conf.rehearsal import rehearse
@@ -65,9 +65,11 @@ def parts(config: DictConfig) -> Parts:
     check_training(trainer, task, model)
     check_estimators(estimators, model, couples="coupling" in config.model)
     check_compiled(trainer, estimators, model)
+    check_sharded(trainer, model)
     rehearse(model, task, trainer, estimators)
     values = without_young(plain(config))
-    values["trainer"].pop("micro_batches", None)  # a way to the same results, as the number of processes is
+    for name in ("micro_batches", "shard"):  # ways to the same results, as the number of processes is
+        values["trainer"].pop(name, None)
     return Parts(task, estimators, trainer, values)
 
 

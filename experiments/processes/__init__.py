@@ -8,6 +8,7 @@ from loopgrad.experiments.processes.ranks import ALONE as ALONE
 from loopgrad.experiments.processes.ranks import Ranks as Ranks
 from loopgrad.experiments.processes.ranks import cut as cut
 from loopgrad.experiments.processes.ranks import joined as joined
+from loopgrad.experiments.processes.ranks import lost_ranks as lost_ranks
 from loopgrad.experiments.processes.ranks import settle as settle
 from loopgrad.experiments.processes.ranks import started as started
 from loopgrad.experiments.processes.signals import Stop as Stop

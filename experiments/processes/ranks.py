@@ -234,8 +234,11 @@ def _end_with_agent() -> None:
 
 
 @contextmanager
-def lost_ranks() -> Iterator[None]:
+def lost_ranks(computing: bool = False) -> Iterator[None]:
     """Say of an exchange that breaks off that a process has ended.
+
+    Args:
+        computing: Whether the block computes too, so that an error that does not tell of an exchange is another's.
 
     Raises:
         WorkerLost: As said.
@@ -247,7 +250,16 @@ def lost_ranks() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
+        if computing and not _of_exchange(error):
+            raise
         raise WorkerLost(
             "one of the processes of this run has ended or was killed, and with it all do; the same command goes on "
             "from the last checkpoint, on any number of processes"
         ) from error
+
+
+def _of_exchange(error: RuntimeError) -> bool:
+    """Whether an error is one of the library that carries what processes send each other."""
+    import torch.distributed as dist
+
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

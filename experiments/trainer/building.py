@@ -1,5 +1,7 @@
 """The optimiser of a model: its weights divided among rules."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from loopgrad.experiments.trainer.joined import Joined
@@ -36,9 +38,19 @@ def dense(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
+def whole(tensor: Any) -> Tensor:
+    """Return a tensor, or all of one that processes share; each of them must ask."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def own_part(tensor: Any) -> Tensor:
+    """Return a tensor, or what this process has of one that processes share."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def total_norm(parameters: list[nn.Parameter]) -> Tensor:
     """Return the norm of all gradients together."""
-    return nn.utils.get_total_norm([dense(p.grad) for p in parameters if p.grad is not None])
+    return whole(nn.utils.get_total_norm([dense(p.grad) for p in parameters if p.grad is not None]))
 
 
 def clip(parameters: list[nn.Parameter], most: float, norm: Tensor) -> None:

@@ -55,6 +55,8 @@ class Trainer:
         micro_batches: Parts of a process's rows that are run one after the other, their gradients added up: less memory
             for the same losses, to rounding. What is drawn anew by each forward pass (dropout, estimators' noise) and
             what looks at a batch as one (when a solver stops) depends on it.
+        shard: What processes share beside the rows of a batch: "none", or "fsdp2" for weights, their average and the
+            moments of the optimiser, of which each then holds a part. The results are the same, to rounding.
 
     Raises:
         ValueError: A value is out of range, or depths are not those of the halting rule.
@@ -88,6 +90,7 @@ class Trainer:
     puzzle_optimizer: SignSGDRule | None = None
     schedule: Schedule | None = None
     micro_batches: int = 1
+    shard: Literal["none", "fsdp2"] = "none"
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.experiments.trainer.building import dense
+from loopgrad.experiments.trainer.building import dense, whole
 from loopgrad.experiments.trainer.joined import Joined
 from loopgrad.models.model import Model
 
@@ -24,7 +24,7 @@ def overflowed(scaler: torch.amp.GradScaler | None, parameters: list[nn.Paramete
     """Return whether a gradient is not finite and a smaller scale may mend it."""
     if scaler is None or scaler.get_scale() < LEAST_SCALE:
         return False
-    return any(not dense(p.grad).isfinite().all() for p in parameters if p.grad is not None)
+    return any(not whole(dense(p.grad).isfinite().all()) for p in parameters if p.grad is not None)
 
 
 def scaled_step(scaler: torch.amp.GradScaler, optimizer: Joined) -> bool:

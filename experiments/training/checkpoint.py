@@ -11,10 +11,10 @@ from torch import Tensor
 from loopgrad.analysis.files import replace_bytes
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.processes import Ranks
+from loopgrad.experiments.processes import ALONE, Ranks
 from loopgrad.experiments.tasks.base import IGNORE
 from loopgrad.experiments.trainer.scaling import check_scale, put_scale
-from loopgrad.experiments.training import random_states, tensor_files
+from loopgrad.experiments.training import random_states, shards, tensor_files
 from loopgrad.experiments.training.loop import Run
 from loopgrad.experiments.training.seeds import generators
 from loopgrad.experiments.training.structure import misfit
@@ -23,7 +23,7 @@ from loopgrad.gradients import Estimator
 FORMAT = 1
 
 
-def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> None:
+def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any], ranks: Ranks = ALONE) -> None:
     """Write a checkpoint atomically.
 
     Args:
@@ -31,10 +31,13 @@ def save(path: Path, run: Run, estimator: Estimator, fingerprint: dict[str, Any]
         run: What is stored.
         estimator: Whose generators are stored too.
         fingerprint: The configuration of the run, plain values; `load` refuses another one.
+        ranks: Who trains it together; the first of them writes what all hold.
     """
-    buffer = io.BytesIO()
-    torch.save(_content(run, estimator, fingerprint), buffer)
-    replace_bytes(path, buffer.getvalue())
+    content = shards.on_first(_content(run, estimator, fingerprint), ranks)
+    if ranks.first:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        replace_bytes(path, buffer.getvalue())
 
 
 def _content(run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.experiments.errors import NonFinite
-from loopgrad.experiments.processes import ALONE, Ranks
+from loopgrad.experiments.processes import ALONE, Ranks, lost_ranks
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Joined, Trainer
 from loopgrad.experiments.trainer.ahead import ahead
-from loopgrad.experiments.trainer.building import clip, dense, shared_table, total_norm
+from loopgrad.experiments.trainer.building import clip, dense, own_part, shared_table, total_norm
 from loopgrad.experiments.trainer.compiling import compile_in_place
 from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
-from loopgrad.experiments.training import depths, parallel
+from loopgrad.experiments.training import depths, parallel, shards
 from loopgrad.experiments.training.seeds import generators, seed_for
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.gradients.ramp import estimator_at
@@ -32,7 +32,8 @@ from loopgrad.models.model import Model
 class Run:
     """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole.
 
-    `log` is a digest of the lines that were logged, so that a checkpoint tells which ones it counts.
+    `log` is a digest of the lines that were logged, so that a checkpoint tells which ones it counts. `unit` is what
+    training steps call where processes share the weights, see `shard`.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Run:
     step: int = 0
     log: str = ""
     scaler: torch.amp.GradScaler | None = None
+    unit: shards.Unit | None = None
 
     @property
     def evaluated(self) -> Model:
@@ -53,19 +55,42 @@ class Run:
 
 
 def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
-    """Return a run at step 0; seeds torch's global generator for dropout."""
+    """Return a run at step 0; seeds torch's global generator for dropout.
+
+    Where processes are to share the weights they are on the host until `shard` has given each its part.
+    """
     device = trainer.torch_device()
-    model = model.to(device).train()
+    place = device if trainer.shard == "none" else torch.device("cpu")
+    model = model.to(place).train()
     torch.manual_seed(seed_for("dropout", seed))
     optimizer = trainer.optimizer_of(model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
     if trainer.puzzle_optimizer is not None:
         shared_table(model, average.module)
-    first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(device)
+    first = task.train_batch(seed_for("data", seed), 0, trainer.batch_size).to(place)
     exploration = torch.Generator(device=device).manual_seed(seed_for("exploration", seed))
     carry, scaler = supervision.initial_carry(model, first), scaler_of(model, trainer.autocast, device)
-    compile_in_place(model, trainer.compile)  # after the copy for the average, which is evaluated as it is
+    if trainer.shard == "none":
+        compile_in_place(model, trainer.compile)  # after the copy for the average, which is evaluated as it is
     return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler)
+
+
+def shard(run: Run, trainer: Trainer, ranks: Ranks) -> None:
+    """Give each process its part of the weights, of their average and of what the optimiser keeps, if it is asked for.
+
+    Raises:
+        ConfigError: There is one process alone.
+    """
+    shards.check(trainer, ranks)
+    if trainer.shard == "none":
+        return
+    kept = run.optimizer.state_dict()["state"]
+    run.unit = shards.sharded(run.model, trainer, ranks)
+    shards.shard_average(run.evaluated, trainer, ranks)
+    run.optimizer = trainer.optimizer_of(run.model)
+    shards.shard_moments(run.optimizer, kept)
+    run.carry = tree.map_tensors(lambda tensor: tensor.to(trainer.torch_device()), run.carry)
+    compile_in_place(run.model, trainer.compile)
 
 
 def train(
@@ -94,11 +119,13 @@ def train(
     with ahead(draw, trainer.train_steps, trainer.prefetch) as drawn:
         while run.step < trainer.train_steps:
             began = time.perf_counter()
-            entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved, ranks)
+            with lost_ranks(computing=True):
+                entry, saved = _step(run, trainer, drawn(run.step), estimator, seed, saved, ranks)
             run.step += 1
             entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
             if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
-                scores = evaluate(run.evaluated, trainer, task, test, ranks)
+                with shards.gathered(run.evaluated):
+                    scores = evaluate(run.evaluated, trainer, task, test, ranks)
                 entry |= {f"test_{name}": value for name, value in scores.items()}
             yield entry
 
@@ -113,9 +140,11 @@ def _step(
         saved = None  # it may be another at each draw
     run.optimizer.zero_grad(set_to_none=True)
     done = parallel.Done()
-    for part in parallel.parts(run.carry, batch, depth, run.exploration, trainer, ranks):
-        done.add(part, *_part(run, trainer, estimator, seed, part, saved is None))
-    parallel.add_gradients(run.model, ranks)
+    for number, part in enumerate(parallel.parts(run.carry, batch, depth, run.exploration, trainer, ranks), 1):
+        shards.exchange(run.unit, last=number == trainer.micro_batches)
+        done.add(part, *_part(run, trainer, estimator, seed, part, saved is None, ranks))
+    if run.unit is None:
+        parallel.add_gradients(run.model, ranks)
     if run.scaler is not None:
         run.scaler.unscale_(run.optimizer)
     parameters = list(run.model.parameters())
@@ -148,28 +177,33 @@ def _step(
 
 
 def _part(
-    run: Run, trainer: Trainer, estimator: Estimator, seed: int, part: parallel.Part, counted: bool
+    run: Run, trainer: Trainer, estimator: Estimator, seed: int, part: parallel.Part, counted: bool, ranks: Ranks
 ) -> tuple[supervision.Segment, int]:
     """Run a part forward and backward; return what it gave, and the bytes that it kept where they are to be counted."""
-    device = run.carry.segment.device
-    counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if counted else None
-    with trainer.precision(device), counter or nullcontext():
-        result = supervision.run_segment(
-            run.model,
-            part.carry,
-            part.batch,
-            estimator,
-            trainer.halting,
-            cross_entropy=trainer.loss_of_token(),
-            depth=part.depth,
-            **part.exploration,
-        )
-        penalty = _jacobian(run, trainer, result, seed, part) if trainer.jacobian_weight else None
-    held = counter.held() if counter else 0
-    loss = result.loss if penalty is None else result.loss + trainer.jacobian_weight * penalty
-    scaled(run.scaler, loss if part.weight == 1 else part.weight * loss).backward()
-    if penalty is not None:
+
+    def forward() -> tuple[torch.Tensor, supervision.Segment, int]:
+        counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if counted else None
+        with trainer.precision(run.carry.segment.device), counter or nullcontext():
+            result = supervision.run_segment(
+                run.model,
+                part.carry,
+                part.batch,
+                estimator,
+                trainer.halting,
+                cross_entropy=trainer.loss_of_token(),
+                depth=part.depth,
+                **part.exploration,
+            )
+            penalty = _jacobian(run, trainer, result, seed, part) if trainer.jacobian_weight else None
+        held = counter.held() if counter else 0
+        if penalty is None:
+            return result.loss, result, held
         result.metrics["jacobian_penalty"] = penalty.detach()
+        return result.loss + trainer.jacobian_weight * penalty, result, held
+
+    loss, result, held = shards.called(run.unit, forward)
+    weight = part.weight if run.unit is None else part.weight * ranks.size  # of their gradients it takes the mean
+    scaled(run.scaler, loss if weight == 1 else weight * loss).backward()
     return result, held
 
 
@@ -188,7 +222,9 @@ def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]
     named += [(f"gradient of {name}", dense(p.grad)) for name, p in run.model.named_parameters() if p.grad is not None]
-    place = next((place for place, (_, tensor) in enumerate(named) if not tensor.isfinite().all()), len(named))
+    place = next(
+        (place for place, (_, tensor) in enumerate(named) if not own_part(tensor).isfinite().all()), len(named)
+    )
     name = [*(name for name, _ in named), "norm of the gradient"][min(ranks.all(place))]
     return f"step {run.step + 1}: {name} is not finite; the weights of step {run.step} are kept"
 

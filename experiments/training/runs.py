@@ -18,8 +18,8 @@ from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite
 from loopgrad.experiments.processes import ALONE, Ranks, on_signal
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.experiments.training import checkpoint, parallel, tensor_files
-from loopgrad.experiments.training.loop import Run, begin, train
+from loopgrad.experiments.training import checkpoint, parallel, shards, tensor_files
+from loopgrad.experiments.training.loop import Run, begin, shard, train
 from loopgrad.experiments.training.seeds import seed_for, seeded
 from loopgrad.experiments.training.tensorboard import check_installed, scalars
 from loopgrad.gradients import Estimator
@@ -116,9 +116,9 @@ def execute(plan: Plan, report: Report, ended: Callable[[], bool] = lambda: Fals
             run, estimator = _begun(plan)
         checkpoint.share(run, estimator, ranks)
         run.carry = parallel.own_rows(run.carry, ranks)
+        shard(run, plan.trainer, ranks)
         _train(plan, run, estimator, report, lambda: stop.requested or ended(), ranks)
-        if ranks.first:
-            _keep_weights(run, plan.folder / "weights.safetensors")
+        _keep_weights(run, plan.folder / "weights.safetensors", ranks)
     if ranks.any(stop.requested):  # it came with the last step, and must not be lost on the run after this one
         raise Interrupted(plan.name, run.step)
 
@@ -176,11 +176,10 @@ def _train(
     board = plan.folder / "tensorboard" if plan.tensorboard and ranks.first else None
 
     def store() -> None:
-        carry = parallel.whole(run.carry, ranks)
+        whole = replace(run, carry=parallel.whole(run.carry, ranks))
         if ranks.first:
             os.fsync(lines.fileno())  # what the checkpoint counts is on the disk before it
-            whole = replace(run, carry=carry)
-            checkpoint.save(plan.folder / "checkpoint.pt", whole, estimator, plan.fingerprint)
+        checkpoint.save(plan.folder / "checkpoint.pt", whole, estimator, plan.fingerprint, ranks)
 
     with open(log, "a") as lines, scalars(board, run.step) as show:
         try:
@@ -194,8 +193,8 @@ def _train(
                 report(plan.name, entry)
                 last, every = run.step == plan.trainer.train_steps, plan.trainer.weights_every
                 stop = ranks.any(stopped())
-                if every and run.step % every == 0 and ranks.first:
-                    _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors")
+                if every and run.step % every == 0:
+                    _keep_weights(run, plan.folder / f"weights-{run.step:06d}.safetensors", ranks)
                 if last or stop or run.step % plan.trainer.checkpoint_every == 0:
                     store()
                 if stop and not last:
@@ -207,8 +206,10 @@ def _train(
             raise ConfigError(f"{plan.name}, step {run.step + 1}: {error}") from None
 
 
-def _keep_weights(run: Run, path: Path) -> None:
-    replace_bytes(path, tensor_files.weight_bytes(run.evaluated.state_dict()))
+def _keep_weights(run: Run, path: Path, ranks: Ranks) -> None:
+    weights = shards.on_first(run.evaluated.state_dict(), ranks)
+    if ranks.first:
+        replace_bytes(path, tensor_files.weight_bytes(weights))
 
 
 def trained_model(plan: Plan) -> Model:

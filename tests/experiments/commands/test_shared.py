@@ -1,12 +1,18 @@
 """What a command that torchrun has started on several processes refuses, before it meets the others."""
 
+import re
+
 import pytest
+import torch
 from omegaconf import OmegaConf
+from small_runs import model, trainer
 
 from loopgrad.experiments import cli, endings
+from loopgrad.experiments.conf.applies import check_sharded
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.trainer import SignSGDRule
 
 STARTED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
@@ -40,9 +46,58 @@ def test_a_world_of_one_is_one_process(monkeypatch):
     assert endings.number_among_several() is None
 
 
-def test_micro_batches_make_no_other_run(tiny):
-    values = [
-        parts(composed("train", [*tiny, "estimator=bptt", f"trainer.micro_batches={count}"])).values for count in (1, 4)
-    ]
-    assert values[0] == values[1]
-    assert "micro_batches" not in OmegaConf.to_container(OmegaConf.create(values[0]))["trainer"]  # as in older folders
+def test_parts_and_shards_make_no_other_run(tiny, as_one_of_two):
+    ways = ((), ("trainer.micro_batches=4",), ("trainer.shard=fsdp2",))
+    values = [parts(composed("train", [*tiny, "estimator=bptt", *way])).values for way in ways]
+    assert values[0] == values[1] == values[2]
+    stored = OmegaConf.to_container(OmegaConf.create(values[0]))["trainer"]
+    assert not {"micro_batches", "shard"} & stored.keys()  # as in older folders
+
+
+def tied(net):
+    net.lm_head.weight = net.cell.L_net.blocks[0].mlp.gate_up.weight
+
+
+def with_a_scalar(net):
+    net.cell.rate = torch.nn.Parameter(torch.tensor(1.0))
+
+
+def with_a_half(net):
+    net.q_head.to(torch.bfloat16)
+
+
+UNSHARED = {
+    "table": ({"puzzle_optimizer": SignSGDRule()}, None, "trainer.puzzle_optimizer: it learns from the rows that a"),
+    "compiled": ({"compile": "model"}, None, "trainer.compile=model: weights are gathered in the midst of what would"),
+    "tied": (
+        {},
+        tied,
+        "trainer.shard=fsdp2: TRM: lm_head.weight is a weight of the cell, too, and fully_shard would make two",
+    ),
+    "scalar": ({}, with_a_scalar, "trainer.shard=fsdp2: TRM: cell.rate has no dimension to cut: make it a vector of"),
+    "dtypes": ({}, with_a_half, "trainer.shard=fsdp2: TRM: fully_shard takes weights of one dtype, these are bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", UNSHARED)
+def test_weights_that_cannot_be_shared_are_refused_by_name(name):
+    values, change, said = UNSHARED[name]
+    net = model()
+    if change is not None:
+        change(net)
+    check_sharded(trainer(**values), net)  # each process has them all
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        check_sharded(trainer(**values, shard="fsdp2"), net)
+    assert "\n" not in str(raised.value) and "trainer.shard=none" in str(raised.value)
+
+
+def test_a_torch_without_fully_shard_is_named(monkeypatch):
+    monkeypatch.delattr("torch.distributed.fsdp.fully_shard")
+    with pytest.raises(ConfigError, match="no torch.distributed.fsdp.fully_shard: set trainer.shard=none"):
+        check_sharded(trainer(shard="fsdp2"), model())
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_weights_of_one_process_are_refused_to_be_shared(refused, tiny, command):
+    said = refused(command, *tiny, "estimator=bptt", "trainer.shard=fsdp2")
+    assert said.startswith("trainer.shard=fsdp2: one process has nobody to share weights with: start several")

@@ -174,6 +174,26 @@ def test_ranks_whose_torchrun_is_gone_end_and_keep_their_step(tmp_path):
         assert started.ended() == (0, [])
 
 
+def test_a_process_that_shares_the_weights_is_killed_and_three_go_on(tmp_path, whole):
+    shared, expected = [*TRAIN, "trainer.shard=fsdp2"], log_of(whole(2))
+    with Started(tmp_path, 2, *shared) as started:
+        started.wait_for_step(10)
+        os.kill(started.ranks()[1], signal.SIGKILL)
+        code, lines = started.ended()
+        assert code != 0 and len(lines) == 1 and "one of the processes of this run has ended" in lines[0], lines
+    step = stored_step(tmp_path)
+    assert 7 <= step < STEPS
+    with Started(tmp_path, 3, *shared) as started:
+        assert started.ended() == (0, [])
+    log = log_of(tmp_path)
+    assert [entry["step"] for entry in log] == list(range(1, STEPS + 1))
+    for entry, its in zip(log[:3], expected[:3], strict=True):
+        assert entry.keys() == its.keys() and abs(entry["loss"] - its["loss"]) < 1e-5, entry["step"]
+    # roundings have grown by here; a lost average or moment would be far more
+    assert abs(log[step]["loss"] - expected[step]["loss"]) < 0.1
+    assert (tmp_path / "out" / "records.jsonl").exists()
+
+
 REFUSED = {
     "misspelt": (["train", "trainer.train_stpes=3"], "did you mean trainer.train_steps?"),
     "blown": ([*TRAIN, "trainer.learning_rate=1e30", "trainer.warmup_steps=0"], "is not finite any more: last_cycle"),

@@ -1,34 +1,23 @@
 """Training on two and three processes, and in micro-batches, beside one process on the whole batch, in float64."""
 
 import pytest
-import torch
-from ranks_witness import ALONE, SETTINGS, in_processes, poisoned, settings, trained, work
+from ranks_witness import (
+    ALONE,
+    SETTINGS,
+    assert_same,
+    in_processes,
+    poisoned,
+    settings,
+    tolerance_of,
+    trained,
+    work,
+)
 
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.processes import Ranks, cut, started
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training.parallel import check_rows
-from loopgrad.models import ACT, FixedSegments, QHalt
-
-SINGLE = ("token_accuracy", "exact_accuracy", "ponder", "implicit_trusted")  # means in float32
-LARGEST_OF_PARTS = ("implicit_cycle_vjps", "saved_bytes")  # each part takes its own
-
-
-def assert_same(found: dict, expected: dict, tolerance: float = 1e-9) -> None:
-    assert len(found["log"]) == len(expected["log"])
-    for step, (entry, its) in enumerate(zip(found["log"], expected["log"], strict=True)):
-        assert entry.keys() == its.keys()
-        for name in entry.keys() - set(LARGEST_OF_PARTS):
-            allowed = max(tolerance, 1e-6 if name in SINGLE else 0)
-            assert entry[name] == pytest.approx(its[name], rel=allowed, abs=allowed, nan_ok=True), (step, name)
-    for part in ("weights", "carry"):
-        for name, value in found[part].items():
-            assert torch.allclose(value.double(), expected[part][name].double(), rtol=tolerance, atol=tolerance), name
-
-
-def tolerance_of(name: str) -> float:
-    """What is rounded to float32 on the way: the q head's answers, in the loss of some rules."""
-    return 1e-5 if isinstance(SETTINGS[name][0].get("halting"), QHalt | ACT) else 1e-9
+from loopgrad.models import FixedSegments
 
 
 @pytest.fixture(scope="module")
