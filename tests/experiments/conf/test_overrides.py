@@ -171,7 +171,8 @@ def test_help_shows_commands_groups_and_keys(loopgrad):
 def test_a_sweep_runs_one_job_per_value_in_folders_of_their_own(loopgrad, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(train_command, "main", lambda config, *_: seen.append((config.seed, config.output_dir)))
-    assert loopgrad("train", "-m", "seed=3,5", "output_dir=out").code == 0
+    result = loopgrad("train", "-m", "seed=3,5", "output_dir=out")
+    assert result.code == 2 and "none of the 2 jobs of this sweep has ended" in result.err  # nothing was trained
     assert seen == [(3, "out/0"), (5, "out/1")]
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "a sweep left something beside its results"
 
