@@ -143,7 +143,7 @@ def lyapunov(
         if step >= transient:
             logs.append(r.diagonal(dim1=1, dim2=2).abs().log())
     logs = torch.where(sound.unsqueeze(1), torch.stack(logs), torch.nan)
-    values = logs.double().cpu().numpy()  # (num_steps, batch, k)
+    values = logs.cpu().double().numpy()  # (num_steps, batch, k)
     means = np.stack([block.mean(axis=0) for block in np.array_split(values, blocks)])
     with np.errstate(invalid="ignore"):  # an exponent of -inf, of a constant, has no error
         errors = means.std(axis=0, ddof=1) / blocks**0.5
@@ -214,7 +214,7 @@ def _found(
         def apply(v: np.ndarray) -> np.ndarray:
             length = _power(v)
             row = torch.from_numpy(np.asarray(v, dtype=np.float64).reshape(1, -1) / length).to(point)
-            product = fn(row).detach()[0].double().cpu().numpy()
+            product = fn(row).detach()[0].cpu().double().numpy()
             if not np.isfinite(product).all():
                 raise _LostError
             return product / size * length

@@ -149,7 +149,7 @@ def record(
             at = ends[1]  # the cell has no input for an update beyond the end
             begin, end = _cycle(cell, kept, inputs, at, num_steps, reevaluate, streams)
     pairs = zip(second(end), second(begin), strict=True)
-    residual = torch.stack([Distance(upcast, places.axes)(*pair).double() for pair in pairs]).cpu().numpy()
+    residual = torch.stack([Distance(upcast, places.axes)(*pair) for pair in pairs]).cpu().double().numpy()
     map_dtype = {name: short(leaf.dtype) for name, leaf in zip(names, end, strict=True)}
     dtype = {name: short(leaf.dtype) for name, leaf in zip(names, leaves, strict=True)}
     (whole,) = course.episodes()

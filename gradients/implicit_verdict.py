@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.contract import Stats
+from loopgrad.gradients.wide import widened
 
 QUANTILES = (0.5, 0.9, 1.0)
 
@@ -57,10 +58,10 @@ class Verdict:
         """Return fractions and quantiles (median, 90 %, largest) over samples; one transfer from the device."""
         known = [("forward_residual", self.forward_residual, self.finite)]
         known += [(n, getattr(self, n), self.solved) for n in ("backward_residual", "amplification", "estimate")]
-        rows = [self.trusted.double().mean(), self.finite.double().mean(), self.solved.double().mean()]
+        rows = [widened(it).mean() for it in (self.trusted, self.finite, self.solved)]
         for _, values, among in known:
             rows += [_quantile(values, among, q) for q in QUANTILES]
-        found = torch.stack([row.double() for row in rows]).tolist()
+        found = torch.stack([widened(row) for row in rows]).tolist()
         names = ["trusted", "finite", "solved"]
         names += [f"{name}_{suffix}" for name, _, _ in known for suffix in ("median", "p90", "max")]
         return {**dict(zip(names, found, strict=True)), "cycle_vjps": float(self.vjps)}

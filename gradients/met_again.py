@@ -11,6 +11,7 @@ from torch import Tensor
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.invertible import invertible
+from loopgrad.gradients.wide import widened
 
 # share of a state that rounding may come to
 TOLERANCE = 0.1
@@ -114,6 +115,6 @@ class MetAgain:
 
 
 def _largest(leaves: Sequence[Tensor]) -> Tensor:
-    """Return the largest finite value, in float64."""
-    sizes = [leaf.abs().nan_to_num(0.0, posinf=0.0).max().double() for leaf in leaves if leaf.numel()]
+    """Return the largest finite value."""
+    sizes = [widened(leaf.abs().nan_to_num(0.0, posinf=0.0).max()) for leaf in leaves if leaf.numel()]
     return torch.stack([size.to(sizes[0].device) for size in sizes]).max() if sizes else torch.zeros(())

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from loopgrad.gradients.wide import widened
+
 
 @dataclass
 class Stats:
@@ -40,7 +42,7 @@ class Stats:
         "residual" the largest one, "steps" the mean number of updates where data have decided it.
         """
         noted = [("stopped", self.stopped, torch.mean), ("residual", self.residual, torch.amax)]
-        known = [(name, of(value.double())) for name, value, of in noted if value is not None and value.numel()]
+        known = [(name, of(widened(value))) for name, value, of in noted if value is not None and value.numel()]
         found = torch.stack([value for _, value in known]).tolist() if known else []
         pairs = zip((name for name, _ in known), found, strict=True)
         numbers = {name: value for name, value in pairs if name != "stopped" or value}

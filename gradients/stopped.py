@@ -9,6 +9,7 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients.checks import version_of
 from loopgrad.gradients.graphs import is_floating
+from loopgrad.gradients.wide import widened
 
 
 class Before:
@@ -39,7 +40,7 @@ class Before:
             return None
         with torch.no_grad():
             sizes = [_by_sample(found) for found in ([new - old for old, new in pairs], [new for _, new in pairs])]
-            step, size = (torch.stack([vector_norm(row, dim=1).double() for row in rows]).norm(dim=0) for rows in sizes)
+            step, size = (torch.stack([widened(vector_norm(row, dim=1)) for row in rows]).norm(dim=0) for rows in sizes)
             return torch.where(step == 0, 0.0, step / size)
 
     def _pairs(self, after: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from loopgrad.gradients import Stationary, tree
 from loopgrad.gradients.contract import check_structure
+from loopgrad.gradients.wide import has_float64
 
 PLAIN = (int, float, complex, str, type(None))  # what a carried leaf may be beside a tensor; bool is an int
 LEAVES = (Tensor, *PLAIN)
@@ -147,6 +148,16 @@ def are_coupled(state: Any, owner: str, uncoupled: Sequence[str]) -> list[bool]:
     if apart and not any(coupled):
         raise ValueError(f"{owner}(uncoupled={tuple(uncoupled)!r}) leaves nothing to couple: use the cell as it is")
     return coupled
+
+
+def check_stored(leaves: Sequence[tuple[Any, bool]], owner: str, arithmetic: str, dtype: torch.dtype) -> None:
+    """Raise TypeError if the device of a coupled leaf cannot hold the dtype of an arithmetic."""
+    for leaf, coupled in leaves:
+        if coupled and dtype == torch.float64 and not has_float64(leaf.device):
+            raise TypeError(
+                f"{owner}(arithmetic={arithmetic!r}) keeps its state in float64, which {leaf.device.type} devices do "
+                "not have: use arithmetic='float32', or CheckpointedBPTT() with the cell itself"
+            )
 
 
 def dtypes_to_read(leaves: Sequence[tuple[Any, bool]], cell: nn.Module) -> tuple[torch.dtype | None, ...]:

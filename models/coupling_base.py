@@ -21,6 +21,7 @@ from loopgrad.models.coupled_state import (
     Coupled,
     Parts,
     are_coupled,
+    check_stored,
     dtype_of,
     dtypes_to_read,
     is_graded,
@@ -106,6 +107,7 @@ class Coupling(Invertible):
             return state
         leaves, unflatten = tree.flatten(state)
         pairs = list(zip(leaves, are_coupled(state, type(self).__name__, self.uncoupled), strict=True))
+        check_stored(pairs, type(self).__name__, self.arithmetic, STORED[self.arithmetic])
         current = unflatten([self._stored(leaf) if coupled else leaf for leaf, coupled in pairs])
         other = unflatten([self._companion(leaf) if coupled else None for leaf, coupled in pairs])
         lost = ()

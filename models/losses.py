@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from loopgrad.gradients.wide import widened
+
 IGNORE = -100  # label of a token that is not scored
 
 CrossEntropy = Callable[[Tensor, Tensor], Tensor]
@@ -15,14 +17,14 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return -log(s(x_label) / sum_k s(x_k)) per token, with s(x) = x + 1 for x >= 0 and 1 / (1 - x) below.
 
     s grows linearly where exp grows exponentially, so that raising all logits cannot drive the loss to zero quickly.
-    Computed in float64.
+    Computed in float64; in float32 where the device has none.
 
     Args:
         logits: (batch, seq_len, vocab_size), any floating dtype.
         labels: (batch, seq_len) int64, IGNORE (-100) where not scored.
 
     Returns:
-        (batch, seq_len) float64, zero where not scored.
+        (batch, seq_len) float64 (or float32), zero where not scored.
 
     Not recommended when:
         The device has no float64.
@@ -36,7 +38,7 @@ def stablemax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         >>> round(stablemax_cross_entropy(logits, torch.tensor([[0]])).exp().item(), 6)
         1.5
     """
-    x = logits.double()
+    x = widened(logits)
     log_s = torch.where(x >= 0, torch.log1p(x.clamp(min=0)), -torch.log1p(-x.clamp(max=0)))
     scored = labels != IGNORE
     picked = log_s.gather(-1, labels.where(scored, 0).unsqueeze(-1)).squeeze(-1)

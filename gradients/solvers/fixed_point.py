@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from loopgrad.gradients.solvers.protocol import FixedPoint, Map
+from loopgrad.gradients.wide import in_float64
 
 
 class _Search:
@@ -219,10 +221,14 @@ def _correction(left: list[Tensor], right: list[Tensor], vector: Tensor) -> Tens
 
 def _least_squares(columns: Tensor, target: Tensor, regularisation: float) -> Tensor:
     """Return c (rows, m) with |target - sum_j c_j columns_j| least; columns are (rows, m, features)."""
-    gram = (columns @ columns.transpose(1, 2)).double()  # the columns nearly coincide: float32 would lose the digits
-    right = (columns @ target.unsqueeze(2)).double()
+    # the columns nearly coincide: float32 would lose the digits
+    system = columns @ columns.transpose(1, 2), columns @ target.unsqueeze(2)
+    return in_float64(partial(_solution, regularisation=regularisation), *system)[0]
+
+
+def _solution(gram: Tensor, right: Tensor, regularisation: float) -> tuple[Tensor]:
     diagonal = gram.diagonal(dim1=1, dim2=2)
     size = diagonal.sum(dim=1, keepdim=True)
     diagonal += regularisation * size + torch.where(size > 0, 0.0, 1.0)
     solution = torch.linalg.solve_ex(gram, right)[0].squeeze(2)
-    return torch.where(solution.isfinite(), solution, 0.0).to(columns.dtype)
+    return (torch.where(solution.isfinite(), solution, 0.0),)

@@ -6,6 +6,7 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients.solvers.fixed_point import Anderson, Iteration
 from loopgrad.gradients.solvers.protocol import FixedPointSolver, LinearSolution, LinearSolver, Map
+from loopgrad.gradients.wide import in_float64
 
 
 class _Basis:
@@ -129,16 +130,21 @@ def gmres(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: i
 def _smallest(columns: list[Tensor], norm: Tensor) -> tuple[Tensor, Tensor]:
     """Return y (rows, k) with |norm e_1 - H y| least, and that least value, in float64: H is small."""
     k = len(columns)
-    matrix = torch.stack([torch.nn.functional.pad(c, (0, k + 1 - c.shape[1])) for c in columns], dim=2).double()
+    matrix = torch.stack([torch.nn.functional.pad(c, (0, k + 1 - c.shape[1])) for c in columns], dim=2)
+    y, left = in_float64(_least, matrix, norm)
+    return y.to(norm.dtype), left.to(norm.dtype)
+
+
+def _least(matrix: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     q, r = torch.linalg.qr(matrix)
     diagonal = r.diagonal(dim1=1, dim2=2)
     spent = diagonal.abs() <= 1e-14 * diagonal.abs().amax(dim=1, keepdim=True)  # the row had broken down by then
-    diagonal += spent.double()
-    right = q[:, 0].masked_fill(spent, 0).unsqueeze(2) * norm.double().view(-1, 1, 1)
+    diagonal += spent.to(r.dtype)
+    right = q[:, 0].masked_fill(spent, 0).unsqueeze(2) * norm.view(-1, 1, 1)
     y = torch.linalg.solve_triangular(r, right, upper=True)
     left = -(matrix @ y)
     left[:, 0, 0] += norm
-    return y.squeeze(2).to(norm.dtype), left.norm(dim=1).squeeze(1).to(norm.dtype)
+    return y.squeeze(2), left.norm(dim=1).squeeze(1)
 
 
 def bicgstab(pull: Map, b: Tensor, tolerance: Tensor, max_vjps: int, check_every: int | None) -> LinearSolution:
