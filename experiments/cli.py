@@ -69,7 +69,7 @@ def _main(typed: list[str]) -> None:
     if command not in COMMANDS:
         raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
     if command == "bench" and overrides and overrides[0].isidentifier():
-        overrides = [f"bench={overrides[0]}", *_below(overrides[0], overrides[1:])]
+        overrides = [f"bench={overrides[0]}", *below(overrides[0], overrides[1:])]
     swept = _check(command, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
     os.environ["MPLBACKEND"] = "agg"  # figures go to files
@@ -113,7 +113,7 @@ class Task:
             raise
 
 
-def _below(bench: str, overrides: list[str]) -> list[str]:
+def below(bench: str, overrides: list[str]) -> list[str]:
     """Return overrides with the keys of a bench where it has them: size=tiny is bench.size=tiny."""
     file = resources.files("loopgrad.experiments.conf") / "bench" / f"{bench}.yaml"
     own = OmegaConf.create(file.read_text()) if file.is_file() else {}

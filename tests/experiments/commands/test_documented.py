@@ -10,7 +10,7 @@ import shlex
 import pytest
 from repository import PYPROJECT, ROOT, blocks, pages
 
-from loopgrad.experiments.cli import COMMANDS
+from loopgrad.experiments.cli import COMMANDS, below
 from loopgrad.experiments.conf.overrides import composed, keys_of
 
 RUN = ("compare", "train", "cite")
@@ -50,9 +50,9 @@ LOOPGRAD = sorted({words for words in [*BLOCKS, *PROSE] if words[0] == "loopgrad
 
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
     """The command's name and its overrides; `bench NAME` is an override too."""
-    command, *overrides = words[1:]
+    command, *overrides = (word for word in words[1:] if word != "-m")
     if command == "bench" and overrides and overrides[0].isidentifier():
-        overrides[0] = f"bench={overrides[0]}"
+        overrides = [f"bench={overrides[0]}", *below(overrides[0], overrides[1:])]
     return command, overrides
 
 
@@ -67,12 +67,17 @@ SOME = [words if i % 3 == 0 else pytest.param(words, marks=pytest.mark.slow) for
 
 @pytest.mark.parametrize("words", SOME, ids=" ".join)
 def test_a_command_can_be_composed(words):
-    composed(*split(words))
+    composed(*split(words), sweep="-m" in words)
 
 
 def runs(words: tuple[str, ...]) -> bool:
-    """Whether a command is run: it trains or cites, and reads no file that only its reader has."""
-    return words[0] == "loopgrad" and words[1] in RUN and not any("path=" in override for override in words)
+    """Whether a command is run: it trains or cites once, and reads no file that only its reader has."""
+    return (
+        words[0] == "loopgrad"
+        and words[1] in RUN
+        and "-m" not in words
+        and not any("path=" in override for override in words)
+    )
 
 
 @pytest.mark.slow
@@ -100,7 +105,7 @@ def test_another_command_is_one_that_the_repository_has(words):
             assert requirement in pinned
         case ("pytest", *arguments):
             files = {word for word in arguments if "/" in word}
-            assert all((ROOT / file).is_file() for file in files) and {*arguments} - files <= {"-m", "slow", ""}
+            assert all((ROOT / file).is_file() for file in files) and {*arguments} - files <= {"-m", "slow", "gpu", ""}
         case _:
             pytest.fail(f"{' '.join(words)}: no test knows such a command")
 
