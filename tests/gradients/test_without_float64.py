@@ -9,6 +9,8 @@ from loopgrad.gradients import CheckpointedBPTT, DepthDistribution, ImplicitGrad
 from loopgrad.gradients.solvers import Anderson, Broyden, fixed_point, linear
 from loopgrad.models import Damped, Leapfrog, Momentum, coupled_state, stablemax_cross_entropy
 
+OF_NUMBERS = torch.ops.aten._efficientzerotensor.default, torch.ops.aten.to.dtype_layout
+
 
 class Forbidden(TorchDispatchMode):
     """Raises where an operator gives a float64 tensor, but within `allowed`."""
@@ -17,8 +19,9 @@ class Forbidden(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._efficientzerotensor.default and not found.dim():
-            return found  # of a Python number, which torch keeps on the CPU
+        of_number = isinstance(found, torch.Tensor) and not found.dim() and func in OF_NUMBERS
+        if of_number:  # a Python number beside dual numbers, which torch keeps on the CPU, and tries on meta
+            return found
         many = found if isinstance(found, tuple | list) else [found]
         if not Forbidden.allowed and any(isinstance(it, torch.Tensor) and it.dtype == torch.float64 for it in many):
             raise AssertionError(f"{func} gives float64")
