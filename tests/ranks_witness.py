@@ -149,6 +149,10 @@ def _gradients(ranks: Ranks) -> dict[str, torch.Tensor | None]:
     it["everywhere"].grad = torch.full((3,), ranks.rank + 1.0)
     if ranks.rank == ranks.size - 1:
         it["of the last"].grad = torch.full((2,), 5.0)
+    it["rows"] = torch.ones(4, 2)
+    if ranks.rank != 1:  # twice the first row, and one of its own; the second rank has none
+        numbers, values = torch.tensor([[0, 0, ranks.rank + 1]]), torch.full((3, 2), ranks.rank + 1.0)
+        it["rows"].grad = torch.sparse_coo_tensor(numbers, values, (4, 2), check_invariants=True)
     parallel.add_gradients(it, ranks)
     return {name: parameter.grad for name, parameter in it.items()}
 

@@ -1,6 +1,7 @@
 """Training on two and three processes, and in micro-batches, beside one process on the whole batch, in float64."""
 
 import pytest
+import torch
 from ranks_witness import (
     ALONE,
     SETTINGS,
@@ -73,6 +74,11 @@ def test_a_gradient_that_some_ranks_lack_hangs_none(many):
             assert found["gradients"]["everywhere"].tolist() == [sum(range(1, size + 1))] * 3
             assert found["gradients"]["of the last"].tolist() == [5.0, 5.0]
             assert found["gradients"]["nowhere"] is None
+            rows = torch.zeros(4, 2)
+            for rank in {*range(size)} - {1}:
+                rows[0] += 2 * (rank + 1)
+                rows[rank + 1] += rank + 1
+            assert found["gradients"]["rows"].is_sparse and torch.equal(found["gradients"]["rows"].to_dense(), rows)
 
 
 @pytest.mark.slow
