@@ -34,7 +34,11 @@ GOES_ON = {  # what the same command does once it has been cut off
     "compare": "goes on from the last checkpoint",
     "analyse": "goes on with the weights left",
 }
+# compiled here: where memory is lacking there is none to compile them
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)
+UNSAID = re.compile("without (exception set|setting an exception)")
+BYTES_ASKED = re.compile(r"tried to allocate (\d+) bytes")
+SIZE_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", re.I)
 TOLD = (ConfigError, ExaminationFailed, SweepUnfinished, WorkerLost)  # whose message is the whole line
 OUTPUT = "standard output"
 LONGEST = 2_000
@@ -249,15 +253,15 @@ def _lacks_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     if isinstance(error, SystemError):  # what C code that could not make the MemoryError itself comes to
-        return bool(re.search("without (exception set|setting an exception)", str(error)))
+        return bool(UNSAID.search(str(error)))
     return isinstance(error, RuntimeError | ImportError) and bool(NO_MEMORY.search(str(error)))
 
 
 def _amount(text: str) -> str:
     """Return how much was asked for, as torch or numpy tells it."""
-    if count := re.search(r"tried to allocate (\d+) bytes", text):
+    if count := BYTES_ASKED.search(text):
         return f"{int(count[1]) / 2**20:,.0f} MiB were asked for; "
-    told = re.search(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", text, re.I)
+    told = SIZE_ASKED.search(text)
     return f"{told[1]} were asked for; " if told else ""
 
 
