@@ -67,12 +67,15 @@ class Model(nn.Module):
 
     def __init__(self, bench: "Gathers", method: str):
         super().__init__()
-        torch.manual_seed(0)
         self.encoder, cell = nn.Linear(bench.width, bench.width), Cell(bench.width, bench.num_blocks)
         self.inner = [cell]  # in a list, which makes it no part a second time
         self.cell = Damped(cell) if method == "ReversibleBPTT" else cell
         self.estimator, self.updates = METHODS[method](), bench.updates
         self.double()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.normal_(0, bench.width**-0.5, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the loss of a batch (batch, width)."""
