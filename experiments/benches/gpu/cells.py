@@ -23,5 +23,5 @@ class DeepCell(nn.Module):
     def forward(self, z: Tensor, x: Tensor, step: int) -> Tensor:
         """Map (batch, positions, size) to the same shape."""
         for block in self.blocks:
-            z, x = block(z, x, step), torch.zeros_like(x)
+            z, x = block(z, x, step), x.new_zeros(())
         return z

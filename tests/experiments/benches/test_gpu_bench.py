@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from loopgrad.analysis.counters import PeakBytes
 from loopgrad.experiments.benches.foreseen import foreseen
 from loopgrad.experiments.benches.gpu import Accelerator
 from loopgrad.experiments.benches.gpu.published import ESTIMATORS, Published, steps
@@ -19,11 +20,8 @@ def test_foreseen_bytes_and_flops_are_those_of_a_linear_layer():
         return torch.nn.Linear(8, 16, bias=False), torch.zeros(4, 8)
 
     found = foreseen(make, lambda made: made[0](made[1]).tanh().sum().backward())
-    # matrix product, tanh, its sum and the three gradients, of which those of both images are alive with one image less
-    assert found.flops == 2 * (2 * 4 * 8 * 16)
+    assert found.flops == 2 * (2 * 4 * 8 * 16)  # the product, and that of the weight's gradient
     real = torch.nn.Linear(8, 16, bias=False), torch.zeros(4, 8)
-    from loopgrad.analysis.counters import PeakBytes
-
     with PeakBytes() as peak:
         real[0](real[1]).tanh().sum().backward()
     assert found.bytes == peak.peak > 0
@@ -52,6 +50,7 @@ def test_wrong_sizes_are_named(values, words):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch's compiler
 def test_a_tiny_run_has_every_part_and_records_it(loopgrad, tmp_path):
     result = loopgrad("bench", "gpu", "size=tiny", "device=cpu", "output_dir=out")
     assert result.code == 0, result.err
@@ -62,8 +61,8 @@ def test_a_tiny_run_has_every_part_and_records_it(loopgrad, tmp_path):
     assert "unfinished" not in record and len(result.out.splitlines()) > len(rows)
     exact = [row for row in rows if row["part"] == "exactness" and row["note"] is None]
     assert len(exact) == len([row for row in rows if row["part"] == "exactness"]) == 25
-    for row in exact:  # bit for bit on the CPU
-        assert row["bits"] and row["error"] == 0, row
+    for row in exact:  # autocast sums what weights get in another dtype than BPTT does: a few roundings of 2^-8
+        assert row["error"] == 0 and row["bits"] if row["precision"] == "float32" else row["error"] < 0.02, row
     for row in rows:
         if row["part"] in ("step", "large") and row["note"] is None:
             assert row["seconds"] > 0 and (row["foreseen GiB"] is None or row["floor"] > 0)
