@@ -1,4 +1,4 @@
-"""The console script: loopgrad compare | train | analyse | bench | report | cite, with Hydra overrides.
+"""The console script: loopgrad compare | train | analyse | bench | claims | report | cite, with Hydra overrides.
 
 loopgrad COMMAND --help lists the groups and keys of a command.
 """
@@ -29,7 +29,7 @@ from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
 OF_TASK = "of_task"
-COMMANDS = ("compare", "train", "analyse", "bench", "report", "cite")
+COMMANDS = ("compare", "train", "analyse", "bench", "claims", "report", "cite")
 TOGETHER = ("compare", "train")  # those that several processes can share
 USAGE = """usage: loopgrad COMMAND [key=value ...]
 
@@ -37,6 +37,7 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
   train     train one model under one estimator, with checkpoints to go on from
   analyse   follow the recursion of trained weights: does it converge, for whom, and what are gradients worth there
   bench     measure estimators beside other libraries: loopgrad bench [NAME], recursion if none is named
+  claims    test what is said of recursion: loopgrad claims lists it, loopgrad claims NAME or all runs it
   report    render table and figures anew from the records in output_dir
   cite      print the BibTeX of what a configuration uses
 
@@ -70,6 +71,8 @@ def _main(typed: list[str]) -> None:
         raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
     if command == "bench" and overrides and overrides[0].isidentifier():
         overrides = [f"bench={overrides[0]}", *below(overrides[0], overrides[1:])]
+    if command == "claims" and overrides and overrides[0].isidentifier():
+        overrides = ["all=true" if overrides[0] == "all" else f"claim={overrides[0]}", *overrides[1:]]
     swept = _check(command, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
     os.environ["MPLBACKEND"] = "agg"  # figures go to files

@@ -33,6 +33,7 @@ GOES_ON = {  # what the same command does once it has been cut off
     "train": "goes on from the last checkpoint",
     "compare": "goes on from the last checkpoint",
     "analyse": "goes on with the weights left",
+    "claims": "goes on from the last checkpoint",
 }
 # compiled here: where memory is lacking there is none to compile them
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)

@@ -29,7 +29,7 @@ class ExaminationFailed(RuntimeError):
 
 
 class SweepUnfinished(RuntimeError):
-    """Some jobs of a sweep have not ended; the message says which."""
+    """Some jobs of a sweep, or some claims, have not ended; the message says which."""
 
     code = 1
 

@@ -172,7 +172,7 @@ def run_segment(
     with torch.no_grad():
         target, halted = None, done >= halting.max_segments
         if model.training:
-            known = {"change": _change(carry.state, state)} if halting.needs_change else {}
+            known = {"change": relative_change(carry.state, state)} if halting.needs_change else {}
             known |= {} if least is None else {"least": least}
             halted = halting.halts(done, output.q_halt, output.q_continue, generator, **known)
             if halting.needs_next_segment and halting.max_segments > 1:
@@ -230,8 +230,8 @@ def _scored(
     return Scored(output, token_loss(output.logits, labels, cross_entropy), *right_tokens(output.logits, labels))
 
 
-def _change(before: State, after: State) -> Tensor:
-    """Return |z' - z| / |z'| over all streams of each sample, (batch,)."""
+def relative_change(before: State, after: State) -> Tensor:
+    """Return |z' - z| / |z'| over all streams of each sample, (batch,), as rules take it that go by the change."""
     names = list(after)
     moved = Before([before[name] for name in names]).moved([after[name] for name in names])
     assert moved is not None, "a carry keeps its shapes"

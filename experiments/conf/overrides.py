@@ -4,6 +4,8 @@ Hydra refuses unknown keys too, but without names, and silently takes any key wi
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
         ConfigError: An override is malformed, or names a group, choice or key that does not exist, or takes away
             what the command needs.
     """
-    with initialize_config_module(CONF, version_base="1.3"):
+    with _apart(), initialize_config_module(CONF, version_base="1.3"):
         try:
             typed = [_parsed(line) for line in overrides]
             parsed = [_single(o, sweep) for o in typed]
@@ -70,6 +72,17 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """Compose apart from the configuration that a command runs with."""
+    before = GlobalHydra.get_state()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.set_state(before)
 
 
 def _options(loader: Any, group: str, places: list[str]) -> list[str]:

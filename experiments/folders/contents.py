@@ -35,7 +35,7 @@ def check_inside(folder: Path, configuration: Mapping[str, Any]) -> None:
         "config.json",
         "records.jsonl",
         "report.md",
-        *(f"comparison.{kind}" for kind in ("png", "svg", "json")),
+        *(f"{name}.{kind}" for name in ("comparison", "claim") for kind in ("png", "svg", "json")),
     ):
         if (folder / name).exists() and not (folder / name).is_file():
             raise ConfigError(f"{folder / name} is no file, and results go into one of that name: move it away")
@@ -102,14 +102,14 @@ def remove_if_empty(folder: Path) -> None:
 
 def _runs(folder: Path, configuration: Mapping[str, Any]) -> Iterator[Path]:
     """Yield the folders of a configuration's runs; they are looked up, for a configuration may tell anything."""
-    estimators, seeds = configuration.get("estimator"), configuration.get("seeds")
-    if not isinstance(estimators, dict):
+    named, seeds = configuration.get("conditions", configuration.get("estimator")), configuration.get("seeds")
+    if not isinstance(named, dict):
         return
     known = {str(seed) for seed in (*(seeds if isinstance(seeds, list) else ()), configuration.get("seed"))}
     with suppress(OSError):
         for path in list((folder / "runs").iterdir()):
-            estimator, _, seed = path.name.rpartition("-seed")
-            if estimator in estimators and seed in known:
+            name, _, seed = path.name.rpartition("-seed")
+            if name in named and seed in known:
                 yield path
 
 

@@ -1,5 +1,6 @@
 """Records: what they hold, and how they are written and read."""
 
+from loopgrad.experiments.records.claimed import ClaimRecord, TrainedRecord
 from loopgrad.experiments.records.kinds import (
     LEVELS,
     OUTCOMES,
@@ -23,10 +24,12 @@ from loopgrad.experiments.records.lines import (
 __all__ = [
     "LEVELS",
     "OUTCOMES",
+    "ClaimRecord",
     "DepthRecord",
     "ExaminedRecord",
     "RunRecord",
     "StreamRecord",
+    "TrainedRecord",
     "WeightsRecord",
     "differences",
     "first",

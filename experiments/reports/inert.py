@@ -14,6 +14,8 @@ DEEPEST = 64  # parts within parts of a record; ours have seven
 # letters, digits and what stands between them in names, versions and numbers; neither the beginning of a list, nor
 # emphasis, nor an address that some reader of Markdown makes a link of
 _PLAIN = re.compile(r"(?:[A-Za-z0-9]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])|[-./+,() @](?!$)|\)$)*")
+# a word of a sentence, with what stands around and within one; no colon within, which an address or a role has
+_WORD = re.compile(r"""["'(]*[A-Za-z0-9+-]?[A-Za-z0-9]*(?:[-./+,%'=][A-Za-z0-9]+)*%?[)"']*[.,;:?)]*""")
 _ACTIVE = re.compile(r"^[^A-Za-z0-9]|^\d+[.)]\s|www\.|@\S*\.|\B@\b|  ", re.IGNORECASE)
 
 
@@ -50,6 +52,17 @@ def markdown(text: str) -> str:
     if _PLAIN.fullmatch(text) and not _ACTIVE.search(text):
         return text
     return code(text.replace("|", "\\x7c"))  # a bar ends a cell, in code too
+
+
+def prose(text: str) -> str:
+    """Return sentences as part of a paragraph, or a cell, of Markdown: words as they are, all else as code.
+
+    Not for the beginning of a line, where a word may be more than a word.
+    """
+    return " ".join(
+        word if _WORD.fullmatch(word) and not re.search(r"www\.|@", word, re.IGNORECASE) else markdown(word)
+        for word in text.split()
+    )
 
 
 def code(text: str) -> str:

@@ -12,11 +12,24 @@ from loopgrad.experiments.processes import ALONE, Ranks, completed, on_signal
 from loopgrad.experiments.training.runs import Plan, execute
 
 
-def execute_all(plans: list[Plan], workers: int, console: Console, ranks: Ranks = ALONE) -> None:
+def execute_all(
+    plans: list[Plan],
+    workers: int,
+    console: Console,
+    ranks: Ranks = ALONE,
+    enough: Callable[[], bool] = lambda: False,
+) -> None:
     """Execute plans, `workers` at a time, or all ranks one after the other, showing loss, accuracy and bytes of each.
 
+    Args:
+        plans: What is run.
+        workers: How many at a time.
+        console: Where it is shown.
+        ranks: Who runs each together.
+        enough: Asked after each step whether all of it is to stop, as after a signal.
+
     Raises:
-        Interrupted: After Ctrl-C or SIGTERM; every run that had begun has stored its checkpoint.
+        Interrupted: After Ctrl-C or SIGTERM, or enough; every run that had begun has stored its checkpoint.
         WorkerLost: The process of a run died; the message says whose and how.
         Exception: What a run raised, after the others have stored their checkpoints.
     """
@@ -24,10 +37,10 @@ def execute_all(plans: list[Plan], workers: int, console: Console, ranks: Ranks 
         bars = _Bars(progress, plans)
         if workers == 1:
             for plan in plans:  # in this process, where a debugger reaches an estimator of the user's own
-                execute(plan, bars.show, ranks=ranks)
+                execute(plan, bars.show, enough, ranks)
                 bars.done(plan.name)
         else:
-            _share(plans, workers, bars)
+            _share(plans, workers, bars, enough)
 
 
 def assist(ranks: Ranks, plans: list[Plan], console: Console) -> None:
@@ -36,13 +49,14 @@ def assist(ranks: Ranks, plans: list[Plan], console: Console) -> None:
         execute_all(plans, 1, console, ranks)
 
 
-def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
+def _share(plans: list[Plan], workers: int, bars: "_Bars", enough: Callable[[], bool]) -> None:
     """Execute plans in worker processes; once a run has failed, those under way store their checkpoints and end."""
     failure: BaseException | None = None
+    done = 0
     with on_signal() as stop:
 
         def called_off() -> bool:
-            return stop.requested or failure is not None
+            return stop.requested or failure is not None or enough()
 
         def show(plan: Plan, entry: Any) -> None:
             bars.show(plan.name, entry)
@@ -51,8 +65,11 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
             for plan, error in ((ending.job, ending.error) for ending in endings):
                 if error is None:
                     bars.done(plan.name)
+                    done += 1
                 elif stop.requested and isinstance(error, Interrupted | WorkerLost):
                     pass  # a signal to all processes ends one that has not begun its run yet
+                elif failure is None and isinstance(error, Interrupted):
+                    pass  # there was enough
                 elif isinstance(error, WorkerLost):
                     lost = f"{plan.name}: its process {error}; the same command goes on from the checkpoints"
                     failure = failure or WorkerLost(lost)
@@ -60,7 +77,7 @@ def _share(plans: list[Plan], workers: int, bars: "_Bars") -> None:
                     failure = failure or error
         if failure:
             raise failure
-        if stop.requested:
+        if stop.requested or done < len(plans):
             raise Interrupted("the comparison", bars.steps)
 
 

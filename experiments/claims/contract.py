@@ -1,0 +1,159 @@
+"""A claim: what is said and by whom, what is trained to test it, and which differences decide it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loopgrad.gradients.checks import is_int
+
+SIZES = ("tiny", "cpu", "gpu")
+OF_SIZE = ("every", "conditions", "readings")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What is measured of the weights that a training leaves, beside held-out accuracy over training and costs.
+
+    Attributes:
+        segments: Numbers of segments to answer after: reading "segments@n", samples exact.
+        lengths: Lengths of the task's sequences to answer: reading "lengths@n", samples exact. The model must take any.
+        halting: Whether samples stop when their rule says so: readings "halted", samples exact, and "halted segments",
+            the mean number of segments that they ran.
+        settles: Multiples of the training's segments after which residuals are taken: readings "solved@n" and
+            "unsolved@n", shares of these samples whose states of all streams have converged, "residual@n", the median
+            relative residual.
+
+    Raises:
+        ValueError: A number is below 1.
+    """
+
+    segments: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    halting: bool = False
+    settles: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("segments", "lengths", "settles"):
+            if any(value < 1 for value in getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)} must be numbers of at least 1")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A difference that the claim says is there: reading `at` of `more`, less `share` times that of `less`.
+
+    Attributes:
+        says: The statement, in words that follow "the claim says that".
+        more: Name of a condition.
+        less: Name of a condition; None for a difference from nothing.
+        at: Name of a reading, "exact" for held-out samples exact at the end; "flops" for held-out samples exact when
+            both have spent as many FLOPs as the cheaper of them does in all.
+        less_at: That of `less`; None for `at`.
+        share: Factor on the reading of `less`.
+        by: Least difference that matters.
+
+    Raises:
+        ValueError: A number is not finite, or `share` is not above 0.
+    """
+
+    says: str
+    more: str
+    less: str | None = None
+    at: str = "exact"
+    less_at: str | None = None
+    share: float = 1.0
+    by: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < float("inf"):
+            raise ValueError(f"share={self.share} must be a finite number above 0")
+        if not abs(self.by) < float("inf"):
+            raise ValueError(f"by={self.by} must be a finite number")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way of training.
+
+    Attributes:
+        name: Its name.
+        overrides: Of `loopgrad train`.
+    """
+
+    name: str
+    overrides: list[str]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and the experiment that could refute it.
+
+    Attributes:
+        title: A few words.
+        statement: What is claimed, a sentence.
+        sources: Keys of loopgrad/references.bib.
+        published: Published figures to stand beside, and what they took.
+        change: What would change the verdict.
+        sizes: By "tiny", "cpu" and "gpu": `every`, overrides of `loopgrad train` for all conditions; `conditions`, by
+            name those of each; `readings`, arguments of `Readings`.
+        contrasts: By name, arguments of `Contrast`: the claim holds where all do, and does not where one does not.
+        figure: What is drawn: "learning" for accuracy over steps, or a reading with several values, such as "segments".
+        equal: What the conditions have in common, for the reader.
+
+    Raises:
+        ValueError: A part is missing or unknown, or a contrast names a condition that a size lacks.
+    """
+
+    title: str
+    statement: str
+    sources: list[str]
+    published: str
+    change: str
+    sizes: Mapping[str, Any]
+    contrasts: Mapping[str, Any]
+    figure: str = "learning"
+    equal: str = ""
+
+    def __post_init__(self) -> None:
+        if set(self.sizes) != set(SIZES):
+            raise ValueError(f"sizes must be {', '.join(SIZES)}, got {', '.join(map(str, self.sizes)) or 'none'}")
+        for size, values in self.sizes.items():
+            self._check_size(size, values)
+        if not self.contrasts:
+            raise ValueError("contrasts is empty: a claim needs a difference that could go either way")
+        for name, found in self.differences().items():
+            for size in SIZES:
+                known = [it.name for it in self.conditions(size)]
+                if missing := {found.more, found.less or found.more} - set(known):
+                    raise ValueError(
+                        f"contrasts.{name} names {min(missing)}, and size={size} has conditions {', '.join(known)}"
+                    )
+
+    def _check_size(self, size: str, values: Any) -> None:
+        if not isinstance(values, Mapping) or set(values) - set(OF_SIZE) or not values.get("conditions"):
+            raise ValueError(f"sizes.{size} must have conditions, and may have every and readings, nothing else")
+        for name, overrides in [("every", values.get("every", [])), *values["conditions"].items()]:
+            if not isinstance(overrides, list) or not all(isinstance(it, str) for it in overrides):
+                raise ValueError(f"sizes.{size}: {name} must be a list of overrides, such as [task=sudoku4]")
+        self.readings(size)
+
+    def conditions(self, size: str) -> list[Condition]:
+        """Return the conditions of a size, each with the overrides that all have in front."""
+        values = self.sizes[size]
+        every = values.get("every", [])
+        return [Condition(name, [*every, *own]) for name, own in values["conditions"].items()]
+
+    def readings(self, size: str) -> Readings:
+        """Return what is measured at a size."""
+        given = self.sizes[size].get("readings", {})
+        if unknown := set(given) - set(Readings.__dataclass_fields__):
+            raise ValueError(f"sizes.{size}.readings: there is no {min(unknown)}")
+        for name, value in given.items():
+            fits = isinstance(value, bool) if name == "halting" else isinstance(value, list) and all(map(is_int, value))
+            if not fits:
+                raise ValueError(f"sizes.{size}.readings.{name}={value}: must be a list of ints, halting a bool")
+        return Readings(**given)
+
+    def differences(self) -> dict[str, Contrast]:
+        """Return the contrasts by name."""
+        return {str(name): Contrast(**values) for name, values in self.contrasts.items()}

@@ -1,0 +1,149 @@
+"""loopgrad claims [NAME | all]: test what is said of recursion, each claim by an experiment that could refute it.
+
+    loopgrad claims
+    loopgrad claims gradient_scope size=tiny
+    loopgrad claims all minutes=60
+
+Every training is one that `loopgrad train` would run; the report of a claim prints the command of each. After a kill
+the same command goes on.
+"""
+
+import time
+from importlib import resources
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from loopgrad.experiments import provenance
+from loopgrad.experiments.claims import SIZES, Claim, Training, read, trainings
+from loopgrad.experiments.conf.build import build
+from loopgrad.experiments.conf.nearest import nearest
+from loopgrad.experiments.conf.values import Names, check_count, run_seeds
+from loopgrad.experiments.errors import ConfigError, Interrupted, SweepUnfinished
+from loopgrad.experiments.folders import claimed, complete, output_folder
+from loopgrad.experiments.processes import at_once, mapped
+from loopgrad.experiments.reports import claims as reports
+from loopgrad.experiments.reports.tables import console_table
+from loopgrad.experiments.training.crew import execute_all
+
+KIND = frozenset({"claim", "size", "every"})
+
+
+def main(config: DictConfig, names: Names, console: Console) -> None:
+    """List the claims, or test one or all of them."""
+    folder, known = output_folder(config.output_dir), _known()
+    if config.size not in SIZES:
+        raise ConfigError(f"size={config.size}: no such size; {nearest(str(config.size), SIZES)}")
+    if not isinstance(config.all, bool):
+        raise ConfigError(f"all={config.all}: must be true or false")
+    if config.all and config.get("claim") is not None:
+        raise ConfigError("all=true tests every claim: leave claim= out")
+    if not config.all and config.get("claim") is None:
+        _list(config, known, console)
+        return
+    check_count("workers", config.workers, optional=True)
+    check_count("minutes", config.minutes, optional=True)
+    chosen = {name: _built(node) for name, node in known.items()} if config.all else {_name(): _built(config.claim)}
+    ends = time.monotonic() + 60 * config.minutes if config.minutes is not None else None
+    failed: list[str] = []
+    for name, claim in chosen.items():
+        console.print(f"{name}: {claim.title}")
+        try:
+            _test(name, claim, config, ends, console)
+        except ConfigError as error:
+            if not config.all:
+                raise
+            failed.append(name)
+            console.print(f"{name}: {error}")
+    if path := reports.write_index(folder, list(known), SIZES):
+        console.print(f"All claims: {path}")
+    if failed:
+        raise SweepUnfinished(f"{len(failed)} of {len(chosen)} claims could not be tested: {', '.join(failed)}")
+
+
+def _list(config: DictConfig, known: dict[str, DictConfig], console: Console) -> None:
+    found = reports.listed(output_folder(config.output_dir), list(known), SIZES)
+    titles = {name: str(node.title) for name, node in known.items()}
+    header = ["claim", "what it is about", "verdict"]
+    console.print(console_table(header, reports.lines(found, titles), header))
+    console.print("loopgrad claims NAME [size=tiny|cpu|gpu] tests one, loopgrad claims all every one")
+
+
+def _known() -> dict[str, DictConfig]:
+    """Return the nodes of the claims of this package by name."""
+    folder = resources.files("loopgrad.experiments.conf") / "claim"
+    files = sorted((it for it in folder.iterdir() if it.name.endswith(".yaml")), key=lambda it: it.name)
+    found = {it.name.removesuffix(".yaml"): OmegaConf.create(it.read_text()) for it in files}
+    return {name: node for name, node in found.items() if isinstance(node, DictConfig)}
+
+
+def _name() -> str:
+    return str(HydraConfig.get().runtime.choices["claim"])
+
+
+def _built(node: DictConfig) -> Claim:
+    claim = build(node, "claim")
+    if not isinstance(claim, Claim):
+        raise ConfigError(f"claim: {node['_target_']} is not a Claim")
+    return claim
+
+
+def _test(name: str, claim: Claim, config: DictConfig, ends: float | None, console: Console) -> None:
+    """Train, read, record and report, unless the folder holds all that already."""
+    size, seeds = str(config.size), run_seeds(config.seeds)
+    folder = output_folder(config.output_dir) / name / size
+    also = [str(it) for it in config.also]
+    conditions = claim.conditions(size)
+    described: dict[str, Any] = {
+        "claim": name,
+        "size": size,
+        "seeds": seeds,
+        "every": also,
+        "conditions": {it.name: it.overrides for it in conditions},
+        "readings": vars(claim.readings(size)),
+    }
+    made = provenance.stamp()
+    with claimed(folder, described, config.restart, KIND) as done:
+        if not done:
+            jobs = trainings(conditions, claim.readings(size), seeds, also, folder)
+            found = _run(jobs, config, ends, console)
+            made["device"] = provenance.device_name(jobs[0].plan.trainer.torch_device())
+            complete(folder, [_record(name, claim, size, also, found, made)])
+        else:
+            console.print(f"{folder} holds this claim's results already; restart=true runs it anew.")
+        reports.render(folder, console)
+
+
+def _run(jobs: list[Training], config: DictConfig, ends: float | None, console: Console) -> list[dict[str, Any]]:
+    def enough() -> bool:
+        return ends is not None and time.monotonic() > ends
+
+    trainer = jobs[0].plan.trainer
+    workers = at_once(len(jobs), config.workers, trainer.torch_device(), trainer.num_threads)
+    try:
+        execute_all([it.plan for it in jobs], workers, console, enough=enough)
+    except Interrupted as error:
+        if not enough():
+            raise
+        raise SweepUnfinished(
+            f"minutes={config.minutes} are over; the same command goes on from what is stored"
+        ) from error
+    with console.status("Reading the trained weights"):
+        return mapped(read, jobs, workers)
+
+
+def _record(
+    name: str, claim: Claim, size: str, also: list[str], found: list[dict[str, Any]], made: dict[str, Any]
+) -> dict[str, Any]:
+    told = ("title", "statement", "sources", "published", "change", "equal", "figure")
+    return {
+        "claim": name,
+        "size": size,
+        **{key: getattr(claim, key) for key in told},
+        "contrasts": {key: vars(it) for key, it in claim.differences().items()},
+        "every": also,
+        "trainings": found,
+        **made,
+    }

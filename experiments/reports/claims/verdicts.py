@@ -1,0 +1,149 @@
+"""Whether a claim holds: from differences paired by seed, with the interval that their spread allows."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from loopgrad.experiments.records import ClaimRecord, TrainedRecord
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this size"
+LEAST_SEEDS, MOST_SEEDS = 3, 10_000
+CONFIDENCE = 0.95
+FLOOR, CEILING = 0.02, 0.98  # shares of samples: between these a difference can show
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one difference.
+
+    Attributes:
+        name: Its name.
+        says: What the claim says.
+        more: Readings of the condition that is to have more, by seed.
+        less: Those of the other, by seed.
+        differences: more - share * less, by seed.
+        by: Least difference that matters.
+        low: Lower end of the 95 % interval of the mean difference.
+        high: Upper end.
+        verdict: "holds" if all of the interval is above `by`, "does not hold" if none is, else "undecided ...".
+        reason: Why it is undecided.
+        seeds: How many seeds would decide it at this spread; None where they would not, or it is decided.
+    """
+
+    name: str
+    says: str
+    more: list[float]
+    less: list[float]
+    differences: list[float]
+    by: float
+    low: float
+    high: float
+    verdict: str
+    reason: str = ""
+    seeds: int | None = None
+
+
+def findings(record: ClaimRecord) -> list[Finding]:
+    """Return what became of each difference of a claim."""
+    return [_finding(name, contrast, record["trainings"]) for name, contrast in record["contrasts"].items()]
+
+
+def verdict(found: Sequence[Finding]) -> str:
+    """Return the verdict on a claim: it holds where all differences do, and does not where one does not."""
+    kinds = [it.verdict for it in found]
+    return FAILS if FAILS in kinds else HOLDS if set(kinds) == {HOLDS} else OPEN
+
+
+def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[TrainedRecord]) -> Finding:
+    at, share, by = contrast.get("at", "exact"), contrast.get("share", 1.0), contrast.get("by", 0.0)
+    own = {it["seed"]: it for it in trainings if it["condition"] == contrast["more"]}
+    others = {it["seed"]: it for it in trainings if it["condition"] == contrast["less"]}
+    if contrast["less"] is None:
+        others, share = own, 0.0
+    more, less = [], []
+    for seed in (seed for seed in own if seed in others):
+        pair = own[seed], others[seed]
+        one, other = reading(pair[0], at, pair[1]), reading(pair[1], contrast.get("less_at") or at, pair[0])
+        if one is not None and other is not None:
+            more.append(one)
+            less.append(other)
+    differences = [one - share * other for one, other in zip(more, less, strict=True)]
+    low, high = interval(differences)
+    known = dict(name=name, says=contrast["says"], more=more, less=less, differences=differences, by=by, low=low)
+    known |= dict(high=high)
+    if len(differences) < LEAST_SEEDS:
+        reason = f"{len(differences)} seeds with both readings, and {LEAST_SEEDS} are the least"
+        return Finding(**known, verdict=OPEN, reason=reason)
+    if is_share(at) and (reason := _nothing_to_tell(more, less, share)):
+        return Finding(**known, verdict=OPEN, reason=reason)
+    if low > by:
+        return Finding(**known, verdict=HOLDS)
+    if high < by:
+        return Finding(**known, verdict=FAILS)
+    reason = "the spread over seeds is larger than the distance from what matters"
+    return Finding(**known, verdict=OPEN, reason=reason, seeds=seeds_needed(differences, by))
+
+
+def is_share(at: str) -> bool:
+    """Return whether a reading is a share of samples that are solved."""
+    return at.partition("@")[0] in ("exact", "tokens", "flops", "segments", "lengths", "halted", "match")
+
+
+def _nothing_to_tell(more: Sequence[float], less: Sequence[float], share: float) -> str:
+    if max(*more, *less) <= FLOOR:
+        return "neither has learnt anything: longer training, or an easier task"
+    if share == 1 and min(*more, *less) >= CEILING:
+        return "both have learnt all there is: a harder task"
+    return ""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean of some values; all there is below two of them."""
+    if len(values) < 2:
+        return -math.inf, math.inf
+    from scipy.stats import t  # here: loading scipy changes the filters of warnings
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    mean = statistics.fmean(values)
+    return mean - half, mean + half
+
+
+def seeds_needed(values: Sequence[float], by: float) -> int | None:
+    """Return how many seeds would take the interval off `by`, were mean and spread those of these values."""
+    from scipy.stats import t
+
+    away, spread = abs(statistics.fmean(values) - by), statistics.stdev(values)
+    count = len(values) + 1
+    while count <= MOST_SEEDS:
+        if float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count) < away:
+            return count
+        count += max(1, count // 50)
+    return None
+
+
+def reading(run: TrainedRecord, at: str, other: TrainedRecord | None = None) -> float | None:
+    """Return a reading of a training; None where it has none.
+
+    "flops" is the share of samples solved when as many FLOPs were spent as the cheaper of two trainings spends in all.
+    """
+    if at != "flops":
+        return run["readings"].get(at)
+    costs = [_total(it) for it in (run, other or run)]
+    if None in costs or not run["flops"]:
+        return None
+    return at_step(run, min(costs) / run["flops"])  # pyright: ignore[reportArgumentType]
+
+
+def at_step(run: TrainedRecord, step: float) -> float:
+    """Return the share of samples solved at a step, linear between evaluations, from 0 at the first step."""
+    steps, shares = [0, *run["curve"]["step"]], [0.0, *run["curve"]["exact_accuracy"]]
+    for (a, b), (low, high) in zip(zip(steps, steps[1:]), zip(shares, shares[1:])):  # noqa: B905, RUF007
+        if step <= b:
+            return low + (high - low) * (step - a) / (b - a)
+    return shares[-1]
+
+
+def _total(run: TrainedRecord) -> float | None:
+    return run["train_steps"] * run["flops"] if run["flops"] else None
