@@ -55,6 +55,8 @@ class Trainer:
         micro_batches: Parts of a process's rows that are run one after the other, their gradients added up: less memory
             for the same losses, to rounding. What is drawn anew by each forward pass (dropout, estimators' noise) and
             what looks at a batch as one (when a solver stops) depends on it.
+        segments_per_update: Segments of every row between updates of the weights, whose losses are averaged; published
+            is 1. Rows that halt in between take new samples.
         shard: What processes share beside the rows of a batch: "none", or "fsdp2" for weights, their average and the
             moments of the optimiser, of which each then holds a part. The results are the same, to rounding.
 
@@ -90,6 +92,7 @@ class Trainer:
     puzzle_optimizer: SignSGDRule | None = None
     schedule: Schedule | None = None
     micro_batches: int = 1
+    segments_per_update: int = 1
     shard: Literal["none", "fsdp2"] = "none"
 
     def __post_init__(self) -> None:
@@ -100,7 +103,7 @@ class Trainer:
             if not self.depths.mean <= self.most_cycles:
                 raise ValueError(f"most_cycles={self.most_cycles} must be at least depths.mean={self.depths.mean}")
         counts = "train_steps", "batch_size", "eval_every", "eval_batch_size", "checkpoint_every", "num_threads"
-        for name in (*counts, "micro_batches"):
+        for name in (*counts, "micro_batches", "segments_per_update"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.micro_batches > self.batch_size:

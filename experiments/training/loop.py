@@ -1,10 +1,10 @@
-"""Deep-supervision training: one optimiser step is one segment of every row."""
+"""Deep-supervision training: one optimiser step is one segment of every row, or several."""
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -112,9 +112,10 @@ def train(
     test = task.test_set()
     saved = None
 
-    def draw(step: int) -> Batch:
+    def draw(step: int) -> list[Batch]:
         # drawn whole whether or not rows take it, so that what is at (step, row) never depends on when rows halt
-        return task.train_batch(seed_for("data", seed), step, trainer.batch_size)
+        numbers = range(step * trainer.segments_per_update, (step + 1) * trainer.segments_per_update)
+        return [task.train_batch(seed_for("data", seed), number, trainer.batch_size) for number in numbers]
 
     with ahead(draw, trainer.train_steps, trainer.prefetch) as drawn:
         while run.step < trainer.train_steps:
@@ -131,7 +132,7 @@ def train(
 
 
 def _step(
-    run: Run, trainer: Trainer, batch: Batch, estimator: Estimator, seed: int, saved: int | None, ranks: Ranks
+    run: Run, trainer: Trainer, batches: list[Batch], estimator: Estimator, seed: int, saved: int | None, ranks: Ranks
 ) -> tuple[dict[str, Any], int]:
     before = estimator_at(estimator, max(0, run.step - 1))
     estimator, depth = estimator_at(estimator, run.step), depths.drawn(trainer, seed, run.step)
@@ -139,10 +140,15 @@ def _step(
     if generators(estimator) or depth is not None or estimator != before:
         saved = None  # it may be another at each draw
     run.optimizer.zero_grad(set_to_none=True)
-    done = parallel.Done()
-    for number, part in enumerate(parallel.parts(run.carry, batch, depth, run.exploration, trainer, ranks), 1):
-        shards.exchange(run.unit, last=number == trainer.micro_batches)
-        done.add(part, *_part(run, trainer, estimator, seed, part, saved is None, ranks))
+    done, carry, left = parallel.Done(), run.carry, len(batches) * trainer.micro_batches
+    for batch in batches:
+        own = []
+        for part in parallel.parts(carry, batch, depth, run.exploration, trainer, ranks):
+            left -= 1
+            shards.exchange(run.unit, last=not left)
+            own.append(replace(part, weight=part.weight / len(batches)))
+            done.add(own[-1], *_part(run, trainer, estimator, seed, own[-1], saved is None, ranks))
+        carry = parallel.together(done.carries[-len(own) :])
     if run.unit is None:
         parallel.add_gradients(run.model, ranks)
     if run.scaler is not None:
@@ -172,7 +178,7 @@ def _step(
         run.average.update_parameters(run.model)
     else:
         del entry["gradient_norm"]  # a log holds numbers
-    run.carry = parallel.together(done.carries)
+    run.carry = carry
     return {**entry, "learning_rate": trainer.learning_rate * factor, "saved_bytes": all_saved}, saved
 
 
