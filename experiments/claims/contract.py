@@ -20,8 +20,9 @@ class Readings:
         halting: Whether samples stop when their rule says so: readings "halted", samples exact, and "halted segments",
             the mean number of segments that they ran.
         settles: Multiples of the training's segments after which residuals are taken: readings "solved@n" and
-            "unsolved@n", shares of these samples whose states of all streams have converged, "residual@n", the median
-            relative residual.
+            "unsolved@n", shares of these samples whose states of all streams have converged, "unsettled@n", share of
+            the solved that have not, all three where there are cycles enough to judge; "residual@n", the median
+            relative residual of a cycle.
 
     Raises:
         ValueError: A number is below 1.

@@ -142,11 +142,16 @@ def _settled(model: Model, trainer: Trainer, task: Task, samples: Batch, multipl
     for multiple in multiples:
         segments = multiple * trainer.halting.max_segments
         trace = record(model.cell, state, x, segments * model.num_steps, lags=16, reevaluate=torch.float64)
-        converged = classify(trace)["joint"].label == "converged"
+        label = classify(trace)["joint"].label
+        found[f"residual@{multiple}"] = float(np.median(trace.joint_relative))
+        if (label == "too short").all():  # to be judged
+            continue
+        converged = label == "converged"
         end = supervision.predict(model, batch.inputs, batch.puzzle_ids, segments)
         solved = task.is_solved(batch.inputs.cpu(), end.logits.argmax(-1).cpu()).numpy()
         for name, group in (("solved", solved), ("unsolved", ~solved)):
             if group.any():
                 found[f"{name}@{multiple}"] = float(converged[group].mean())
-        found[f"residual@{multiple}"] = float(np.median(trace.joint_relative))
+        if solved.any():
+            found[f"unsettled@{multiple}"] = 1 - found[f"solved@{multiple}"]
     return found

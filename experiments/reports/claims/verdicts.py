@@ -76,7 +76,7 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
     if len(differences) < LEAST_SEEDS:
         reason = f"{len(differences)} seeds with both readings, and {LEAST_SEEDS} are the least"
         return Finding(**known, verdict=OPEN, reason=reason)
-    if is_share(at) and (reason := _nothing_to_tell(more, less, share)):
+    if is_score(at) and (reason := _nothing_to_tell(more, less, share)):
         return Finding(**known, verdict=OPEN, reason=reason)
     if low > by:
         return Finding(**known, verdict=HOLDS)
@@ -86,7 +86,7 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
     return Finding(**known, verdict=OPEN, reason=reason, seeds=seeds_needed(differences, by))
 
 
-def is_share(at: str) -> bool:
+def is_score(at: str) -> bool:
     """Return whether a reading is a share of samples that are solved."""
     return at.partition("@")[0] in ("exact", "tokens", "flops", "segments", "lengths", "halted", "match")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from loopgrad.experiments.records import ClaimRecord, TrainedRecord
 from loopgrad.experiments.reports.claims.growth import steps_to
-from loopgrad.experiments.reports.claims.verdicts import HOLDS, OPEN, Finding, is_share
+from loopgrad.experiments.reports.claims.verdicts import HOLDS, OPEN, Finding, is_score
 
 
 def heading(verdict: str) -> str:
@@ -73,6 +73,11 @@ def _steps_that_would_do(record: ClaimRecord, found: Finding) -> list[str]:
         else:
             told.append(f"{name} has no curve to fit: nothing of it has grown.")
     return told
+
+
+def is_share(at: str) -> bool:
+    """Return whether a reading is told in percent."""
+    return is_score(at) or at.partition("@")[0] in ("solved", "unsolved", "unsettled")
 
 
 def scores(runs: Sequence[TrainedRecord], at: str) -> str:
