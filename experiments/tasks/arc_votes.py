@@ -42,8 +42,8 @@ class ArcScore:
     Attributes:
         untransformed: Without votes: the answer to the pair as it is, counted as `pass_at` is.
         pass_at: By number of answers tried: of each task the share of its pairs of which one of the answers with most
-            votes is right, in the mean over tasks. TRM's figures are those at 2.
-        whole_at: The same: the share of tasks of which all pairs are. HRM's figures are those at 2.
+            votes is right, in the mean over tasks; at 2 what TRM's code reports.
+        whole_at: The same: the share of tasks of which all pairs are solved so; at 2 what HRM's code reports.
     """
 
     untransformed: float

