@@ -111,7 +111,12 @@ class Arc(Task):
         Args:
             rows: Which of `held_out`.
             augmentations: As many numbers, 0..num_augmentations.
+
+        Raises:
+            ValueError: There is no such pair or augmentation.
         """
+        for row, k in zip(rows, augmentations, strict=True):
+            self._check_place(row, k)
         return self._batch([self._data.test[row] for row in rows], augmentations)
 
     def answered(self, tokens: np.ndarray, row: int, augmentation: int) -> np.ndarray:
@@ -124,7 +129,11 @@ class Arc(Task):
 
         Returns:
             A grid of colours, (0, 0) where the tokens hold none.
+
+        Raises:
+            ValueError: There is no such pair or augmentation.
         """
+        self._check_place(row, augmentation)
         task = self._data.test[row].task
         colours = np.argsort(self._data.colours[task, augmentation])
         return colours[unturned(decode(tokens, self.max_size), int(self._data.turns[task, augmentation]))]
@@ -162,6 +171,14 @@ class Arc(Task):
             rows = [" ".join(cells[i : i + self.max_size]).rstrip() for i in range(0, len(cells), self.max_size)]
             blocks.append(rows[: max((i + 1 for i, row in enumerate(rows) if row), default=0)])
         return beside(*blocks)
+
+    def _check_place(self, row: int, augmentation: int) -> None:
+        for name, value, number in (
+            ("held-out pair", row, len(self._data.test)),
+            ("augmentation", augmentation, self.num_augmentations + 1),
+        ):
+            if not 0 <= value < number:
+                raise ValueError(f"there is no {name} {value}: this task has 0..{number - 1}")
 
     def _batch(
         self, pairs: Sequence[Pair], augmentations: Sequence[int], shifts: Iterable[list[int]] | None = None

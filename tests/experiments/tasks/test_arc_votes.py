@@ -138,6 +138,15 @@ def test_an_answer_is_turned_back_and_recoloured_back(small):
     assert torch.equal(first.puzzle_ids, small.test_set().puzzle_ids)
 
 
+def test_no_other_pair_or_augmentation_is_taken_for_one_there_is_not(small):
+    tokens = np.zeros(49, dtype=int)
+    for row, k, words in ((-1, 0, "no held-out pair -1"), (0, -1, "no augmentation -1"), (0, 7, r"7: .* 0\.\.6")):
+        with pytest.raises(ValueError, match=words):
+            small.asked([row], [k])
+        with pytest.raises(ValueError, match=words):
+            small.answered(tokens, row, k)
+
+
 def test_each_augmentation_is_asked_once_under_its_own_identity(small):
     pairs, seen = len(small.held_out), []
 
