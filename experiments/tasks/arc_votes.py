@@ -59,6 +59,8 @@ def arc_score(
     Of the answers to a question, their augmentations undone, the one given most often comes first; of as many votes the
     one of the greater mean of sigmoid(q_halt); of those the one given first. A prediction without a grid is an answer
     too, an empty one, and takes an attempt where it wins one. Pairs of a task with the same question share their votes.
+    That is the rule of the published code: arc_eval.ipynb of HRM, and evaluators/arc.py of TRM, which goes on adding up
+    votes over all evaluations of a run, see `cast_votes`.
 
     Cost:
         Predictions: the number of held-out pairs (419 of ARC-AGI-1), times 1 + num_augmentations.
@@ -74,9 +76,7 @@ def arc_score(
         ValueError: A number is out of range, or `predict` returns other shapes or types.
 
     Reference:
-        Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871; the rule is that of
-        their code (arc_eval.ipynb; evaluators/arc.py, which goes on adding up votes over the evaluations of a run: see
-        `cast_votes`).
+        Wang et al. 2025, arXiv 2506.21734; Jolicoeur-Martineau 2025, arXiv 2510.04871.
 
     Example:
         >>> from loopgrad.experiments.tasks.arc_votes import Asked, Vote, solved_at
