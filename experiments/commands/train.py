@@ -50,3 +50,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         f"weights in {plan.folder / 'weights.safetensors'}, record in {folder / 'records.jsonl'}",
         highlight=False,
     )
+    if voted := record.get("votes"):
+        shares = ", ".join(f"{share:.1%} in {tried}" for tried, share in voted["pass_at"].items())
+        over = f"by votes over {voted['augmentations']} augmentations, by number of answers tried"
+        console.print(f"{over}: {shares}", highlight=False)

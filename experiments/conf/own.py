@@ -83,6 +83,7 @@ YOUNG: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(
         (f"loopgrad.experiments.tasks.{name}" for name in ("Maze", "Sudoku")), frozenset({"shared_puzzle"})
     ),
+    "loopgrad.experiments.tasks.Arc": frozenset({"translate", "votes"}),
     "loopgrad.experiments.trainer.Trainer": frozenset({"compile", "prefetch", "segments_per_update"}),
 }
 """Keys that came when there were results without them, by class: one at its default says nothing."""

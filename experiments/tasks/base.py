@@ -89,6 +89,10 @@ class Task(ABC):
     def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
         """Show one sample, (seq_len,) each, as text: what is asked beside the answer."""
 
+    def identities(self) -> "Task":
+        """Return a task that is equal for all tasks with the same puzzles under the same identities."""
+        return self
+
     def check_int(self, name: str, minimum: int, maximum: int | None = None, optional: bool = False) -> None:
         """Check a hyperparameter; one that is optional may be None.
 

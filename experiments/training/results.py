@@ -9,6 +9,7 @@ from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
+from loopgrad.experiments.training.votes import votes_record
 from loopgrad.gradients.ramp import estimator_at
 
 
@@ -49,6 +50,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                     **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
                 "verdicts": _verdicts(log),
+                **votes_record(mine.model, trainer, task),
                 "probe": {
                     "samples": len(mine.batch),
                     "segment": probe.segment_of(trainer),

@@ -32,7 +32,7 @@ TINY += ["trainer.train_steps=1"]
 TINY_TASK = {
     "sudoku": ["task.size=4", "task.num_train=8", "task.num_test=4"],
     "maze": ["task.size=4", "task.min_path=2", "task.num_train=8", "task.num_test=4"],
-    "arc1": ["task.max_size=4", "task.num_augmentations=2"],
+    "arc1": ["task.max_size=4", "task.num_augmentations=2", "task.votes=2"],
 }
 
 
@@ -55,6 +55,9 @@ def test_a_recipe_is_what_its_repository_says(name):
     assert (trainer.grad_clip, trainer.autocast, trainer.cross_entropy) == (0, "off", "stablemax")
     assert (model.H_cycles, model.L_cycles, model.mixer, model.forward_dtype) == (*cycles, mixer, "bfloat16")
     assert (trainer.halting.max_segments, trainer.halting.exploration) == (16, 0.1)
+    if name.endswith("arc1"):
+        task = config.task
+        assert (task.num_augmentations, task.max_size, task.translate, task.votes) == (1000, 30, True, 1000)
 
 
 @pytest.mark.parametrize("name", fast_first("trm_sudoku"))

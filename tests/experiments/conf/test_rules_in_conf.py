@@ -71,10 +71,13 @@ def test_a_young_key_at_its_default_says_nothing_and_another_value_is_told():
         ("model.forward_dtype=bfloat16", {"forward_dtype"}),
         ("trainer.compile=net", {"compile"}),
         ("task.shared_puzzle=true", {"shared_puzzle"}),
+        ("task=arc1 task.max_size=4 task.translate=true task.votes=3", {"translate", "votes"}),
+        ("task=arc1 task.max_size=4", set()),
     ):
-        values = parts(composed("train", [*small, *line.split()])).values
+        own = small[-1:] if "arc1" in line else small
+        values = parts(composed("train", [*own, *line.split()])).values
         keys = {key for part in ("task", "model", "trainer") for key in values[part]}
-        assert keys & {"forward_dtype", "compile", "shared_puzzle"} == told
+        assert keys & {"forward_dtype", "compile", "shared_puzzle", "translate", "votes"} == told
     assert without_young({"_target_": "mine.Task", "compile": "none"}) == {"_target_": "mine.Task", "compile": "none"}
 
 

@@ -11,6 +11,7 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks import Arc
 from loopgrad.experiments.training import checkpoint, tensor_files
 from loopgrad.experiments.training.loop import begin
+from loopgrad.experiments.training.votes import score_votes
 from loopgrad.gradients import BPTT
 from loopgrad.models import TRM
 
@@ -49,6 +50,19 @@ def loaded(run, **task):
 
 def test_the_data_it_was_trained_on_are_taken(run):
     assert torch.equal(loaded(run).embedding.puzzles.weight, loaded(run, data_seed=0).embedding.puzzles.weight)
+
+
+def test_how_pairs_are_shown_and_scored_is_no_matter_of_identities(run):
+    assert torch.equal(
+        loaded(run).embedding.puzzles.weight, loaded(run, translate=True, votes=1).embedding.puzzles.weight
+    )
+
+
+def test_votes_of_the_weights_in_a_folder(run):
+    (weights,) = find(run, {}, {}, None)
+    task = weights.make_task()
+    score = score_votes(weights.load(task), weights.make_trainer(), task, 1)
+    assert set(score.pass_at) == {1, 2} and 0 <= score.pass_at[1] <= score.pass_at[2] <= 1
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ TASKS = [
     Copy(length=5, num_values=4, num_test=20),
     RepeatCopy(length=4, repeats=3, num_values=4, num_test=20),
     Text(length=96, num_chars=8000),
+    Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5, translate=True),
 ]
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
 
@@ -151,7 +152,8 @@ def test_hyperparameters_out_of_range_are_named(task_class, name, value):
         task_class(**{name: value})
 
 
-MODULES = "arc arc_grids base copying files maze sequences streams sudoku sudoku_generator sudoku_solver symmetry text"
+MODULES = "arc arc_data arc_grids arc_votes base copying files maze sequences streams sudoku sudoku_generator"
+MODULES += " sudoku_solver symmetry text"
 
 
 @pytest.mark.parametrize("module", MODULES.split())
