@@ -7,7 +7,18 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from loopgrad.experiments.tasks import Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
+from loopgrad.experiments.tasks import (
+    Arc,
+    Copy,
+    LastSum,
+    Maze,
+    RepeatCopy,
+    RollingSum,
+    Sorting,
+    Sudoku,
+    SumBySteps,
+    Text,
+)
 from loopgrad.experiments.trainer import (
     AdamATan2Rule,
     AdamWRule,
@@ -40,11 +51,13 @@ OWN: Mapping[str, Classes] = {
     "task": {
         "loopgrad.experiments.tasks.Arc": Arc,
         "loopgrad.experiments.tasks.Copy": Copy,
+        "loopgrad.experiments.tasks.LastSum": LastSum,
         "loopgrad.experiments.tasks.Maze": Maze,
         "loopgrad.experiments.tasks.RepeatCopy": RepeatCopy,
         "loopgrad.experiments.tasks.RollingSum": RollingSum,
         "loopgrad.experiments.tasks.Sorting": Sorting,
         "loopgrad.experiments.tasks.Sudoku": Sudoku,
+        "loopgrad.experiments.tasks.SumBySteps": SumBySteps,
         "loopgrad.experiments.tasks.Text": Text,
     },
     "model": {

@@ -7,6 +7,7 @@ from loopgrad.experiments.tasks.arc import Arc
 from loopgrad.experiments.tasks.arc_votes import ArcScore, arc_score
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
 from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
+from loopgrad.experiments.tasks.last_sum import LastSum, SumBySteps
 from loopgrad.experiments.tasks.maze import Maze
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
@@ -18,11 +19,13 @@ __all__ = [
     "ArcScore",
     "Batch",
     "Copy",
+    "LastSum",
     "Maze",
     "RepeatCopy",
     "RollingSum",
     "Sorting",
     "Sudoku",
+    "SumBySteps",
     "Task",
     "Text",
     "TokenSpec",

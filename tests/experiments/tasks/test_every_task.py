@@ -12,7 +12,19 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from loopgrad.experiments.tasks import IGNORE, Arc, Copy, Maze, RepeatCopy, RollingSum, Sorting, Sudoku, Text
+from loopgrad.experiments.tasks import (
+    IGNORE,
+    Arc,
+    Copy,
+    LastSum,
+    Maze,
+    RepeatCopy,
+    RollingSum,
+    Sorting,
+    Sudoku,
+    SumBySteps,
+    Text,
+)
 
 TASKS = [
     RollingSum(length=8, modulus=3, num_test=20),
@@ -25,6 +37,8 @@ TASKS = [
     Copy(length=5, num_values=4, num_test=20),
     RepeatCopy(length=4, repeats=3, num_values=4, num_test=20),
     Text(length=96, num_chars=8000),
+    LastSum(length=8, modulus=3, num_test=20),
+    SumBySteps(length=8, modulus=3, num_test=20),
     Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5, translate=True),
 ]
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
