@@ -23,6 +23,8 @@ class Readings:
             "unsolved@n", shares of these samples whose states of all streams have converged, "unsettled@n", share of
             the solved that have not, all three where there are cycles enough to judge; "residual@n", the median
             relative residual of a cycle.
+        votes: Augmentations that vote on each held-out pair of ARC: readings "pass@1" and "pass@2", means over tasks of
+            the share of their pairs that the first answer, or one of the first two, solves; 0 for none.
 
     Raises:
         ValueError: A number is below 1.
@@ -32,11 +34,14 @@ class Readings:
     lengths: list[int] = field(default_factory=list)
     halting: bool = False
     settles: list[int] = field(default_factory=list)
+    votes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("segments", "lengths", "settles"):
             if any(value < 1 for value in getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)} must be numbers of at least 1")
+        if self.votes < 0:
+            raise ValueError(f"votes={self.votes} must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -150,9 +155,10 @@ class Claim:
         if unknown := set(given) - set(Readings.__dataclass_fields__):
             raise ValueError(f"sizes.{size}.readings: there is no {min(unknown)}")
         for name, value in given.items():
-            fits = isinstance(value, bool) if name == "halting" else isinstance(value, list) and all(map(is_int, value))
-            if not fits:
-                raise ValueError(f"sizes.{size}.readings.{name}={value}: must be a list of ints, halting a bool")
+            lists = isinstance(value, list) and all(map(is_int, value))
+            if not {"halting": isinstance(value, bool), "votes": is_int(value)}.get(name, lists):
+                kind = {"halting": "true or false", "votes": "an int"}.get(name, "a list of ints")
+                raise ValueError(f"sizes.{size}.readings.{name}={value}: must be {kind}")
         return Readings(**given)
 
     def differences(self) -> dict[str, Contrast]:

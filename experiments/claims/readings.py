@@ -11,10 +11,12 @@ from torch import Tensor
 from loopgrad.analysis import classify, record
 from loopgrad.experiments.claims.conditions import Training
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks import Arc
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import history, trained_model
+from loopgrad.experiments.training.votes import score_votes
 from loopgrad.gradients import BPTT
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import supervision
@@ -34,10 +36,12 @@ def read(training: Training) -> dict[str, Any]:
     found = {
         "exact": last["test_exact_accuracy"],
         "tokens": last["test_token_accuracy"],
+        **({"match": last["test_match_accuracy"]} if "test_match_accuracy" in last else {}),
         **_along(model, trainer, plan.task, test, wanted.segments),
         **{f"lengths@{it}": _at_length(training, model, it) for it in wanted.lengths},
         **(_halted(model, trainer, plan.task, test) if wanted.halting else {}),
         **(_settled(model, trainer, plan.task, test, wanted.settles) if wanted.settles else {}),
+        **(_voted(training, model, wanted.votes) if wanted.votes else {}),
     }
     estimator = estimator_at(plan.estimator, trainer.train_steps - 1)
     cost = probe.cost(probe.start(model, trainer, test), estimator)
@@ -130,6 +134,19 @@ def _at_length(training: Training, model: Model, length: int) -> float:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{training}: its model does not take sequences of {length} tokens: {reason}") from error
     return found[f"segments@{trainer.halting.max_segments}"]
+
+
+def _voted(training: Training, model: Model, augmentations: int) -> dict[str, float]:
+    """Score the held-out pairs of ARC by votes.
+
+    Raises:
+        ConfigError: The task is another.
+    """
+    task = training.plan.task
+    if not isinstance(task, Arc):
+        raise ConfigError(f"{training}: votes are of ARC, and its task is {type(task).__name__}")
+    score = score_votes(model, training.plan.trainer, task, augmentations)
+    return {f"pass@{k}": share for k, share in score.pass_at.items()}
 
 
 def _settled(model: Model, trainer: Trainer, task: Task, samples: Batch, multiples: Sequence[int]) -> dict[str, float]:

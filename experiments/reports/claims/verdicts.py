@@ -88,7 +88,7 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
 
 def is_score(at: str) -> bool:
     """Return whether a reading is a share of samples that are solved."""
-    return at.partition("@")[0] in ("exact", "tokens", "flops", "segments", "lengths", "halted", "match")
+    return at.partition("@")[0] in ("exact", "tokens", "flops", "segments", "lengths", "halted", "match", "pass")
 
 
 def _nothing_to_tell(more: Sequence[float], less: Sequence[float], share: float) -> str:
