@@ -4,8 +4,8 @@ All need matplotlib, the extra "plots", and raise ImportError where it is not in
 """
 
 from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
-from loopgrad.analysis.plots.conditions import Course, conditions
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
+from loopgrad.analysis.plots.courses import Course, conditions
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
 from loopgrad.analysis.plots.learning_curves import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map

@@ -49,15 +49,16 @@ def conditions(courses: Sequence[Course], xlabel: str, ylabel: str, log: bool = 
     groups = grouped(courses, "courses", "condition")
     table: list[Row] = []
     for name, group in groups.items():
+        places: dict[float, list[float]] = {}
         for course in group:
             if len(course.x) != len(course.values):
                 raise ValueError(f"{name}: {len(course.values)} values at {len(course.x)} places")
-        places = sorted({float(x) for course in group for x in course.x})
-        for place in places:
-            found = [v for course in group for x, v in zip(course.x, course.values, strict=True) if float(x) == place]
-            if known := [value for value in map(number, found) if value is not None]:
-                row: Row = {"condition": name, "x": place, "mean": float(np.mean(known)), "seeds": len(known)}
-                table.append({**row, "low": min(known), "high": max(known)})
+            for x, value in zip(course.x, map(number, course.values), strict=True):
+                if value is not None:
+                    places.setdefault(float(x), []).append(value)
+        for place, known in sorted(places.items()):
+            row: Row = {"condition": name, "x": place, "mean": float(np.mean(known)), "seeds": len(known)}
+            table.append({**row, "low": min(known), "high": max(known)})
     with panels(COLUMN * 1.4, 2.8) as (figure, axes):
         (axis,) = axes[0]
         for name, (colour, line, marker, _) in looks(groups).items():
@@ -66,6 +67,8 @@ def conditions(courses: Sequence[Course], xlabel: str, ylabel: str, log: bool = 
             axis.plot(x, mean, color=colour, ls=line, marker=marker, ms=3.5, label=name)
             axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         axis.set(xlabel=xlabel, ylabel=ylabel)
+        if table and all(row["low"] >= 0 for row in table):
+            axis.set_ylim(bottom=0)  # where nothing was solved the axis would go below
         if log and table:
             axis.set_xscale("log")
             label_log(axis.xaxis)
