@@ -4,7 +4,7 @@ import difflib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -33,7 +33,7 @@ class DepthDistribution:
 
     Reference:
         Tallec and Ollivier 2017, arXiv 1705.08209 (geometric); Geiping et al. 2025, arXiv 2502.05171 (lognormal, with
-        sigma 0.5).
+        sigma 0.5); Prairie et al. 2026, arXiv 2604.12946 (drawn for each sample).
 
     Raises:
         TypeError: mean or sigma is not a number.
@@ -47,6 +47,7 @@ class DepthDistribution:
         >>> num_steps = 3 * DepthDistribution(32, "lognormal").sample(torch.Generator().manual_seed(0))
     """
 
+    references: ClassVar[tuple[str, ...]] = ("tallec2017unbiasing", "geiping2025scaling", "prairie2026parcae")
     mean: float
     distribution: DepthFamily = "geometric"
     sigma: float = 0.5

@@ -6,6 +6,7 @@ Hydra refuses unknown keys too, but without names, and silently takes any key wi
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,21 +47,16 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             for place in searched:
                 _check_search_path(place.value())
             places = [str(place.input_line) for place in searched]
-            whole = compose(command, places, return_hydra_config=True)
-            default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
-            choices = {
-                group: _options(loader, group, places)
-                for group in loader.list_groups("")
-                if group in default or group in whole.hydra.runtime.choices
-            }
+            default, groups = _default(command) if not places else _composed_default(command, places)
             for override in typed:
-                if (group := _group(override)) in choices:
-                    _check_choice(override, choices[group], several=_takes_several(default.get(group)))
-            groups = [o for o in parsed if _group(o) in choices]
-            base = compose(command, places + [str(o.input_line) for o in groups]) if groups else default
+                if (group := _group(override)) in groups:
+                    options = _options(loader, group, places)
+                    _check_choice(override, options, several=_takes_several(default.get(group)))
+            chosen = [o for o in parsed if _group(o) in groups]
+            base = compose(command, places + [str(o.input_line) for o in chosen]) if chosen else default
             for override in parsed:
-                if _group(override) not in choices and re.split("[./]", override.key_or_group)[0] != "hydra":
-                    _check_key(override, base, parsed, choices)
+                if _group(override) not in groups and re.split("[./]", override.key_or_group)[0] != "hydra":
+                    _check_key(override, base, parsed, groups)
             config = compose(command, [str(o.input_line) for o in parsed])
             OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         except ConfigError:
@@ -69,9 +65,24 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
             raise ConfigError(said(error)) from error  # Hydra's own, of what it did not foresee
         for key in default:
             if config.get(key) is None and default[key] is not None:
-                options = f"there is: {', '.join(choices[str(key)])}" if key in choices else f"give {key}="
+                known = _options(loader, str(key), places) if key in groups else []
+                options = f"there is: {', '.join(known)}" if known else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+@cache
+def _default(command: str) -> tuple[DictConfig, frozenset[str]]:
+    """Return what a command is by default, which is in the package's own files: only read it."""
+    return _composed_default(command, [])
+
+
+def _composed_default(command: str, places: list[str]) -> tuple[DictConfig, frozenset[str]]:
+    """Return the configuration of a command without overrides, and the groups that one may choose from."""
+    whole = compose(command, places, return_hydra_config=True)
+    default = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    return default, frozenset(it for it in groups if it in default or it in whole.hydra.runtime.choices)
 
 
 @contextmanager
@@ -166,7 +177,7 @@ def _check_choice(override: Override, options: list[str], several: bool) -> None
             raise ConfigError(f"{group}={choice}: there is no such {group}; {nearest(str(choice), options)}")
 
 
-def _check_key(override: Override, base: DictConfig, overrides: list[Override], choices: dict[str, list[str]]) -> None:
+def _check_key(override: Override, base: DictConfig, overrides: list[Override], groups: frozenset[str]) -> None:
     key, line = override.key_or_group, str(override.input_line)
     known = keys_of(base)
     if key in known:
@@ -176,7 +187,7 @@ def _check_key(override: Override, base: DictConfig, overrides: list[Override], 
         return
     if addable and not override.is_delete():
         raise ConfigError(f"{line}: {key} is not set so far; to add it, write +{line}")
-    raise ConfigError(f"{line}: there is no key {key}; {nearest(key, [*known, *choices])}")
+    raise ConfigError(f"{line}: there is no key {key}; {nearest(key, [*known, *sorted(groups)])}")
 
 
 def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool:

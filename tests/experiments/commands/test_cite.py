@@ -129,7 +129,8 @@ def test_an_entry_is_complete(key):
     if entry["kind"] == "misc" and "eprint" in entry:
         assert entry["doi"] == f"10.48550/arXiv.{entry['eprint']}"
     authors = entry["author"].split(" and ")
-    assert all(re.fullmatch(r"[^,]+, [^,]+", name) for name in authors), "family name, given names"
+    proper = r"[^,]+, [^,]+|\{.+\}"
+    assert all(re.fullmatch(proper, name) for name in authors), "family name, given names; an institution in braces"
     assert not {"others", "et al."} & set(authors)
     surname = re.sub(r"\W", "", authors[0].split(",")[0]).lower()
     assert key.startswith(surname + entry["year"])
