@@ -1,6 +1,6 @@
 """Records: what they hold, and how they are written and read."""
 
-from loopgrad.experiments.records.claimed import ClaimRecord, TrainedRecord
+from loopgrad.experiments.records.claimed import ClaimRecord, DifferenceRecord, TrainedRecord
 from loopgrad.experiments.records.kinds import (
     LEVELS,
     OUTCOMES,
@@ -26,6 +26,7 @@ __all__ = [
     "OUTCOMES",
     "ClaimRecord",
     "DepthRecord",
+    "DifferenceRecord",
     "ExaminedRecord",
     "RunRecord",
     "StreamRecord",

@@ -103,8 +103,9 @@ def cost(probe: Probe, estimator: Estimator) -> dict[str, Any]:
     owned = [probe.model, probe.state, probe.batch.inputs, probe.batch.labels]
     # a copy per call: all counts are of the same draw
     found = measure(lambda: probe.run(estimator)(), cell=probe.model.cell, exclude=owned, repeats=0, warmup=0)
-    names = ("saved_bytes", "peak_bytes", "cell_evaluations", "vjps", "flops")
-    return {name: getattr(found, name) for name in names}
+    held = {name: getattr(found, name) for name in ("saved_bytes", "peak_bytes")}  # by one segment after the other
+    counts = {name: getattr(found, name) for name in ("cell_evaluations", "vjps", "flops")}
+    return held | {name: it and it * probe.trainer.segments_per_update for name, it in counts.items()}
 
 
 def agreement(probe: Probe, estimator: Estimator) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The report of one claim: verdict, paragraph, figure, tables, and how to repeat it."""
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -18,12 +19,15 @@ from loopgrad.experiments.reports.whole import making, rendered, say, write
 
 LEGEND = """\
 exact: held-out samples solved, by the task's rules, in percent: mean, least and greatest seed. saved, peak, GFLOPs: of
-one training step, peak with gradients, recomputation included; TFLOPs: of all steps. x@n: reading x at n."""
+the last training step, peak with gradients, recomputation included; TFLOPs: that times the number of steps. x@n:
+reading x at n."""
 AXES = {
     "learning": ("optimiser step", False),
     "segments": ("segments at test", True),
     "lengths": ("length at test", True),
 }
+
+PLACE = re.compile("[0-9]{1,9}")  # on the axis of a figure
 
 
 def render(folder: Path, console: Console) -> str:
@@ -74,17 +78,18 @@ def conditions_table(record: ClaimRecord, brief: bool = False) -> tuple[list[str
 
 
 def _costs(runs: Sequence[TrainedRecord]) -> list[str]:
-    def mean(name: str) -> float:
-        return sum(it[name] or 0 for it in runs) / len(runs)
+    def mean(values: Iterable[float | None], form: str) -> str:
+        known = [value for value in values if value is not None]
+        return f"{sum(known) / len(known):{form}}" if known else "-"
 
-    whole = sum((it["flops"] or 0) * it["train_steps"] for it in runs) / len(runs)
+    whole = (None if it["flops"] is None else it["flops"] * it["train_steps"] / 1e12 for it in runs)
     return [
         f"{runs[0]['parameters']:,}",
-        f"{mean('saved_bytes') / 2**20:.2f}",
-        f"{mean('peak_bytes') / 2**20:.2f}",
-        f"{mean('flops') / 1e9:.3g}",
-        f"{whole / 1e12:.3g}",
-        f"{mean('train_seconds'):.0f}",
+        mean((it["saved_bytes"] and it["saved_bytes"] / 2**20 for it in runs), ".2f"),
+        mean((it["peak_bytes"] and it["peak_bytes"] / 2**20 for it in runs), ".2f"),
+        mean((it["flops"] and it["flops"] / 1e9 for it in runs), ".3g"),
+        mean(whole, ".3g"),
+        mean((it["train_seconds"] for it in runs), ".0f"),
     ]
 
 
@@ -97,7 +102,7 @@ def _markdown(record: ClaimRecord, raw: ClaimRecord) -> str:
             *("", paragraph(record, findings(record), verdict(found)), ""),
             *(*table(header, rows), "", LEGEND, ""),
             *("## Conditions", "", *_commands(raw), ""),
-            *(f"Sources: {', '.join(record['sources'])}.", ""),
+            *(["Sources: " + ", ".join(record["sources"]) + ".", ""] if record["sources"] else []),
             *how_made(raw),
             "",
         ]
@@ -134,9 +139,6 @@ def _course(run: TrainedRecord, kind: str) -> plots.Course:
     if kind == "learning":
         steps, values = run["curve"]["step"], run["curve"]["exact_accuracy"]
         return plots.Course(run["condition"], steps, [100 * value for value in values])
-    found = {
-        float(name.partition("@")[2]): value
-        for name, value in run["readings"].items()
-        if name.partition("@")[0] == kind and name.partition("@")[2].isdecimal()
-    }
+    parts = ((*name.partition("@"), value) for name, value in run["readings"].items())
+    found = {int(place): value for name, _, place, value in parts if name == kind and PLACE.fullmatch(place)}
     return plots.Course(run["condition"], list(found), [None if it is None else 100 * it for it in found.values()])

@@ -2,13 +2,18 @@
 
 import math
 import statistics
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loopgrad.experiments.records import ClaimRecord, TrainedRecord
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this size"
+FEW = "fewer than three seeds have both readings"
+FLAT = "too little is solved to compare, which takes longer training or an easier task"
+FULL = "nearly all is solved, and to compare takes a harder task"
+SPREAD = "the spread over seeds is larger than the distance from what matters"
 LEAST_SEEDS, MOST_SEEDS = 3, 10_000
 CONFIDENCE = 0.95
 FLOOR, CEILING = 0.02, 0.98  # shares of samples: between these a difference can show
@@ -28,7 +33,7 @@ class Finding:
         low: Lower end of the 95 % interval of the mean difference.
         high: Upper end.
         verdict: "holds" if all of the interval is above `by`, "does not hold" if none is, else "undecided ...".
-        reason: Why it is undecided.
+        reason: Why it is undecided: FEW, FLAT, FULL or SPREAD.
         seeds: How many seeds would decide it at this spread; None where they would not, or it is decided.
     """
 
@@ -71,19 +76,16 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
             less.append(other)
     differences = [one - share * other for one, other in zip(more, less, strict=True)]
     low, high = interval(differences)
-    known = dict(name=name, says=contrast["says"], more=more, less=less, differences=differences, by=by, low=low)
-    known |= dict(high=high)
+    found = Finding(name, contrast["says"], more, less, differences, by, low, high, OPEN)
     if len(differences) < LEAST_SEEDS:
-        reason = f"{len(differences)} seeds with both readings, and {LEAST_SEEDS} are the least"
-        return Finding(**known, verdict=OPEN, reason=reason)
+        return replace(found, reason=FEW)
     if is_score(at) and (reason := _nothing_to_tell(more, less, share)):
-        return Finding(**known, verdict=OPEN, reason=reason)
+        return replace(found, reason=reason)
     if low > by:
-        return Finding(**known, verdict=HOLDS)
-    if high < by:
-        return Finding(**known, verdict=FAILS)
-    reason = "the spread over seeds is larger than the distance from what matters"
-    return Finding(**known, verdict=OPEN, reason=reason, seeds=seeds_needed(differences, by))
+        return replace(found, verdict=HOLDS)
+    if high <= by:
+        return replace(found, verdict=FAILS)
+    return replace(found, reason=SPREAD, seeds=seeds_needed(differences, by))
 
 
 def is_score(at: str) -> bool:
@@ -93,10 +95,8 @@ def is_score(at: str) -> bool:
 
 def _nothing_to_tell(more: Sequence[float], less: Sequence[float], share: float) -> str:
     if max(*more, *less) <= FLOOR:
-        return "neither has learnt anything: longer training, or an easier task"
-    if share == 1 and min(*more, *less) >= CEILING:
-        return "both have learnt all there is: a harder task"
-    return ""
+        return FLAT
+    return FULL if share == 1 and min(*more, *less) >= CEILING else ""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -115,12 +115,13 @@ def seeds_needed(values: Sequence[float], by: float) -> int | None:
     from scipy.stats import t
 
     away, spread = abs(statistics.fmean(values) - by), statistics.stdev(values)
-    count = len(values) + 1
-    while count <= MOST_SEEDS:
-        if float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count) < away:
-            return count
-        count += max(1, count // 50)
-    return None
+
+    def decides(count: int) -> bool:  # true from some count on
+        return float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / math.sqrt(count) < away
+
+    counts = range(len(values) + 1, MOST_SEEDS + 1)
+    found = bisect_left(counts, True, key=decides)
+    return counts[found] if found < len(counts) else None
 
 
 def reading(run: TrainedRecord, at: str, other: TrainedRecord | None = None) -> float | None:
@@ -130,10 +131,10 @@ def reading(run: TrainedRecord, at: str, other: TrainedRecord | None = None) -> 
     """
     if at != "flops":
         return run["readings"].get(at)
-    costs = [_total(it) for it in (run, other or run)]
-    if None in costs or not run["flops"]:
+    own, others = _total(run), _total(other or run)
+    if own is None or others is None:
         return None
-    return at_step(run, min(costs) / run["flops"])  # pyright: ignore[reportArgumentType]
+    return at_step(run, run["train_steps"] * min(own, others) / own)
 
 
 def at_step(run: TrainedRecord, step: float) -> float:

@@ -2,11 +2,11 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from loopgrad.experiments.records import ClaimRecord, TrainedRecord
+from loopgrad.experiments.records import ClaimRecord, DifferenceRecord, TrainedRecord
 from loopgrad.experiments.reports.claims.growth import steps_to
-from loopgrad.experiments.reports.claims.verdicts import HOLDS, OPEN, Finding, is_score
+from loopgrad.experiments.reports.claims.verdicts import FEW, FLAT, FULL, LEAST_SEEDS, OPEN, Finding, is_score
 
 
 def heading(verdict: str) -> str:
@@ -15,7 +15,7 @@ def heading(verdict: str) -> str:
 
 
 def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> str:
-    """Return the paragraph of a claim."""
+    """Return the paragraph of a claim, in which nothing is said twice."""
     runs = record["trainings"]
     seeds = sorted({it["seed"] for it in runs})
     steps = sorted({it["train_steps"] for it in runs})
@@ -23,56 +23,66 @@ def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> st
     number = len({it["condition"] for it in runs})
     parts = [
         f"**{heading(verdict)}** {record['statement']} Published: {record['published']}",
-        f"Here {number} conditions were trained for {told}, seeds {', '.join(map(str, seeds))}"
+        f"Here {_several(number, 'condition')} were trained for {told}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
         + (f"; {record['equal']}" if record["equal"] else "")
         + ".",
-        *(difference(it, record["contrasts"][it.name].get("at", "exact")) for it in found),
+        *outcomes(record, found),
     ]
     if verdict == OPEN:
         parts += decided_by(record, found)
-    return " ".join([*parts, f"What would change this: {record['change']}"])
+    return " ".join([*dict.fromkeys(parts), f"What would change this: {record['change']}"])
 
 
-def difference(found: Finding, at: str) -> str:
-    """Return the sentence of one difference."""
-    if not found.differences:
-        return f"The claim says that {found.says}: not measured."
-    points = is_share(at)
-    show = (lambda value: f"{100 * value:+.1f}") if points else (lambda value: f"{value:+.3g}")
-    unit = " points" if points else ""
-    mean, least, most = statistics.fmean(found.differences), min(found.differences), max(found.differences)
-    whole = "" if math.isinf(found.low) else f", 95 % interval {show(found.low)} to {show(found.high)}"
-    least_that = f" (at least {show(found.by)} asked for)" if found.by else ""
-    end = found.verdict if found.verdict != OPEN else f"undecided, {found.reason}"
-    return (
-        f"The claim says that {found.says}: {show(mean)}{unit} (seeds {show(least)} to {show(most)}{whole})"
-        f"{least_that}: {end}."
-    )
-
-
-def decided_by(record: ClaimRecord, found: Sequence[Finding]) -> list[str]:
-    """Return what size would decide the differences that are undecided."""
-    told = []
-    for it in (it for it in found if it.verdict == OPEN):
-        if it.seeds:
-            told.append(f"At this spread {it.seeds} seeds would decide whether {it.says}.")
-        elif "learnt anything" in it.reason:
-            told += _steps_that_would_do(record, it)
-    return told
-
-
-def _steps_that_would_do(record: ClaimRecord, found: Finding) -> list[str]:
-    contrast = record["contrasts"][found.name]
-    told = []
-    for name in dict.fromkeys((contrast["more"], contrast["less"] or contrast["more"])):
-        runs = [it for it in record["trainings"] if it["condition"] == name]
-        needed = [steps_to(it["curve"]["step"], it["curve"]["exact_accuracy"]) for it in runs]
-        known = [it for it in needed if it is not None]
-        if known:
-            told.append(f"By its fitted curve {name} would solve half of the samples after {max(known):.2g} steps.")
+def outcomes(record: ClaimRecord, found: Sequence[Finding]) -> Iterator[str]:
+    """Yield a sentence for each difference that there is a number of, and one for all that are silent for a reason."""
+    silent: dict[str, list[Finding]] = {}
+    for it in found:
+        if it.reason in (FLAT, FULL) or not it.differences:
+            silent.setdefault(it.reason if it.differences else "not measured", []).append(it)
         else:
-            told.append(f"{name} has no curve to fit: nothing of it has grown.")
-    return told
+            yield difference(it, record["contrasts"][it.name])
+    for reason, group in silent.items():
+        told = f"undecided, {reason}" if reason in (FLAT, FULL) else reason
+        yield f"The claim says {_listed([f'that {it.says}' for it in group], '; ', '; and ')}: {told}."
+
+
+def difference(found: Finding, contrast: DifferenceRecord) -> str:
+    """Return the sentence of one difference."""
+    show, unit = _shown(contrast.get("at", "exact"), signed=contrast["less"] is not None)
+    mean, least, most = statistics.fmean(found.differences), min(found.differences), max(found.differences)
+    spread = [f"seeds {show(least)} to {show(most)}" if len(found.differences) > 1 else "one seed"]
+    spread += [] if math.isinf(found.low) else [f"95 % interval {show(found.low)} to {show(found.high)}"]
+    spread[-1] += f"; at least {show(found.by)} asked for" if found.by else ""
+    end = found.verdict if found.verdict != OPEN else f"undecided, {found.reason}"
+    return f"The claim says that {found.says}: {show(mean)}{unit} ({', '.join(spread)}): {end}."
+
+
+def decided_by(record: ClaimRecord, found: Sequence[Finding]) -> Iterator[str]:
+    """Yield what size would decide the differences that are undecided."""
+    if any(it.reason == FEW and it.differences for it in found):
+        yield f"The least that decide are {LEAST_SEEDS} seeds."
+    for it in found:
+        if it.seeds:
+            yield f"At this spread {it.seeds} seeds would decide whether {it.says}."
+    flat = [record["contrasts"][it.name] for it in found if it.reason == FLAT]
+    trained = [it for it in flat if it.get("at", "exact") in ("exact", "flops")]  # which is what curves are of
+    names = dict.fromkeys(name for it in trained for name in (it["more"], it["less"]) if name is not None)
+    yield from _steps_that_would_do(record, list(names))
+
+
+def _steps_that_would_do(record: ClaimRecord, names: Sequence[str]) -> Iterator[str]:
+    silent = []
+    for name in names:
+        curves = [it["curve"] for it in record["trainings"] if it["condition"] == name]
+        needed = [steps_to(it["step"], it["exact_accuracy"]) for it in curves]
+        if known := [it for it in needed if it is not None]:
+            steps = f"{float(f'{max(known):.2g}'):,.0f}"
+            yield f"By its fitted curve {name} would solve half of the samples after {steps} steps."
+        else:
+            silent.append(name)
+    if silent:
+        yield f"Of {_listed(silent)} too little has grown to say how many steps it would take."
 
 
 def is_share(at: str) -> bool:
@@ -80,16 +90,20 @@ def is_share(at: str) -> bool:
     return is_score(at) or at.partition("@")[0] in ("solved", "unsolved", "unsettled")
 
 
+def _shown(at: str, signed: bool) -> tuple[Callable[[float], str], str]:
+    """Return how values of a reading, or differences of it, are written, and the unit behind them."""
+    sign = "+" if signed else ""
+    if is_share(at):
+        return lambda value: f"{round(100 * value, 1) + 0.0:{sign}.1f}", " points" if signed else " %"
+    return lambda value: f"{value + 0.0:{sign}.3g}", ""
+
+
 def scores(runs: Sequence[TrainedRecord], at: str) -> str:
     """Return a reading over seeds, "mean (least-greatest)", shares in percent; "-" where there is none."""
     values = [value for it in runs if (value := it["readings"].get(at)) is not None]
     if not values:
         return "-"
-    show = (
-        (lambda value: f"{100 * value:.1f}")
-        if is_share(at) or at.partition("@")[0] in ("solved", "unsolved")
-        else (lambda value: f"{value:.3g}")
-    )
+    show, _ = _shown(at, signed=False)
     low, high = show(min(values)), show(max(values))
     return low if low == high else f"{show(statistics.fmean(values))} ({low}-{high})"
 
@@ -102,10 +116,9 @@ def by_condition(runs: Sequence[TrainedRecord]) -> Mapping[str, list[TrainedReco
     return groups
 
 
-def one_sentence(found: Sequence[Finding], verdict: str) -> str:
-    """Return the verdict and its main difference in one sentence, for a list of claims."""
-    main = next((it for it in found if it.verdict == verdict or verdict == HOLDS), found[0])
-    if not main.differences:
-        return heading(verdict)
-    mean = statistics.fmean(main.differences)
-    return f"{heading(verdict)[:-1]}: {main.says} ({mean:+.3g}, {len(main.differences)} seeds)."
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _listed(words: Sequence[str], between: str = ", ", last: str = " and ") -> str:
+    return f"{between.join(words[:-1])}{last}{words[-1]}" if len(words) > 1 else words[0]

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from loopgrad.experiments.tasks import Sudoku
 from loopgrad.experiments.trainer import Trainer
+from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.loop import begin, train
 from loopgrad.experiments.training.seeds import seed_for
 from loopgrad.gradients import BPTT
@@ -60,6 +62,19 @@ def test_what_is_logged_is_of_all_segments():
     run = begin(settings, TASK, model(), seed=0)
     entries = list(train(run, settings, TASK, BPTT(), seed=0))
     assert [entry["finished"] for entry in entries] == [4, 4, 4, 4]  # each row ends once in three segments
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+def test_what_an_update_costs_is_what_all_of_its_segments_cost(segments):
+    settings = trainer(segments_per_update=segments)
+    found = probe.cost(probe.start(model().float(), settings, TASK.train_batch(0, 0, 4)), BPTT())
+    with FlopCounterMode(display=False) as counter:
+        by_hand(segments, 1)
+    assert found["flops"] == counter.get_total_flops() and found["vjps"] == segments * model().num_steps
+    assert (
+        found["saved_bytes"]
+        == probe.cost(probe.start(model().float(), trainer(), TASK.test_set()), BPTT())["saved_bytes"]
+    )
 
 
 def test_none_is_refused():
