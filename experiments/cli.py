@@ -69,10 +69,7 @@ def _main(typed: list[str]) -> None:
     command, *overrides = arguments
     if command not in COMMANDS:
         raise ConfigError(f"there is no command {command}; {nearest(command, (*COMMANDS, '--version', '--help'))}")
-    if command == "bench" and overrides and overrides[0].isidentifier():
-        overrides = [f"bench={overrides[0]}", *below(overrides[0], overrides[1:])]
-    if command == "claims" and overrides and overrides[0].isidentifier():
-        overrides = ["all=true" if overrides[0] == "all" else f"claim={overrides[0]}", *overrides[1:]]
+    overrides = spelt(command, overrides)
     swept = _check(command, overrides)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # what is not the user's mistake is shown whole
     os.environ["MPLBACKEND"] = "agg"  # figures go to files
@@ -114,6 +111,16 @@ class Task:
         except Exception as error:
             setattr(error, OF_TASK, True)  # which stays with it on its way from another process
             raise
+
+
+def spelt(command: str, overrides: list[str]) -> list[str]:
+    """Return overrides with the name of a bench or a claim that stands in front of them as one more of them."""
+    if command not in ("bench", "claims") or not overrides or not overrides[0].isidentifier():
+        return overrides
+    name, *rest = overrides
+    if command == "bench":
+        return [f"bench={name}", *below(name, rest)]
+    return ["all=true" if name == "all" else f"claim={name}", *rest]
 
 
 def below(bench: str, overrides: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from loopgrad.experiments.claims.applies import check
 from loopgrad.experiments.claims.contract import Condition, Readings
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import parts
@@ -44,7 +45,7 @@ def trainings(
         folder: Each has a folder of its own in it, runs/CONDITION-seedN.
 
     Raises:
-        ConfigError: A condition cannot be composed or built; the message names it.
+        ConfigError: A condition cannot be composed or built, or has not what is measured; the message names it.
     """
     found: list[Training] = []
     for condition in conditions:
@@ -53,6 +54,7 @@ def trainings(
             built = parts(composed("train", overrides))
             if len(built.estimators) != 1:
                 raise ConfigError(f"estimator: one is trained, got {', '.join(built.estimators)}")
+            check(readings, built)
             for plan in plans(built, seeds, folder):
                 name = f"{condition.name}-seed{plan.seed}"
                 own = replace(plan, name=name, folder=folder / "runs" / name)

@@ -1,13 +1,20 @@
 """A claim: what is said and by whom, what is trained to test it, and which differences decide it."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, TypeVar, get_type_hints
 
-from loopgrad.gradients.checks import is_int
+from loopgrad.experiments.conf.annotations import check_value
+from loopgrad.experiments.conf.nearest import nearest
 
 SIZES = ("tiny", "cpu", "gpu")
 OF_SIZE = ("every", "conditions", "readings")
+FIGURES = ("learning", "segments", "lengths")
+NAME = re.compile(r"[A-Za-z0-9]\w{0,80}", re.ASCII)  # of a condition, whose runs have folders of that name
+LONGEST = 4000  # characters of a text
+
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,14 @@ class Readings:
         if self.votes < 0:
             raise ValueError(f"votes={self.votes} must be at least 0")
 
+    def names(self) -> list[str]:
+        """Return the names of what is measured, as far as the task and the length of the recursion allow it."""
+        found = ["exact", "tokens", "match", "flops"]
+        found += [f"{name}@{n}" for name in ("segments", "lengths") for n in getattr(self, name)]
+        found += ["halted", "halted segments"] if self.halting else []
+        found += [f"{name}@{n}" for n in self.settles for name in ("solved", "unsolved", "unsettled", "residual")]
+        return found + (["pass@1", "pass@2"] if self.votes else [])
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -59,7 +74,7 @@ class Contrast:
         by: Least difference that matters.
 
     Raises:
-        ValueError: A number is not finite, or `share` is not above 0.
+        ValueError: A number is not finite, `share` is not above 0, or nothing is said.
     """
 
     says: str
@@ -75,6 +90,7 @@ class Contrast:
             raise ValueError(f"share={self.share} must be a finite number above 0")
         if not abs(self.by) < float("inf"):
             raise ValueError(f"by={self.by} must be a finite number")
+        _check_text("says", self.says)
 
 
 @dataclass(frozen=True)
@@ -103,11 +119,11 @@ class Claim:
         sizes: By "tiny", "cpu" and "gpu": `every`, overrides of `loopgrad train` for all conditions; `conditions`, by
             name those of each; `readings`, arguments of `Readings`.
         contrasts: By name, arguments of `Contrast`: the claim holds where all do, and does not where one does not.
-        figure: What is drawn: "learning" for accuracy over steps, or a reading with several values, such as "segments".
+        figure: What is drawn: "learning" for accuracy over steps, or over "segments" or "lengths", which must be read.
         equal: What the conditions have in common, for the reader.
 
     Raises:
-        ValueError: A part is missing or unknown, or a contrast names a condition that a size lacks.
+        ValueError: A part is missing or unknown, or a contrast names a condition or a reading that a size lacks.
     """
 
     title: str
@@ -121,6 +137,10 @@ class Claim:
     equal: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("title", "statement", "published", "change"):
+            _check_text(name, getattr(self, name))
+        if self.figure not in FIGURES:
+            raise ValueError(f"figure={self.figure}: there is no such figure; {nearest(self.figure, FIGURES)}")
         if set(self.sizes) != set(SIZES):
             raise ValueError(f"sizes must be {', '.join(SIZES)}, got {', '.join(map(str, self.sizes)) or 'none'}")
         for size, values in self.sizes.items():
@@ -129,19 +149,31 @@ class Claim:
             raise ValueError("contrasts is empty: a claim needs a difference that could go either way")
         for name, found in self.differences().items():
             for size in SIZES:
-                known = [it.name for it in self.conditions(size)]
-                if missing := {found.more, found.less or found.more} - set(known):
-                    raise ValueError(
-                        f"contrasts.{name} names {min(missing)}, and size={size} has conditions {', '.join(known)}"
-                    )
+                self._check_difference(name, found, size)
 
     def _check_size(self, size: str, values: Any) -> None:
         if not isinstance(values, Mapping) or set(values) - set(OF_SIZE) or not values.get("conditions"):
             raise ValueError(f"sizes.{size} must have conditions, and may have every and readings, nothing else")
+        if not isinstance(values["conditions"], Mapping):
+            raise ValueError(f"sizes.{size}.conditions must give overrides by the names of conditions")
         for name, overrides in [("every", values.get("every", [])), *values["conditions"].items()]:
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise ValueError(f"sizes.{size}: a condition cannot be called {name}: take letters, digits and _")
             if not isinstance(overrides, list) or not all(isinstance(it, str) for it in overrides):
                 raise ValueError(f"sizes.{size}: {name} must be a list of overrides, such as [task=sudoku4]")
-        self.readings(size)
+        if self.figure != "learning" and not getattr(self.readings(size), self.figure):
+            raise ValueError(f"figure={self.figure}: size={size} has no readings of {self.figure}")
+
+    def _check_difference(self, name: str, found: Contrast, size: str) -> None:
+        conditions, readings = [it.name for it in self.conditions(size)], self.readings(size).names()
+        for asked, known, what in (
+            ((found.more, found.less or found.more), conditions, "conditions"),
+            ((found.at, found.less_at or found.at), readings, "readings"),
+        ):
+            if missing := set(asked) - set(known):
+                raise ValueError(
+                    f"contrasts.{name} names {min(missing)}, and size={size} has {what} {', '.join(known)}"
+                )
 
     def conditions(self, size: str) -> list[Condition]:
         """Return the conditions of a size, each with the overrides that all have in front."""
@@ -151,16 +183,31 @@ class Claim:
 
     def readings(self, size: str) -> Readings:
         """Return what is measured at a size."""
-        given = self.sizes[size].get("readings", {})
-        if unknown := set(given) - set(Readings.__dataclass_fields__):
-            raise ValueError(f"sizes.{size}.readings: there is no {min(unknown)}")
-        for name, value in given.items():
-            lists = isinstance(value, list) and all(map(is_int, value))
-            if not {"halting": isinstance(value, bool), "votes": is_int(value)}.get(name, lists):
-                kind = {"halting": "true or false", "votes": "an int"}.get(name, "a list of ints")
-                raise ValueError(f"sizes.{size}.readings.{name}={value}: must be {kind}")
-        return Readings(**given)
+        return _given(f"sizes.{size}.readings", self.sizes[size].get("readings", {}), Readings)
 
     def differences(self) -> dict[str, Contrast]:
         """Return the contrasts by name."""
-        return {str(name): Contrast(**values) for name, values in self.contrasts.items()}
+        return {str(name): _given(f"contrasts.{name}", values, Contrast) for name, values in self.contrasts.items()}
+
+
+def _given(place: str, values: Any, kind: type[Given]) -> Given:
+    """Return what a mapping gives the arguments of, which are checked by name."""
+    known = {it.name: it for it in fields(kind)}  # pyright: ignore[reportArgumentType]
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{place}={values}: must be a mapping of {', '.join(known)}")
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{place}: there is no {name}; {nearest(str(name), known)}")
+        check_value(f"{place}.{name}", value, get_type_hints(kind)[name])
+    for name, it in known.items():
+        if name not in values and it.default is MISSING and it.default_factory is MISSING:
+            raise ValueError(f"{place}: {name} is missing")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None  # the innermost is what is told
+
+
+def _check_text(name: str, text: str) -> None:
+    if not 1 <= len(text) <= LONGEST:
+        raise ValueError(f"{name} must be a text of 1 to {LONGEST} characters, and has {len(text)}")

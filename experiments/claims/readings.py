@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from loopgrad.analysis import classify, record
+from loopgrad.experiments.claims.applies import at_length
 from loopgrad.experiments.claims.conditions import Training
-from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks import Arc
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer
@@ -38,10 +38,10 @@ def read(training: Training) -> dict[str, Any]:
         "tokens": last["test_token_accuracy"],
         **({"match": last["test_match_accuracy"]} if "test_match_accuracy" in last else {}),
         **_along(model, trainer, plan.task, test, wanted.segments),
-        **{f"lengths@{it}": _at_length(training, model, it) for it in wanted.lengths},
+        **_at_lengths(model, trainer, plan.task, wanted.lengths),
         **(_halted(model, trainer, plan.task, test) if wanted.halting else {}),
         **(_settled(model, trainer, plan.task, test, wanted.settles) if wanted.settles else {}),
-        **(_voted(training, model, wanted.votes) if wanted.votes else {}),
+        **(_voted(model, trainer, plan.task, wanted.votes) if wanted.votes else {}),
     }
     estimator = estimator_at(plan.estimator, trainer.train_steps - 1)
     cost = probe.cost(probe.start(model, trainer, test), estimator)
@@ -118,34 +118,19 @@ def _halted(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict[
     return {"halted": torch.cat(solved).mean().item(), "halted segments": torch.cat(spent).mean().item()}
 
 
-def _at_length(training: Training, model: Model, length: int) -> float:
-    """Return the share of sequences of another length that are solved.
-
-    Raises:
-        ConfigError: The task has no length, or the model takes no other.
-    """
-    plan, trainer = training.plan, training.plan.trainer
-    if not hasattr(plan.task, "length"):
-        raise ConfigError(f"{training}: readings of lengths need a task of sequences, got {type(plan.task).__name__}")
-    task = dataclasses.replace(plan.task, length=length)  # pyright: ignore[reportArgumentType]
-    try:
-        found = _along(model, trainer, task, task.test_set(), [trainer.halting.max_segments])
-    except (ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"{training}: its model does not take sequences of {length} tokens: {reason}") from error
-    return found[f"segments@{trainer.halting.max_segments}"]
+def _at_lengths(model: Model, trainer: Trainer, task: Task, lengths: Sequence[int]) -> dict[str, float]:
+    """Return the share of sequences of other lengths that are solved."""
+    segments, found = trainer.halting.max_segments, {}
+    for length in lengths:
+        other = at_length(task, length)
+        (found[f"lengths@{length}"],) = _along(model, trainer, other, other.test_set(), [segments]).values()
+    return found
 
 
-def _voted(training: Training, model: Model, augmentations: int) -> dict[str, float]:
-    """Score the held-out pairs of ARC by votes.
-
-    Raises:
-        ConfigError: The task is another.
-    """
-    task = training.plan.task
-    if not isinstance(task, Arc):
-        raise ConfigError(f"{training}: votes are of ARC, and its task is {type(task).__name__}")
-    score = score_votes(model, training.plan.trainer, task, augmentations)
+def _voted(model: Model, trainer: Trainer, task: Task, augmentations: int) -> dict[str, float]:
+    """Score the held-out pairs of ARC by votes."""
+    assert isinstance(task, Arc)
+    score = score_votes(model, trainer, task, augmentations)
     return {f"pass@{k}": share for k, share in score.pass_at.items()}
 
 

@@ -45,8 +45,23 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         return
     check_count("workers", config.workers, optional=True)
     check_count("minutes", config.minutes, optional=True)
+    if not OmegaConf.is_list(config.also) or not all(isinstance(it, str) for it in config.also):
+        raise ConfigError(f"also={config.also}: must be a list of overrides, such as also=[trainer.device=cpu]")
+    reports.check_index(folder)
     chosen = {name: _built(node) for name, node in known.items()} if config.all else {_name(): _built(config.claim)}
     ends = time.monotonic() + 60 * config.minutes if config.minutes is not None else None
+    unfinished: SweepUnfinished | None = None
+    try:
+        _test_each(chosen, config, ends, console)
+    except SweepUnfinished as error:  # the others are tested
+        unfinished = error
+    if path := reports.write_index(folder, list(dict.fromkeys([*known, *chosen])), SIZES):
+        console.print(f"All claims: {path}")
+    if unfinished:
+        raise unfinished
+
+
+def _test_each(chosen: dict[str, Claim], config: DictConfig, ends: float | None, console: Console) -> None:
     failed: list[str] = []
     for name, claim in chosen.items():
         console.print(f"{name}: {claim.title}")
@@ -57,8 +72,6 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
                 raise
             failed.append(name)
             console.print(f"{name}: {error}")
-    if path := reports.write_index(folder, list(known), SIZES):
-        console.print(f"All claims: {path}")
     if failed:
         raise SweepUnfinished(f"{len(failed)} of {len(chosen)} claims could not be tested: {', '.join(failed)}")
 
@@ -94,7 +107,7 @@ def _test(name: str, claim: Claim, config: DictConfig, ends: float | None, conso
     """Train, read, record and report, unless the folder holds all that already."""
     size, seeds = str(config.size), run_seeds(config.seeds)
     folder = output_folder(config.output_dir) / name / size
-    also = [str(it) for it in config.also]
+    also = list(config.also)
     conditions = claim.conditions(size)
     described: dict[str, Any] = {
         "claim": name,
@@ -105,9 +118,15 @@ def _test(name: str, claim: Claim, config: DictConfig, ends: float | None, conso
         "readings": vars(claim.readings(size)),
     }
     made = provenance.stamp()
+
+    def planned() -> list[Training]:
+        return trainings(conditions, claim.readings(size), seeds, also, folder)
+
+    # what cannot be composed is refused before anything is written; where results are stored it need not be composed
+    jobs = [] if (folder / "records.jsonl").exists() and config.restart is not True else planned()
     with claimed(folder, described, config.restart, KIND) as done:
         if not done:
-            jobs = trainings(conditions, claim.readings(size), seeds, also, folder)
+            jobs = jobs or planned()
             found = _run(jobs, config, ends, console)
             made["device"] = provenance.device_name(jobs[0].plan.trainer.torch_device())
             complete(folder, [_record(name, claim, size, also, found, made)])

@@ -37,9 +37,14 @@ def check_value(name: str, value: Any, annotation: Any) -> None:
     if choices and isinstance(value, str):
         raise ConfigError(f"{name}={shown(value)}: no such choice; {nearest(shown(value), map(str, choices))}")
     kinds = [option for option in options if get_origin(option) is not Literal]
-    names = ["null" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in kinds]
+    names = ["null" if kind is type(None) else _named(kind) for kind in kinds]
     wanted = " or ".join([*map(repr, choices), *names])
     raise ConfigError(f"{name}={shown(value)}: must be {wanted}, got {type(value).__name__}")
+
+
+def _named(kind: Any) -> str:
+    """Return the name of a type, with what it holds where that is said, such as list[int]."""
+    return str(kind) if get_args(kind) else getattr(kind, "__name__", str(kind))
 
 
 def takes_mapping(annotation: Any) -> bool:

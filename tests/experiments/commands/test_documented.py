@@ -10,7 +10,7 @@ import shlex
 import pytest
 from repository import PYPROJECT, ROOT, blocks, pages
 
-from loopgrad.experiments.cli import COMMANDS, below
+from loopgrad.experiments.cli import COMMANDS, spelt
 from loopgrad.experiments.conf.overrides import composed, keys_of
 
 RUN = ("compare", "train", "cite")
@@ -51,9 +51,7 @@ LOOPGRAD = sorted({words for words in [*BLOCKS, *PROSE] if words[0] == "loopgrad
 def split(words: tuple[str, ...]) -> tuple[str, list[str]]:
     """The command's name and its overrides; `bench NAME` is an override too."""
     command, *overrides = (word for word in words[1:] if word != "-m")
-    if command == "bench" and overrides and overrides[0].isidentifier():
-        overrides = [f"bench={overrides[0]}", *below(overrides[0], overrides[1:])]
-    return command, overrides
+    return command, spelt(command, overrides)
 
 
 def test_the_pages_are_found():
