@@ -11,6 +11,7 @@ from torch import nn
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.errors import NonFinite
+from loopgrad.experiments.tasks import Batch, Maze
 from loopgrad.experiments.trainer import Joined, Part
 from loopgrad.experiments.training.loop import begin, evaluate, train
 from loopgrad.experiments.training.seeds import USES, seed_for
@@ -210,6 +211,33 @@ def test_evaluation_counts_solved_samples_exactly():
     scores = evaluate(Known([1, 4, 7]), trainer(eval_batch_size=5), TASK, TASK.test_set())
     assert scores["exact_accuracy"] == pytest.approx(9 / 12)
     assert scores["token_accuracy"] == pytest.approx(1 - 3 / TASK.test_set().labels.numel())
+
+
+class Answers(nn.Module):
+    """A model that gives the same answers whatever it is asked."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.weight, self.answers = nn.Parameter(torch.zeros(())), answers
+
+    def forward(self, state, inputs, puzzle_ids, estimator):
+        logits, q = 9.0 * nn.functional.one_hot(self.answers, 6).float(), torch.zeros(len(inputs))
+        return supervision.Output({}, logits, q, q, None)
+
+
+def test_another_right_answer_than_the_label_is_exact_and_no_match():
+    def grid(text):
+        return torch.tensor(["_# SGo".index(symbol) for symbol in text])
+
+    around = "S   " + " ## " + " ## " + "   G"
+    label, other, wrong = "Sooo ##o ##o   G", "S   o## o## oooG", "Soo  ##o ##o   G"
+    asked, labels = torch.stack([grid(around)] * 4), torch.stack([grid(label)] * 4)
+    labels[3, 1:4] = -100  # not scored, so that any answer there matches, and the rules judge it all the same
+    answers = torch.stack([grid(label), grid(other), grid(wrong), grid("S    ##o ##o   G")])
+    samples = Batch(asked, labels, torch.zeros(4, dtype=torch.int64))
+    scores = evaluate(Answers(answers), trainer(), Maze(size=4, num_train=2, num_test=1), samples)
+    assert scores["exact_accuracy"] == 2 / 4 and scores["match_accuracy"] == 2 / 4
+    assert scores["token_accuracy"] == pytest.approx((1 + 6 / 16 + 15 / 16 + 1) / 4)
 
 
 def test_evaluations_fall_on_their_steps_and_on_the_last():
