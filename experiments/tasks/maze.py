@@ -1,6 +1,5 @@
 """Mazes: random walls on a square grid, a start and a goal with exactly one shortest path, which is the answer."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,13 +7,11 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
-from loopgrad.experiments.tasks.shortest_path import distances
+from loopgrad.experiments.tasks.maze_generator import MazeGenerator
+from loopgrad.experiments.tasks.maze_grids import GOAL, PATH, SPACE, START, dihedral_images
+from loopgrad.experiments.tasks.shortest_path import count_paths, distances
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.gradients.checks import is_number
-
-PAD, WALL, SPACE, START, GOAL, PATH = range(6)
-_CHUNK = 128
-_CHUNKS_WITHOUT_MAZE = 200
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,23 @@ class Maze(Task):
         exact = (marked.sum(axis=(1, 2)) == shortest - 1) & (along == shortest) & (shortest > 0)
         return torch.from_numpy(unchanged & exact).to(inputs.device)
 
+    def count_shortest_paths(self, inputs: torch.Tensor) -> list[int]:
+        """Count the shortest paths from start to goal of each maze, (batch, seq_len) tokens; 0 where there is none.
+
+        Generated mazes have one. The counts are exact, whatever their size: an open square of 30 has more than a float
+        can hold.
+
+        Raises:
+            ValueError: A maze has not one start and one goal, or inputs are no tokens of this task.
+        """
+        self.check_tokens(inputs, inputs)
+        maze = inputs.cpu().numpy().reshape(-1, self.size, self.size)
+        start, goal = maze == START, maze == GOAL
+        for row, counts in enumerate(zip(start.sum(axis=(1, 2)), goal.sum(axis=(1, 2)), strict=True)):
+            if counts != (1, 1):
+                raise ValueError(f"inputs[{row}] has {counts[0]} starts and {counts[1]} goals, and a maze has one each")
+        return count_paths((maze == SPACE) | start | goal, start, goal)
+
     def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
         """Show maze and answer side by side."""
         blocks = []
@@ -129,87 +143,13 @@ class Maze(Task):
     @cached_property
     def _mazes(self) -> tuple[np.ndarray, np.ndarray]:
         rng, what = random_stream(self.data_seed, 0), f"mazes of size {self.size}"
-        train, test = split_by_class(
-            self._stream(rng), self.num_train, self.num_test, rng, "Maze", what, "for a larger size"
-        )
+        stream = MazeGenerator(self.size, self._min_path, self.wall_fraction).stream(rng)
+        train, test = split_by_class(stream, self.num_train, self.num_test, rng, "Maze", what, "for a larger size")
         return np.stack(train), np.stack(test)
-
-    def _stream(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, bytes, bytes]]:
-        """Make mazes endlessly; yield (answer, its bytes, the smallest bytes of its turned and mirrored images)."""
-        fruitless = 0
-        while True:
-            answers = self._answers(rng)
-            fruitless = 0 if len(answers) else fruitless + 1
-            if fruitless >= _CHUNKS_WITHOUT_MAZE:
-                raise ValueError(
-                    f"Maze(min_path={self._min_path}): of {_CHUNK * _CHUNKS_WITHOUT_MAZE} random mazes of size "
-                    f"{self.size} none has a shortest path of so many moves: lower min_path, raise size, or bring "
-                    "wall_fraction near 0.4"
-                )
-            images = dihedral_images(answers)
-            for i, answer in enumerate(answers):
-                yield answer, answer.tobytes(), min(image.tobytes() for image in images[:, i])
-
-    def _answers(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw a chunk of mazes; return those with a path of min_path or more, solved, (count, size, size) uint8."""
-        free = rng.random((_CHUNK, self.size, self.size)) >= self.wall_fraction
-        free = free[free.any(axis=(1, 2))]
-        start = _draw_cells(free, rng)
-        distance = distances(free, start)
-        near = np.flatnonzero(distance.max(axis=(1, 2)) < self._min_path)
-        if len(near):
-            start[near] = _farthest(distance[near])
-            distance[near] = distances(free[near], start[near])
-        kept = distance.max(axis=(1, 2)) >= self._min_path
-        free, start, distance = free[kept], start[kept], distance[kept]
-        goal = _draw_cells(distance >= self._min_path, rng)
-        answers = np.where(free, SPACE, WALL).astype(np.uint8)
-        for maze, steps, end in zip(answers, distance, goal, strict=True):
-            _mark_only_path(maze, steps, end, rng)
-        answers[start] = START
-        answers[goal] = GOAL
-        return answers
 
     @property
     def _min_path(self) -> int:
         return self.size if self.min_path is None else self.min_path
-
-
-def dihedral_images(grids: np.ndarray) -> np.ndarray:
-    """Return the 8 rotations and mirrorings of square grids, (batch, n, n) -> (8, batch, n, n)."""
-    turns = [np.rot90(grids, k, axes=(1, 2)) for k in range(4)]
-    return np.stack(turns + [turn.swapaxes(1, 2) for turn in turns])
-
-
-def _draw_cells(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one of the allowed cells of each grid, as a mask; each grid must have one."""
-    return _farthest(np.where(allowed, rng.random(allowed.shape), -1.0))
-
-
-def _farthest(scores: np.ndarray) -> np.ndarray:
-    """Return the mask of the cell with the highest score of each grid, (batch, rows, columns)."""
-    flat = scores.reshape(len(scores), scores.shape[1] * scores.shape[2])
-    return (np.arange(flat.shape[1]) == flat.argmax(axis=1)[:, None]).reshape(scores.shape)
-
-
-def _mark_only_path(maze: np.ndarray, distance: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> None:
-    """Mark one shortest path to the goal and wall off every other, in place.
-
-    Going back from the goal, the cells one move nearer to the start are the last cells of all shortest paths. One is
-    kept as the path and the others become walls, so only one shortest path is left at each cell, down to the start.
-    """
-    size = len(maze)
-    row, column = (int(i) for i in np.argwhere(goal)[0])
-    for steps in range(int(distance[row, column]) - 1, 0, -1):
-        nearer = [
-            (r, c)
-            for r, c in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
-            if 0 <= r < size and 0 <= c < size and distance[r, c] == steps and maze[r, c] != WALL
-        ]
-        row, column = nearer.pop(int(rng.integers(len(nearer))))
-        maze[row, column] = PATH
-        for other in nearer:
-            maze[other] = WALL
 
 
 def _distance_to(goal: np.ndarray, free: np.ndarray, start: np.ndarray) -> np.ndarray:
