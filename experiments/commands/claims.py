@@ -45,6 +45,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         return
     check_count("workers", config.workers, optional=True)
     check_count("minutes", config.minutes, optional=True)
+    page = output_folder(config.page, "page") if config.page is not None else folder / "index.md"
+    reports.check_index(page)  # before the training, which takes minutes
     chosen = {name: _built(node) for name, node in known.items()} if config.all else {_name(): _built(config.claim)}
     ends = time.monotonic() + 60 * config.minutes if config.minutes is not None else None
     failed: list[str] = []
@@ -57,8 +59,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
                 raise
             failed.append(name)
             console.print(f"{name}: {error}")
-    if path := reports.write_index(folder, list(known), SIZES):
-        console.print(f"All claims: {path}")
+    if reports.write_index(folder, list(known), SIZES, page):
+        console.print(f"All claims: {page}")
     if failed:
         raise SweepUnfinished(f"{len(failed)} of {len(chosen)} claims could not be tested: {', '.join(failed)}")
 
