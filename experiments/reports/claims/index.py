@@ -14,9 +14,10 @@ from loopgrad.experiments.reports.whole import making
 
 TITLE = "# Claims about recursion, tested"
 OPENING = """\
-What is said of applying the same weights many times, each claim tried by an experiment that could refute it. A claim holds where each
-difference that it asserts, paired by seed, has a 95 % interval above what matters, and does not where one has an interval below; else it is
-undecided at that size. `loopgrad claims NAME` repeats one, and its report has the tables, the commands and what would change the verdict."""
+What is said of applying the same weights many times, each claim tried by an experiment that could refute it. A claim
+holds where each difference that it asserts, paired by seed, has a 95 % interval above what matters, and does not where
+one has an interval below; else it is undecided at that size. `loopgrad claims NAME` repeats one, and its report has
+the tables, the commands and what would change the verdict."""
 
 
 def listed(folder: Path, names: Sequence[str], sizes: Sequence[str]) -> dict[str, dict[str, str]]:
