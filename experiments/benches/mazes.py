@@ -37,11 +37,12 @@ class Mazes(Bench):
 
     def rows(self) -> list[dict[str, Any]]:
         """Count."""
-        task = Maze(size=self.size, augment=False)
-        if self.path is not None:
+        if self.path is None:
+            task = Maze(size=self.size, augment=False)
+        else:
             folder = read_folder(self.path)
-            groups = {"num_train": folder.train.num_groups, "num_test": folder.test.num_groups}
-            task = Maze(path=self.path, augment=False, **groups)
+            groups = folder.train.num_groups, folder.test.num_groups
+            task = Maze(path=self.path, num_train=groups[0], num_test=groups[1], augment=False)
         parts = (("train", task.train_batch(0, 0, task.num_train)), ("test", task.test_set()))
         return [self._row(name, task, batch) for name, batch in parts]
 
