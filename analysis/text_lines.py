@@ -1,12 +1,11 @@
 """Reading text that somebody else wrote: line by line, from a regular file alone, and no more of it than is said."""
 
 import io
-import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+from loopgrad.analysis.regular_files import open_regular
+
 _BEGINNINGS = {
     b"\x1f\x8b": "gzip data, to be unpacked first",
     b"PK\x03\x04": "a zip archive, to be unpacked first",
@@ -28,24 +27,13 @@ def lines_of(path: str | Path, most_bytes: int, most_in_line: int) -> Iterator[t
             path, and names the line.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(
-                f"{path}: cannot be read: {_KINDS.get(stat.S_IFMT(found.st_mode), 'a device')}, not a file"
-            )
-        if found.st_size > most_bytes:
-            raise ValueError(f"{path}: {found.st_size} bytes long, and at most {most_bytes} are read")
-        with open(path, "rb", opener=_without_waiting) as file:
+        with open_regular(path, most_bytes) as file:
             for beginning, what in _BEGINNINGS.items():
                 if file.peek(4).startswith(beginning):
                     raise ValueError(f"{path}, line 1: not UTF-8 text but {what}")
             yield from _decoded(file, path, most_bytes, most_in_line)
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # should it have become a pipe since it was looked at
 
 
 def _decoded(file: io.BufferedReader, path: str | Path, most: int, most_in_line: int) -> Iterator[tuple[int, str]]:

@@ -5,7 +5,9 @@ loopgrad COMMAND --help lists the groups and keys of a command.
 
 import importlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +31,7 @@ from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
 OF_TASK = "of_task"
+ALSO = re.compile(r"also=\[.*\]", re.DOTALL)
 COMMANDS = ("compare", "train", "analyse", "bench", "claims", "report", "cite")
 TOGETHER = ("compare", "train")  # those that several processes can share
 USAGE = """usage: loopgrad COMMAND [key=value ...]
@@ -114,13 +117,28 @@ class Task:
 
 
 def spelt(command: str, overrides: list[str]) -> list[str]:
-    """Return overrides with the name of a bench or a claim that stands in front of them as one more of them."""
+    """Return overrides as Hydra reads them: a bench or a claim that is named in front, and overrides within `also=`."""
+    if command == "claims":
+        overrides = [f"also=[{','.join(quoted(it[6:-1]))}]" if ALSO.fullmatch(it) else it for it in overrides]
     if command not in ("bench", "claims") or not overrides or not overrides[0].isidentifier():
         return overrides
     name, *rest = overrides
     if command == "bench":
         return [f"bench={name}", *below(name, rest)]
     return ["all=true" if name == "all" else f"claim={name}", *rest]
+
+
+def quoted(listed: str) -> Iterator[str]:
+    """Yield the items of a list in quotes, in which Hydra lets an = stand; what has quotes of its own stays as it is."""
+    if not listed.strip() or set(listed) & {"'", '"'}:
+        yield from [listed] if listed.strip() else []
+        return
+    depth, begin = 0, 0
+    for place, letter in enumerate([*listed, ","]):
+        depth += (letter in "[{(") - (letter in "]})")
+        if letter == "," and (depth <= 0 or place == len(listed)):
+            yield f"'{listed[begin:place].strip()}'"
+            begin = place + 1
 
 
 def below(bench: str, overrides: list[str]) -> list[str]:

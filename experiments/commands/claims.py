@@ -45,9 +45,11 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         return
     check_count("workers", config.workers, optional=True)
     check_count("minutes", config.minutes, optional=True)
+    run_seeds(config.seeds)
     if not OmegaConf.is_list(config.also) or not all(isinstance(it, str) for it in config.also):
         raise ConfigError(f"also={config.also}: must be a list of overrides, such as also=[trainer.device=cpu]")
-    reports.check_index(folder)
+    page = output_folder(config.page, "page") if config.page is not None else folder / "index.md"
+    reports.check_index(page)  # before the training, which takes minutes
     chosen = {name: _built(node) for name, node in known.items()} if config.all else {_name(): _built(config.claim)}
     ends = time.monotonic() + 60 * config.minutes if config.minutes is not None else None
     unfinished: SweepUnfinished | None = None
@@ -55,8 +57,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         _test_each(chosen, config, ends, console)
     except SweepUnfinished as error:  # the others are tested
         unfinished = error
-    if path := reports.write_index(folder, list(dict.fromkeys([*known, *chosen])), SIZES):
-        console.print(f"All claims: {path}")
+    if reports.write_index(folder, list(dict.fromkeys([*known, *chosen])), SIZES, page):
+        console.print(f"All claims: {page}")
     if unfinished:
         raise unfinished
 

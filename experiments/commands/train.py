@@ -14,6 +14,7 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.processes import joined
 from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.reports.summary import other_answers
 from loopgrad.experiments.training import shards
 from loopgrad.experiments.training.crew import assist, execute_all
 from loopgrad.experiments.training.parallel import check_rows, placed
@@ -45,8 +46,9 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     record, *more = records.read(folder / "records.jsonl", RunRecord)
     if more:
         raise ConfigError(f"{folder / 'records.jsonl'}: holds {1 + len(more)} records, and a run has one: restart=true")
+    matched = f" ({record['match_accuracy']:.1%} equal to their label)" if other_answers([record]) else ""
     console.print(
-        f"{record['exact_accuracy']:.1%} of held-out samples exact, {record['token_accuracy']:.1%} of tokens; "
+        f"{record['exact_accuracy']:.1%} of held-out samples exact{matched}, {record['token_accuracy']:.1%} of tokens; "
         f"weights in {plan.folder / 'weights.safetensors'}, record in {folder / 'records.jsonl'}",
         highlight=False,
     )

@@ -93,10 +93,9 @@ YOUNG: Mapping[str, frozenset[str]] = {
         (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "LoopedTransformer", "TRM")),
         frozenset({"forward_dtype"}),
     ),
-    **dict.fromkeys(
-        (f"loopgrad.experiments.tasks.{name}" for name in ("Maze", "Sudoku")), frozenset({"shared_puzzle"})
-    ),
-    "loopgrad.experiments.tasks.Arc": frozenset({"translate", "votes"}),
+    "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
+    "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
+    "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),
     "loopgrad.experiments.trainer.Trainer": frozenset({"compile", "prefetch", "segments_per_update"}),
 }
 """Keys that came when there were results without them, by class: one at its default says nothing."""

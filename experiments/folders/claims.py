@@ -19,21 +19,22 @@ PASSING = ("output_dir", "restart", "workers", "tensorboard")  # keys that chang
 NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 
-def output_folder(output_dir: Any) -> Path:
-    """Return the folder that `output_dir=` names.
+def output_folder(output_dir: Any, name: str = "output_dir") -> Path:
+    """Return the folder that `output_dir=`, or another key, names.
 
     Raises:
         ConfigError: It names none.
     """
     if isinstance(output_dir, bool) or not isinstance(output_dir, str | int) or not str(output_dir).strip():
-        raise ConfigError(f"output_dir={output_dir}: must be the path of a folder, such as ./{output_dir or 'results'}")
+        kind = "a folder" if name == "output_dir" else "a file"
+        raise ConfigError(f"{name}={output_dir}: must be the path of {kind}, such as ./{output_dir or 'results'}")
     if not str(output_dir).isprintable():
-        raise ConfigError(f"output_dir={output_dir}: holds characters that cannot be printed")
+        raise ConfigError(f"{name}={output_dir}: holds characters that cannot be printed")
     folder = Path(str(output_dir))
     try:
         folder.exists()
     except OSError as error:  # a name that is too long, a folder that may not be entered
-        raise ConfigError(f"output_dir={str(folder)[:80]}: {error.strerror}") from error
+        raise ConfigError(f"{name}={str(folder)[:80]}: {error.strerror}") from error
     return folder
 
 

@@ -37,6 +37,7 @@ class Made(TypedDict):
 class _Curves(TypedDict, total=False):
     cycles: list[Number]
     token_accuracy: list[Share]
+    match_accuracy: list[Share]
 
 
 class Curve(_Curves):
@@ -87,6 +88,7 @@ class VotesRecord(TypedDict):
 
 class _Beside(TypedDict, total=False):
     config: dict[str, Any]
+    match_accuracy: Share | None
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]
@@ -97,8 +99,10 @@ class _Beside(TypedDict, total=False):
 class RunRecord(Made, _Beside):
     """One run of a comparison: how well it learnt, and what its estimator costs and is worth at the last weights.
 
-    Bytes, evaluations, vjps and FLOPs are of one training step. `residuals` holds, per stream and of "joint", quantiles
-    of the last update and of the cycle map where the gradient is taken; `residual_curve` holds medians by update.
+    `exact_accuracy` is by the task's checker, `match_accuracy` the share of samples equal to their label in every
+    scored token. Bytes, evaluations, vjps and FLOPs are of one training step. `residuals` holds, per stream and of
+    "joint", quantiles of the last update and of the cycle map where the gradient is taken; `residual_curve` holds
+    medians by update.
     """
 
     estimator: Name

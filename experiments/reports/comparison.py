@@ -29,6 +29,9 @@ gradient passed the gate, mean over all steps. Values are means over seeds, leas
 PER_UPDATE = """\
 Each update reads a token of its own: a residual says how far one token moves the states, not whether they settle."""
 
+OTHER_ANSWERS = """\
+match: held-out samples equal to their label in every scored token; exact counts other right answers, too."""
+
 MANY = 40  # estimators that a figure does not tell apart any more
 
 
@@ -66,6 +69,7 @@ def _markdown(found: Sequence[RunRecord], made: RunRecord) -> str:
         [
             f"# {first['model']} on {first['task']}",
             *("", summary.reading(found), "", *table(header, rows), "", LEGEND, ""),
+            *([OTHER_ANSWERS, ""] if summary.other_answers(found) else []),
             *("## Residuals", "", *([PER_UPDATE, ""] if _per_update(found) else []), *_residuals(found), ""),
             *how_made(made),
             f"- seeds: {seeds}; {first['train_steps']} steps; probes on {first['probe']['samples']} held-out samples, "

@@ -95,13 +95,23 @@ COLUMNS = (
     Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.2f}"),
     Column("residual", ("residuals", "joint", "map_relative", 1), significant),
 )
+# only where samples have other right answers than their label
+MATCHES = Column("match %", ("match_accuracy",), percent, spread=True)
 # of implicit estimators only
 VERDICTS = (Column("trusted %", ("verdicts", "mean_trusted"), percent, spread=True),)
 
 
 def columns_of(records: Sequence[RunRecord]) -> tuple[Column, ...]:
-    """Return the columns that these records have values for."""
-    return COLUMNS + VERDICTS if any(record.get("verdicts") for record in records) else COLUMNS
+    """Return the columns that these records have values for, and that say more than another one."""
+    exact, *others = COLUMNS
+    matches = (MATCHES,) if other_answers(records) else ()
+    return (exact, *matches, *others, *(VERDICTS if any(record.get("verdicts") for record in records) else ()))
+
+
+def other_answers(records: Sequence[RunRecord]) -> bool:
+    """Return whether in some run a sample was solved by another answer than its label."""
+    told = [(record.get("match_accuracy"), record["exact_accuracy"]) for record in records]
+    return any(None not in scores and scores[0] != scores[1] for scores in told)
 
 
 def table(

@@ -23,8 +23,9 @@ SHOWN = ("exact_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt", "save
 COLUMNS = [column for column in summary.COLUMNS if column.path[0] in SHOWN]
 # numbers of a record, in the table of all runs
 VALUES = (
-    *("train_steps", "exact_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt", "seconds_per_step"),
-    *("saved_bytes", "peak_bytes", "cell_evaluations", "vjps", "flops", "gradient_cosine", "gradient_relative_error"),
+    *("train_steps", "exact_accuracy", "match_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt"),
+    *("seconds_per_step", "saved_bytes", "peak_bytes", "cell_evaluations", "vjps", "flops", "gradient_cosine"),
+    "gradient_relative_error",
 )
 LONGEST = 60  # characters of a value that is shown
 

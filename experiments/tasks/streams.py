@@ -41,11 +41,12 @@ def epoch_rows(num_samples: int, seed: int, step: int, batch_size: int) -> np.nd
     per epoch, and a batch may straddle two epochs.
     """
     places = np.arange(step * batch_size, (step + 1) * batch_size)
-    return np.array([_permutation(num_samples, seed, int(it) // num_samples)[it % num_samples] for it in places])
+    return np.array([epoch_order(num_samples, seed, int(it) // num_samples)[it % num_samples] for it in places])
 
 
 @lru_cache(maxsize=4)
-def _permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+def epoch_order(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the random permutation of all samples of one epoch; it is kept, and must not be changed."""
     return random_stream(seed, 2, epoch).permutation(num_samples)
 
 

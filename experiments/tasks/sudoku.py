@@ -1,5 +1,6 @@
 """Sudoku 4x4, 6x6 and 9x9, generated or read from a file; no test board is equivalent to a training board."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +9,7 @@ import torch
 
 from loopgrad.experiments.tasks.base import Batch, Task, TokenSpec, batch_of, beside
 from loopgrad.experiments.tasks.files import Puzzles, obeys_rules
+from loopgrad.experiments.tasks.official_sudoku import StoredSudokus, read_sudokus
 from loopgrad.experiments.tasks.puzzle_cache import cached_puzzles
 from loopgrad.experiments.tasks.streams import epoch_rows, random_stream, split_by_class, step_stream
 from loopgrad.experiments.tasks.sudoku_generator import DEFAULT_GIVENS, FEWEST_GIVENS, Puzzle, puzzle_stream
@@ -24,19 +26,24 @@ class Sudoku(Task):
     of boards under all symmetries is wholly in training or wholly in the test. Puzzles are made or read at first use.
 
     Cost:
-        Generating 1500 puzzles takes about 0.5 s (4x4), 2 s (6x6), 20 s (9x9).
+        Generating 1500 puzzles takes about 0.5 s (4x4), 2 s (6x6), 20 s (9x9). Checking a folder takes about 3 s per
+        million boards, and finding the class of each held-out one 20 microseconds.
     Not recommended when:
         You want to compare with published Sudoku-Extreme numbers; read its files with `path` and
-        `test_path` then, generated puzzles are much easier.
+        `test_path` then, or the folder that the official builder made of them: generated puzzles are much easier.
 
     Attributes:
         size: 4, 6 or 9; boxes are 2x2, 2x3, 3x3.
         min_givens: Fewest givens of a generated puzzle; None: 5, 10, 24 by size. Not with `path`.
         max_givens: Most givens; None: 8, 16, 32 by size. Not with `path`.
-        num_train: Training puzzles; None: 1000 generated, or all that a file has left.
-        num_test: Test puzzles; None: 500 generated, or a fifth of a file, at most 500, or all of `test_path`.
-        augment: Whether training boards are transformed.
-        path: File of puzzles, see `files.read_puzzles`; None generates.
+        num_train: Training puzzles; None: 1000 generated, or all that a file has left. Of a folder at most so many
+            groups.
+        num_test: Test puzzles; None: 500 generated, or a fifth of a file, at most 500, or all of `test_path`. Of a
+            folder at most so many; None: all.
+        augment: Whether training boards are transformed, those of a folder beside the transforms that are stored there.
+        path: File of puzzles, see `files.read_puzzles`; or folder that an official builder wrote, see
+            `official_folder.read_folder`: an epoch then has of each group, a board and its stored transforms, a random
+            one, which with augment=False is as published. None generates.
         test_path: File of test puzzles; training puzzles equivalent to one of them are left out. None holds some of
             `path` out, one puzzle of each held-out class.
         data_seed: Decides the puzzles, or which of a file are held out.
@@ -95,16 +102,25 @@ class Sudoku(Task):
 
     @property
     def ratings(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Difficulty of each training and each test puzzle, int64: guesses of our solver, or what the CSV states."""
+        """Difficulty of each training and each test puzzle, int64: guesses of our solver, or what the CSV states.
+
+        Raises:
+            ValueError: They are those of a folder, which states none.
+        """
+        if self._stored is not None:
+            raise ValueError(f"Sudoku.ratings: {self.path} is a folder, and states no ratings: read the CSV files")
         train, test = self._puzzles
         return torch.from_numpy(train.ratings.copy()), torch.from_numpy(test.ratings.copy())
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the step's share of the epoch's puzzles, each under a fresh symmetry."""
         rng = step_stream(self.data_seed, seed, step, batch_size)
-        train = self._puzzles[0]
-        rows = epoch_rows(len(train), seed, step, batch_size)
-        questions, answers = train.questions[rows].astype(np.int64), train.answers[rows].astype(np.int64)
+        if self._stored is not None:
+            questions, answers = self._stored.train(seed, step, batch_size)
+        else:
+            train = self._puzzles[0]
+            rows = epoch_rows(len(train), seed, step, batch_size)
+            questions, answers = train.questions[rows].astype(np.int64), train.answers[rows].astype(np.int64)
         if self.augment:
             symmetries = random_symmetries(self.size, batch_size, rng)
             questions, answers = symmetries.apply(questions), symmetries.apply(answers)
@@ -112,6 +128,8 @@ class Sudoku(Task):
 
     def test_set(self) -> Batch:
         """Return the held-out puzzles, untransformed."""
+        if self._stored is not None:
+            return self._stored.test_set()
         test = self._puzzles[1]
         return batch_of(test.questions + 1, test.answers + 1)
 
@@ -145,6 +163,15 @@ class Sudoku(Task):
             return self.min_givens, max(most, self.min_givens) if self.max_givens is None else self.max_givens
         most = most if self.max_givens is None else self.max_givens
         return min(fewest, most), most
+
+    @cached_property
+    def _stored(self) -> StoredSudokus | None:
+        """What `path` holds if it is a folder; None if it is a file or there is none."""
+        if self.path is None or not os.path.isdir(self.path):
+            return None
+        if self.test_path is not None:
+            raise ValueError(f"Sudoku(test_path=...): path={self.path} is a folder with a test/ in it: leave it out")
+        return read_sudokus(self.path, self.size, self.num_train, self.num_test, self.data_seed)
 
     @cached_property
     def _puzzles(self) -> tuple[Puzzles, Puzzles]:

@@ -237,14 +237,16 @@ def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks
 
 @torch.no_grad()
 def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch, ranks: Ranks = ALONE) -> dict[str, float]:
-    """Return exact_accuracy (by the task's checker), token_accuracy and loss (mean cross entropy of scored tokens).
+    """Return the scores of a model on held-out samples.
 
-    Each rank evaluates some of the samples, and all return what all of them gave.
+    exact_accuracy is by the task's checker; match_accuracy is the share of samples equal to their label in every scored
+    token, which is less where a sample has several right answers; token_accuracy is that of scored tokens, and loss
+    their mean cross entropy. Each rank evaluates some of the samples, and all return what all of them gave.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    solved, tokens, losses = [], [], []
+    solved, matched, tokens, losses = [], [], [], []
     own = samples[ranks.rows(len(samples))]
     for start in range(0, len(own), trainer.eval_batch_size):
         batch = own[start : start + trainer.eval_batch_size].to(device)
@@ -252,12 +254,16 @@ def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch, ranks: 
             segments, depth = trainer.halting.max_segments, trainer.halting.depth(None)
             output = supervision.predict(model, batch.inputs, batch.puzzle_ids, segments, depth)
         solved.append(task.is_solved(batch.inputs.cpu(), output.logits.argmax(-1).cpu()).double())
-        tokens.append(right_tokens(output.logits, batch.labels)[0].double().cpu())
+        share, all_right = right_tokens(output.logits, batch.labels)
+        tokens.append(share.double().cpu())
+        matched.append(all_right.double().cpu())
         losses.append(token_loss(output.logits, batch.labels, trainer.loss_of_token()).double().cpu() * len(batch))
     model.train(training)
-    solved, tokens, losses = (sum(of_ranks, []) for of_ranks in zip(*ranks.all((solved, tokens, losses)), strict=True))
+    told = ranks.all((solved, matched, tokens, losses))
+    solved, matched, tokens, losses = (sum(of_ranks, []) for of_ranks in zip(*told, strict=True))
     return {
         "exact_accuracy": torch.cat(solved).mean().item(),
+        "match_accuracy": torch.cat(matched).mean().item(),
         "token_accuracy": torch.cat(tokens).mean().item(),
         "loss": torch.stack(losses).sum().item() / len(samples),
     }

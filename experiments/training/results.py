@@ -26,6 +26,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
     for plan in runs:
         log = history(plan)
         last, mine, estimator = log[-1], probes[plan.name], lasting[plan.name]
+        held_out, at_evaluations = scores(log)
         result.append(
             {
                 "estimator": plan.name.removesuffix(f"-seed{seed}"),
@@ -33,9 +34,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 "model": names.model,
                 "seed": seed,
                 "train_steps": trainer.train_steps,
-                "loss": last["test_loss"],
-                "exact_accuracy": last["test_exact_accuracy"],
-                "token_accuracy": last["test_token_accuracy"],
+                **held_out,
                 **seconds[plan.name],
                 **probe.cost(mine, estimator),
                 **probe.agreement(mine, estimator),
@@ -43,9 +42,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 "kind": estimator.kind,
                 "train_seconds": sum(entry["seconds"] for entry in log),
                 "curve": {
-                    "step": [entry["step"] for entry in log if "test_loss" in entry],
-                    "exact_accuracy": [entry["test_exact_accuracy"] for entry in log if "test_loss" in entry],
-                    "token_accuracy": [entry["test_token_accuracy"] for entry in log if "test_loss" in entry],
+                    **at_evaluations,
                     "train_loss": [entry["loss"] for entry in log],
                     **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
@@ -63,6 +60,20 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
             }
         )
     return result
+
+
+def scores(log: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """Return the last held-out scores of a log, and those of every evaluation beside their steps.
+
+    A score that an earlier version did not log is left out, and so is a curve that would lack some of its points.
+    """
+    evaluations = [entry for entry in log if "test_loss" in entry]
+    names = ("exact_accuracy", "match_accuracy", "token_accuracy")
+    found = {name: [entry.get(f"test_{name}") for entry in evaluations] for name in names}
+    last = {"loss": evaluations[-1]["test_loss"]}
+    last |= {name: values[-1] for name, values in found.items() if values[-1] is not None}
+    curves = {name: values for name, values in found.items() if None not in values}
+    return last, {"step": [entry["step"] for entry in evaluations], **curves}
 
 
 def _verdicts(log: list[dict[str, Any]]) -> dict[str, Any] | None:

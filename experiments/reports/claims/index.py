@@ -1,5 +1,6 @@
 """All claims at a glance: the last verdict on each, and a page with the figure of each."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -7,11 +8,16 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import ClaimRecord, replace_text
 from loopgrad.experiments.reports.claims.page import read
 from loopgrad.experiments.reports.claims.verdicts import findings, verdict
-from loopgrad.experiments.reports.claims.words import paragraph
+from loopgrad.experiments.reports.claims.words import in_short
 from loopgrad.experiments.reports.inert import inert, link, prose
 from loopgrad.experiments.reports.whole import making
 
 TITLE = "# Claims about recursion, tested"
+OPENING = """\
+What is said of applying the same weights many times, each claim tried by an experiment that could refute it. A claim
+holds where each difference that it asserts, paired by seed, has a 95 % interval above what matters, and does not where
+one has an interval below; else it is undecided at that size. `loopgrad claims NAME` repeats one, and its report has
+the tables, the commands and what would change the verdict."""
 
 
 def listed(folder: Path, names: Sequence[str], sizes: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -25,39 +31,36 @@ def listed(folder: Path, names: Sequence[str], sizes: Sequence[str]) -> dict[str
     }
 
 
-def check_index(folder: Path) -> None:
-    """Check that the index of a folder, where there is one, may be replaced.
+def check_index(page: Path) -> None:
+    """Check that the page of all claims, where there is one, may be replaced.
 
     Raises:
         ConfigError: It is none that `write_index` wrote.
     """
-    path = folder / "index.md"
-    if not path.exists() and not path.is_symlink():
+    if not page.exists() and not page.is_symlink():
         return
-    if path.is_file():
-        with open(path, "rb") as file:
+    if page.is_file():
+        with open(page, "rb") as file:
             if file.read(len(TITLE) + 1) == f"{TITLE}\n".encode():
                 return
-    raise ConfigError(
-        f"{path} is not an index of claims, and one goes there: move it away, or choose another output_dir="
-    )
+    raise ConfigError(f"{page} is not a page of claims, and one goes there: move it away, or choose another place")
 
 
-def write_index(folder: Path, names: Sequence[str], sizes: Sequence[str]) -> Path | None:
-    """Write index.md: of each claim the verdict, the paragraph and the figure; None where there is no record.
+def write_index(folder: Path, names: Sequence[str], sizes: Sequence[str], page: Path) -> bool:
+    """Write a page with the verdict, a sentence and the figure of each claim; return whether there is any record.
 
     The largest size that has a record speaks for a claim.
 
     Raises:
-        ConfigError: A record is not that of a claim, or index.md is another's.
+        ConfigError: A record is not that of a claim, or the page is another's.
     """
     places = [found[-1] for name in names if (found := list(_recorded(folder, name, sizes)))]
     if not places:
-        return None
-    check_index(folder)
-    page = "\n".join([TITLE, "", *(line for place in places for line in _part(place, folder))])
-    replace_text(folder / "index.md", page)
-    return folder / "index.md"
+        return False
+    check_index(page)
+    lines = [TITLE, "", OPENING, "", *(line for place in places for line in _part(place, page.parent))]
+    replace_text(page, "\n".join(lines))
+    return True
 
 
 def _recorded(folder: Path, name: str, sizes: Sequence[str]) -> Iterator[Path]:
@@ -69,15 +72,14 @@ def _outcome(place: Path, record: ClaimRecord) -> str:
         return verdict(findings(record))
 
 
-def _part(place: Path, folder: Path) -> list[str]:
-    record, way = read(place), place.relative_to(folder)
+def _part(place: Path, home: Path) -> list[str]:
+    record, way = read(place), Path(os.path.relpath(place, home)).as_posix()
     outcome = _outcome(place, record)
     with making(place / "records.jsonl"):
         own = inert(record, prose)
-        told = paragraph(own, findings(own), outcome)
+        told = in_short(own, findings(own), outcome)
     figure = [f"![{own['title']}]({link(f'{way}/claim.png')})", ""] if (place / "claim.png").exists() else []
-    report = f"[Tables, commands and how it was made]({link(f'{way}/report.md')})."
-    return [f"## {own['title']}: {outcome}", "", *figure, told, "", report, ""]
+    return [f"## {own['title']}: {outcome}", "", f"{told} [Report]({link(f'{way}/report.md')})", "", *figure]
 
 
 def lines(found: Mapping[str, Mapping[str, str]], titles: Mapping[str, str]) -> list[list[str]]:

@@ -34,6 +34,13 @@ def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> st
     return " ".join([*dict.fromkeys(parts), f"What would change this: {record['change']}"])
 
 
+def in_short(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> str:
+    """Return the verdict, the claim, and the difference that decides it, or the first where none does."""
+    deciding = next((it for it in found if it.verdict == verdict), found[0])
+    (told, *_) = outcomes(record, [deciding])
+    return f"**{heading(verdict)}** {record['statement']} {told}"
+
+
 def outcomes(record: ClaimRecord, found: Sequence[Finding]) -> Iterator[str]:
     """Yield a sentence for each difference that there is a number of, and one for all that are silent for a reason."""
     silent: dict[str, list[Finding]] = {}

@@ -12,9 +12,9 @@ from loopgrad.experiments.commands import bench, compare
 from loopgrad.experiments.processes import at_once
 
 FIELDS = (
-    "estimator task model seed train_steps loss exact_accuracy token_accuracy seconds_per_step time_ratio_to_bptt "
-    "saved_bytes peak_bytes cell_evaluations vjps flops gradient_cosine gradient_relative_error residuals commit "
-    "versions device command"
+    "estimator task model seed train_steps loss exact_accuracy match_accuracy token_accuracy seconds_per_step "
+    "time_ratio_to_bptt saved_bytes peak_bytes cell_evaluations vjps flops gradient_cosine gradient_relative_error "
+    "residuals commit versions device command"
 ).split()
 
 

@@ -17,7 +17,7 @@ from loopgrad.models import Model
 
 CONF = files("loopgrad.experiments.conf")
 OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule")
-GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "bench", "analysis", "claim")
+GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "bench", "claim", "analysis")
 
 
 def choices(group: str) -> list[str]:

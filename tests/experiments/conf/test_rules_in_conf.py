@@ -78,6 +78,9 @@ def test_a_young_key_at_its_default_says_nothing_and_another_value_is_told():
         values = parts(composed("train", [*own, *line.split()])).values
         keys = {key for part in ("task", "model", "trainer") for key in values[part]}
         assert keys & {"forward_dtype", "compile", "shared_puzzle", "translate", "votes"} == told
+    for name in ("maze", "arc1"):
+        assert "path" not in without_young(dict(composed("train", [f"task={name}"]).task))
+        assert without_young(dict(composed("train", [f"task={name}", "task.path=x"]).task))["path"] == "x"
     assert without_young({"_target_": "mine.Task", "compile": "none"}) == {"_target_": "mine.Task", "compile": "none"}
 
 

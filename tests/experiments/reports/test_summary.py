@@ -80,6 +80,16 @@ def test_the_table_holds_means_and_spreads_by_hand():
     assert first["residual"] == "0.02"
 
 
+def test_matches_have_a_column_only_where_samples_have_other_right_answers(tmp_path):
+    told = [made(match_accuracy=0.25), made("one_step", match_accuracy=0.5)]
+    header, rows = summary.table(told)
+    assert header[:3] == ["estimator", "exact %", "match %"] and [row[2] for row in rows] == ["25.0", "50.0"]
+    assert "match: held-out samples equal to their label" in render(tmp_path, told)
+    for same in ([made(match_accuracy=0.5)], FOUR, [made(match_accuracy=None)]):
+        assert "match %" not in summary.table(same)[0] and "match:" not in render(tmp_path, same)
+    assert [row[2] for row in summary.table([told[0], made("one_step")])[1]] == ["25.0", "-"]
+
+
 def test_the_sentence_says_what_each_gave_and_cost():
     sentence = summary.reading(FOUR)
     assert sentence == (

@@ -7,6 +7,7 @@ import pickle
 import random
 
 import numpy as np
+import official_folders
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -41,7 +42,24 @@ TASKS = [
     SumBySteps(length=8, modulus=3, num_test=20),
     Arc("arc1", max_size=6, max_tasks=4, num_augmentations=5, translate=True),
 ]
-every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: f"{type(task).__name__}{task.spec.seq_len}")
+STORED = {  # made of a folder that is written for the test
+    "sudoku": lambda path: Sudoku(size=4, path=path),
+    "maze": lambda path: Maze(path=path),
+    "arc": lambda path: Arc(path=path, max_size=6),
+}
+NAMES = [*(f"{type(task).__name__}{task.spec.seq_len}" for task in TASKS), *(f"{name} of a folder" for name in STORED)]
+every_task = pytest.mark.parametrize("task", [*TASKS, *STORED], ids=NAMES, indirect=True)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    place = tmp_path_factory.mktemp("official")
+    return {name: make(str(official_folders.FOLDERS[name](place / name))) for name, make in STORED.items()}
+
+
+@pytest.fixture
+def task(request):
+    return request.getfixturevalue("stored")[request.param] if isinstance(request.param, str) else request.param
 
 
 def same(a, b) -> bool:
@@ -144,7 +162,7 @@ def test_wrong_shapes_and_logits_are_refused(task):
         task.train_batch(0, -1, 4)
 
 
-@pytest.mark.parametrize("task", [TASKS[2], TASKS[5]], ids=["sudoku", "maze"])
+@pytest.mark.parametrize("task", [TASKS[2], TASKS[5]], ids=["sudoku", "maze"], indirect=True)
 def test_an_epoch_shows_every_sample_once(task):
     plain = dataclasses.replace(task, augment=False)
     batches = [plain.train_batch(0, step, 12) for step in range(5)]  # 60 samples: two epochs of 30

@@ -3,37 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from simple_paths import simple_paths
 
 from loopgrad.experiments.tasks import Maze
-from loopgrad.experiments.tasks.maze import GOAL, PATH, SPACE, START, WALL, dihedral_images
-from loopgrad.experiments.tasks.shortest_path import distances
-
-
-def simple_paths(free, start):
-    """Every path without a repeated cell from start, as lists of cells."""
-    paths, unfinished = [], [[start]]
-    while unfinished:
-        path = unfinished.pop()
-        paths.append(path)
-        row, column = path[-1]
-        for cell in ((row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)):
-            inside = 0 <= cell[0] < len(free) and 0 <= cell[1] < len(free[0])
-            if inside and free[cell] and cell not in path:
-                unfinished.append([*path, cell])
-    return paths
-
-
-def test_distances_equal_enumeration():
-    rng = np.random.default_rng(0)
-    free = rng.random((40, 4, 5)) > 0.25
-    start = np.zeros_like(free)
-    start[:, 1, 1] = free[:, 1, 1] = True
-    for maze, distance in zip(free, distances(free, start), strict=True):
-        by_end = {}
-        for path in simple_paths(maze, (1, 1)):
-            by_end.setdefault(path[-1], []).append(len(path) - 1)
-        for cell in np.ndindex(4, 5):
-            assert distance[cell] == min(by_end.get(cell, []), default=-1)
+from loopgrad.experiments.tasks.maze_grids import GOAL, PATH, SPACE, START, WALL, dihedral_images
 
 
 @pytest.mark.parametrize("wall_fraction", [0.0, 0.35])
@@ -88,14 +61,6 @@ def test_no_test_maze_is_a_turned_or_mirrored_training_maze():
     assert train.isdisjoint(map(tuple, images.tolist()))
 
 
-def test_the_eight_images_are_those_of_a_square():
-    images = dihedral_images(np.arange(9).reshape(1, 3, 3))[:, 0]
-    square = np.arange(9).reshape(3, 3)
-    expected = [square, square[::-1], square[:, ::-1], square[::-1, ::-1]]
-    expected += [image.T for image in expected]
-    assert {image.tobytes() for image in images} == {np.ascontiguousarray(image).tobytes() for image in expected}
-
-
 def test_augmentation_shows_all_eight_images():
     task = Maze(size=6, num_train=1, num_test=1)
     boards = {tuple(m) for m in task.train_batch(0, 0, 200).inputs.tolist()}
@@ -134,3 +99,18 @@ def test_hyperparameters_out_of_range_are_named(arguments, message):
 def test_rendering_shows_maze_and_answer():
     task = Maze(size=2, min_path=1, num_train=1, num_test=1)
     assert task.render(grid("S./#G", 2), grid("So/#G", 2)) == "S    So\n#G   #G"
+
+
+def test_generated_mazes_have_one_shortest_path():
+    task = Maze(size=6, min_path=4, num_train=20, num_test=4)
+    assert task.count_shortest_paths(task.train_batch(0, 0, 20).inputs) == [1] * 20
+
+
+def test_shortest_paths_of_tokens_are_counted():
+    task = Maze(size=4, num_train=2, num_test=1)
+    mazes = ["S.../.##./.##./...G", "S.../..../..../...G", "S#../##../..../...G", "SG../..../..../...."]
+    assert task.count_shortest_paths(torch.stack([grid(maze, 4) for maze in mazes])) == [2, 20, 0, 1]
+    with pytest.raises(ValueError, match=r"inputs\[1\] has 2 starts and 0 goals"):
+        task.count_shortest_paths(torch.stack([grid(mazes[0], 4), grid("S.../..../..../...S", 4)]))
+    with pytest.raises(ValueError, match="argmax"):
+        task.count_shortest_paths(torch.zeros(1, 16))

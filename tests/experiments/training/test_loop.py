@@ -6,13 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 from small_runs import TASK, model, trainer
-from torch import nn
 
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.trainer import Joined, Part
-from loopgrad.experiments.training.loop import begin, evaluate, train
+from loopgrad.experiments.training.loop import begin, train
 from loopgrad.experiments.training.seeds import USES, seed_for
 from loopgrad.gradients import (
     BPTT,
@@ -174,42 +173,6 @@ def test_a_learning_rate_that_blows_up_names_a_tensor():
     run = begin(it, TASK, model(), 0)
     with pytest.raises(NonFinite, match=r"step \d+: (parameter|new state|logits|q_halt|loss|gradient of) ?\S* is not"):
         list(train(run, it, TASK, BPTT(), 0))
-
-
-def test_evaluation_scores_the_held_out_set_whatever_the_size_of_its_batches():
-    run = begin(trainer(), TASK, model(), 0)
-    whole = evaluate(run.model, trainer(), TASK, TASK.test_set())
-    parts = evaluate(run.model, trainer(eval_batch_size=5), TASK, TASK.test_set())
-    assert parts == pytest.approx(whole, rel=1e-6)
-    test = TASK.test_set()
-    with torch.no_grad():
-        logits = supervision.predict(run.model.eval(), test.inputs, test.puzzle_ids, 2).logits
-    right = logits.argmax(-1) == test.labels
-    assert whole["token_accuracy"] == pytest.approx(right[test.labels >= 0].double().mean().item())
-    assert whole["exact_accuracy"] == pytest.approx((right | (test.labels < 0)).all(-1).double().mean().item())
-
-
-class Known(nn.Module):
-    """A model that answers by looking the inputs up: every score is known."""
-
-    def __init__(self, wrong_rows):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.wrong_rows = wrong_rows
-
-    def forward(self, state, inputs, puzzle_ids, estimator):
-        test = TASK.test_set()
-        labels = test.labels.clone()
-        labels[self.wrong_rows, 0] = (labels[self.wrong_rows, 0] + 1) % TASK.spec.vocab_size
-        rows = torch.stack([(test.inputs == row).all(-1).nonzero()[0, 0] for row in inputs])
-        logits = 9.0 * nn.functional.one_hot(labels[rows].clamp(min=0), TASK.spec.vocab_size).float()
-        return supervision.Output({}, logits, torch.zeros(len(rows)), torch.zeros(len(rows)), None)
-
-
-def test_evaluation_counts_solved_samples_exactly():
-    scores = evaluate(Known([1, 4, 7]), trainer(eval_batch_size=5), TASK, TASK.test_set())
-    assert scores["exact_accuracy"] == pytest.approx(9 / 12)
-    assert scores["token_accuracy"] == pytest.approx(1 - 3 / TASK.test_set().labels.numel())
 
 
 def test_evaluations_fall_on_their_steps_and_on_the_last():
