@@ -9,16 +9,17 @@ from rich.console import Console
 from loopgrad.experiments import records
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.folders import held, output_folder
-from loopgrad.experiments.reports import comparison, deltas, sweep
+from loopgrad.experiments.reports import claims, comparison, deltas, sweep
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
-    """Render the report of the records in output_dir, of a comparison, an analysis or a sweep."""
+    """Render the report of the records in output_dir, of a comparison, an analysis, a claim or a sweep."""
     folder = output_folder(config.output_dir)
     if not (folder / "records.jsonl").exists() and (folder / "0").is_dir():
         with held(folder):
             sweep.render(folder, console)
         return
-    of_analysis = "depths" in records.first(folder / "records.jsonl")
+    first = records.first(folder / "records.jsonl")
+    of = deltas if "depths" in first else claims if "contrasts" in first else comparison
     with held(folder):
-        (deltas if of_analysis else comparison).render(folder, console)
+        of.render(folder, console)
