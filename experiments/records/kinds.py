@@ -75,8 +75,12 @@ class Where(TypedDict, total=False):
     dtype: Any
 
 
+Overrides = Annotated[list[Annotated[str, Between(1, 1000)]], Between(0, 1000)]
+
+
 class _Beside(TypedDict, total=False):
     config: dict[str, Any]
+    overrides: Overrides  # of the job, as typed; without those of Hydra itself
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]

@@ -7,6 +7,8 @@ import torch
 from loopgrad.experiments import provenance
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.records.kinds import Overrides
+from loopgrad.experiments.records.schema import holds
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
 from loopgrad.gradients.ramp import estimator_at
@@ -58,9 +60,16 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
                 "config": plan.fingerprint,
+                **_overrides(names),
             }
         )
     return result
+
+
+def _overrides(names: Names) -> dict[str, list[str]]:
+    """Return what was typed, or nothing where it is not known, or longer than what is read of a record."""
+    typed = None if names.overrides is None else list(names.overrides)
+    return {} if typed is None or not holds(typed, Overrides) else {"overrides": typed}
 
 
 def _verdicts(log: list[dict[str, Any]]) -> dict[str, Any] | None:
