@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports.summary import (
     RESIDUAL,
-    Spread,
     by_estimator,
     judged,
     reading,
@@ -18,9 +17,9 @@ from loopgrad.experiments.reports.summary import (
 EVEN, LOWER, BELOW, ABOVE = "even", "lower", "below", "above"
 WORDS = {
     EVEN: ("costs no accuracy that these seeds show", "cost no accuracy that these seeds show"),
-    LOWER: ("ends lower in the mean, but not in every seed", "end lower in the mean, but not in every seed"),
-    BELOW: ("costs accuracy in every seed", "cost accuracy in every seed"),
-    ABOVE: ("does better in every seed", "do better in every seed"),
+    LOWER: ("costs no more accuracy than seeds differ by", "cost no more accuracy than seeds differ by"),
+    BELOW: ("costs more accuracy than seeds differ by", "cost more accuracy than seeds differ by"),
+    ABOVE: ("gains more accuracy than seeds differ by", "gain more accuracy than seeds differ by"),
 }
 
 
@@ -50,17 +49,17 @@ def sentence(records: Sequence[RunRecord], name: str = "") -> str:
 
 
 def beside(group: Sequence[RunRecord], base: Sequence[RunRecord], key: str) -> str:
-    """Return how the seeds of an estimator lie beside those of BPTT; "" where one of them has fewer than two."""
-    mine, others = (spread(records, key) for records in (group, base))
+    """Return how the seeds of an estimator lie beside those of BPTT; "" where one of them has fewer than two.
+
+    Below or above is what a gap separates that is wider than either group of seeds.
+    """
     if min(_known(group, key), _known(base, key)) < 2:
         return ""
-    return _beside(mine, others)
-
-
-def _beside(mine: Spread, others: Spread) -> str:
-    if mine.high < others.low:
+    mine, others = spread(group, key), spread(base, key)
+    width = max(mine.high - mine.low, others.high - others.low)
+    if others.low - mine.high > width:
         return BELOW
-    if mine.low > others.high:
+    if mine.low - others.high > width:
         return ABOVE
     return LOWER if mine.mean < others.low else EVEN
 
@@ -73,7 +72,7 @@ def _brackets(records: Sequence[RunRecord], cosine: bool = True) -> str:
     """Return the cosine of the gradient and the residual where it is taken, as far as they are known."""
     told = []
     if cosine and (angle := spread(records, "gradient_cosine").mean) == angle:
-        told.append(f"gradient cosine {angle:.2f}")
+        told.append(f"cosine {angle:.2f}")
     if (residual := spread(records, *RESIDUAL).mean) == residual:
         told.append(f"residual {significant(residual)}")
     return f" ({', '.join(told)})" if told else ""
