@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt  # what rich needs
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 BLOCKS = {"heading", "paragraph", "inline", "bullet_list", "list_item", "table", "thead", "tbody", "tr", "th", "td"}
 PIECES = {"text", "code_inline", "image", "softbreak", "strong_open", "strong_close"}
-ADDRESS = re.compile(r"://|www\.|mailto|\w@\S*\.|javascript", re.IGNORECASE)
+ADDRESS = re.compile(r"://|www\.|mailto|\w@\S*\.\w|javascript", re.IGNORECASE)  # the dot of a sentence ends none
 
 
 def what_acts(page: str) -> list[str]:
