@@ -15,7 +15,7 @@ DEEPEST = 64  # parts within parts of a record; ours have seven
 # emphasis, nor an address that some reader of Markdown makes a link of
 _PLAIN = re.compile(r"(?:[A-Za-z0-9]|(?<=[A-Za-z0-9])_(?=[A-Za-z0-9])|[-./+,() @](?!$)|\)$)*")
 # a word of a sentence, with what stands around and within one; no colon within, which an address or a role has
-_WORD = re.compile(r"""["'(]*[A-Za-z0-9+-]?[A-Za-z0-9]*(?:[-./+,%'=][A-Za-z0-9]+)*%?[)"']*[.,;:?)]*""")
+_WORD = re.compile(r"""["'(]*[A-Za-z0-9+-]?[A-Za-z0-9]*(?:[-./+,%'=][A-Za-z0-9]+)*%?[)"'.,;:?]*""")
 _ACTIVE = re.compile(r"^[^A-Za-z0-9]|^\d+[.)]\s|www\.|@\S*\.|\B@\b|  ", re.IGNORECASE)
 
 

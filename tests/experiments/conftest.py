@@ -15,7 +15,7 @@ from filelock import FileLock
 from rich.console import Console
 
 from loopgrad.experiments import cli
-from loopgrad.experiments.commands import compare, train
+from loopgrad.experiments.commands import claims, compare, train
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.endings import SIGNALS
@@ -80,6 +80,7 @@ def untouched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(compare, "execute_all", begun)
     monkeypatch.setattr(train, "execute_all", begun)
+    monkeypatch.setattr(claims, "execute_all", begun)
 
     @contextmanager
     def block() -> Iterator[None]:

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from loopgrad.experiments.records import slug
-from loopgrad.experiments.reports.inert import code, figure, inert, link, markdown, shown
+from loopgrad.experiments.reports.inert import code, figure, inert, link, markdown, prose, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import say
 
@@ -75,6 +75,75 @@ def test_markdown_has_the_blocks_it_has_with_plain_words(text):
     found = page(text, text)
     assert outline(found) == outline(page("x", "x"))
     assert not [it for it in what_acts(found) if not it.startswith("image")]
+
+
+WORDS = """A net, it's 87.4 % and 50%; T=3 or (12 updates; once) "as said", ("so.") +5.0 1,000 HRM's O(T) x/y \
+e.g., 9x9: why?"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        WORDS,
+        'TRM 87.4 % with two layers, 79.5 % with four (half of the updates); "out of memory" under T=3 and T=6.',
+        'Others find that it does (EqR, arXiv 2605.21488). It doesn\'t - or does it? "No," they say.',
+        "the last_cycle of Jolicoeur-Martineau 2025, section 3.1: updates_12_T3 and/or 1,000 puzzles, 0.5 to 1e-4",
+        "",
+    ],
+)
+def test_sentences_read_as_they_are(text):
+    assert prose(text) == text
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([*WORDS.split(), "of", "the", "recursion"]), max_size=12))
+def test_words_of_sentences_stay_in_any_order(words):
+    assert prose(" ".join(words)) == " ".join(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("see https://evil.example now", "see `https://evil.example` now"),
+        ("see www.evil.example, please", "see `www.evil.example,` please"),
+        ("ask me@evil.example", "ask `me@evil.example`"),
+        ("ask @someone", "ask `@someone`"),
+        ("a *b* _c_ **d** ~~e~~ ==f==", "a `*b*` `_c_` `**d**` `~~e~~` `==f==`"),
+        ("a <b>c</b> &lt; &#60;", "a `<b>c</b>` `&lt;` `&#60;`"),
+        ("{ref}`x` [^1] [a](b) ![c](d) $x$ \\( x", "`` {ref}`x` `` `[^1]` `[a](b)` `![c](d)` `$x$` `\\(` x"),
+        ("a | b\\|c", "a `\\x7c` `b\\\\x7cc`"),
+        ("a  b\n\nc\td", "a b c d"),
+        ("# a\n- b\n1. c\n> d\n---", "`#` a - b 1. c `>` d `---`"),
+        ("javascript:alert(1) mailto:x tel:1 ftp:", "`javascript:alert(1)` `mailto:x` `tel:1` ftp:"),
+        ("\x1b[31m red \u202eder", "`\\x1b[31m` red `\\u202eder`"),
+    ],
+)
+def test_what_is_no_word_is_shown_as_code(text, written):
+    assert prose(text) == written
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("ab1 \"'%,;=?{}^_*`|<>[]()!#-+.:/@$\\~&\n\t\x1bé"), max_size=20) | TEXT)
+@example("` `` ``` `` `")
+@example("a](b) ![")
+def test_a_page_of_prose_has_the_blocks_and_pieces_that_it_has_with_plain_words(text):
+    def page(words):
+        told = prose(words)
+        cells = table(["a", told or "b"], [[told, f"{told}: holds"]])
+        parts = [
+            f"# {told}",
+            "",
+            f"**Holds.** {told} So {told}; and ({told}).",
+            "",
+            f"![{told}](claim.png)",
+            "",
+            *cells,
+        ]
+        return "\n".join(parts)
+
+    found = page(text)
+    assert outline(found) == outline(page("x"))
+    assert not what_acts(found)
 
 
 @settings(max_examples=100)
