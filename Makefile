@@ -22,7 +22,7 @@ setup: .venv/ready
 	touch $@
 
 compare: setup
-	.venv/bin/loopgrad compare
+	.venv/bin/loopgrad compare -m experiment=sudoku4,recall output_dir=results/shortcuts
 
 test: setup lint types
 	$(PYTEST)

@@ -25,6 +25,7 @@ KINDS = {
 }
 DRAWN = {
     "comparison": "Accuracy, saved bytes and gradient cosine of the estimators.",
+    "sweep": "The same of several comparisons, a row for each.",
     "residuals": "Residuals of the recursion over its updates.",
     "eigenvalues": "Eigenvalues of the cycle map at the last state.",
     "heatmap": "Residual of every sample over the updates.",
@@ -104,13 +105,12 @@ def package_page(package: ModuleType, text: str) -> str:
 def gallery() -> str:
     """Return the page of all figures below results, each group with the command of the record beside it."""
     parts = ["# Gallery", "Every figure of the results, with the command that made it; a click shows one in full."]
-    groups: dict[Path, list[Path]] = {}
+    groups: dict[tuple[Path, Path], list[Path]] = {}
     for figure in sorted(RESULTS.rglob("*.png")):
-        groups.setdefault(record_of(figure), []).append(figure)
-    for record, figures in groups.items():
+        groups.setdefault(origin_of(figure), []).append(figure)
+    for (place, record), figures in groups.items():
         found = json.loads(record.read_text().splitlines()[0] if record.suffix == ".jsonl" else record.read_text())
-        place = record.relative_to(RESULTS)
-        name = place.with_suffix("") if record.suffix == ".json" else place.parent
+        name = place.relative_to(RESULTS)
         shown = "\n\n".join(map(figure_directive, figures))
         parts += [
             f"## {': '.join(name.parts).replace('_', ' ').capitalize()}",
@@ -121,12 +121,14 @@ def gallery() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def record_of(figure: Path) -> Path:
-    """Return the record that says which command made a figure."""
+def origin_of(figure: Path) -> tuple[Path, Path]:
+    """Return what a figure is of, as a path that names it, and the record that says which command made it."""
     if figure.stem.endswith("-figure"):
-        return figure.with_name(figure.stem.removesuffix("-figure") + ".json")
+        place = figure.with_name(figure.stem.removesuffix("-figure"))
+        return place, place.with_suffix(".json")
     folder = figure.parent.parent if figure.parent.name == "figures" else figure.parent
-    return folder / "records.jsonl"
+    own = folder / "records.jsonl"
+    return folder, own if own.exists() else folder / "0" / "records.jsonl"  # a sweep has those of its jobs
 
 
 def figure_directive(figure: Path) -> str:

@@ -129,7 +129,7 @@ def spelt(command: str, overrides: list[str]) -> list[str]:
 
 
 def quoted(listed: str) -> Iterator[str]:
-    """Yield the items of a list in quotes, within which Hydra lets an = stand; one that has quotes stays as it is."""
+    """Yield the items of a list in quotes, in which Hydra lets an = stand; one with quotes of its own stays so."""
     if not listed.strip() or set(listed) & {"'", '"'}:
         yield from [listed] if listed.strip() else []
         return

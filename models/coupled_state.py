@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients import Stationary, tree
+from loopgrad.gradients import Stationary, tree, wide
 from loopgrad.gradients.contract import check_structure
-from loopgrad.gradients.wide import has_float64
+from loopgrad.models.split_grid import Split
 
 PLAIN = (int, float, complex, str, type(None))  # what a carried leaf may be beside a tensor; bool is an int
 LEAVES = (Tensor, *PLAIN)
@@ -24,16 +24,25 @@ LEAVES = (Tensor, *PLAIN)
 class Coupled:
     """State of a coupled cell: two trees like the cell's own state, and the digits that damping them has lost.
 
+    Exact arithmetic keeps integers times 2^-32. On a device with float64 that is the dtype of coupled leaves, and of
+    their gradients. On one without (Apple's GPUs) a leaf is float32, the value rounded, with the gradient in float32
+    too, and an int32 beside it in `tails` has the rest: as many bytes. The integers are the same to the last bit below
+    2^20, where both end; zero has no sign there. Values of 2^23 and more, inf and nan are float32 without a rest.
+
     Attributes:
         current: z_t, what the next update reads.
         other: z_{t-1} (`Damped`, `Leapfrog`) or the velocity v_t (`Momentum`); None in place of a leaf that is carried.
-        lost: Trees of integers held in float64, one per damped copy; empty without damping or without exactness.
+        lost: Trees of integers held in the dtype of the copies, or in int64 beside tails, one per damped copy; empty
+            without damping or without exactness.
+        tails: What leaves of `current` and of `other` lack where a device has no float64: two trees, None for a leaf
+            that lacks nothing; empty if none does. See `split_grid`.
         read_as: Dtype in which the cell reads each leaf, None for a carried one; empty if they all have the cell's.
     """
 
     current: Any
     other: Any
     lost: tuple[Any, ...] = ()
+    tails: tuple[Any, ...] = ()
     dtypes: InitVar[tuple[torch.dtype | None, ...]] = ()
 
     def __post_init__(self, dtypes: tuple[torch.dtype | None, ...]) -> None:
@@ -46,7 +55,8 @@ class Parts:
 
     Attributes:
         like: The tree `current` of the state.
-        current: Leaves of z_t.
+        leaves: Leaves of the tree.
+        current: Leaves of z_t, `Split` where they have tails.
         other: Leaves of the other copy, None for one that is carried.
         lost: Lost digits of the leaves, one list per damped copy.
         read_as: That of the state.
@@ -54,14 +64,17 @@ class Parts:
 
     def __init__(self, state: Coupled):
         self.like, self.read_as = state.current, state.read_as
-        self.current, self.unflatten = tree.flatten(state.current)
-        self.other = tree.flatten(state.other)[0]
+        self.leaves, self.unflatten = tree.flatten(state.current)
+        self.current, self.other = list(self.leaves), tree.flatten(state.other)[0]
         self.lost = [tree.flatten(copy)[0] for copy in state.lost]
+        self.split = bool(state.tails)
+        if self.split:
+            tails = [tree.flatten(copy)[0] for copy in state.tails]
+            self.current, self.other = map(_with_tails, (self.current, self.other), tails)
 
     def coupled(self) -> Coupled:
         """Return the state with these leaves."""
-        lost = tuple(map(self.unflatten, self.lost))
-        return Coupled(self.unflatten(self.current), self.unflatten(self.other), lost, self.read_as)
+        return assembled(self.unflatten, self.current, self.other, self.lost, self.read_as, self.split)
 
     def set_lost(self, i: int, digits: Sequence[Tensor]) -> None:
         """Replace the lost digits of leaf i."""
@@ -69,14 +82,14 @@ class Parts:
             copy[i] = new
 
     def images(self, reads: Sequence[Any], made: Sequence[Any]) -> list[Tensor | None]:
-        """Return the images of the coupled leaves, and after them, if there are any, those of carried ones.
+        """Return the images of the coupled leaves, and after them those of carried ones.
 
         Each has as many places as there are leaves; None where there is none, a leaf is handed through, or is not
         differentiated.
         """
         changed = [None if image is read else image for image, read in zip(made, reads, strict=True)]
         if all(pair is not None for pair in self.other):
-            return changed
+            return changed + [None] * len(changed)
         pairs = list(zip(changed, self.other, strict=True))
         images = [None if pair is None else image for image, pair in pairs]
         return images + [image if pair is None and is_graded(image) else None for image, pair in pairs]
@@ -111,6 +124,31 @@ class Parts:
             f"{tuple(pair.shape)} to it: give the first state that shape, or, for a leaf that grows or is not to be "
             f'added to, beside others that are, uncoupled=("{name}",)'
         )
+
+
+def assembled(
+    unflatten: tree.Unflatten,
+    current: tree.Leaves,
+    other: tree.Leaves,
+    lost: Sequence[tree.Leaves],
+    read_as: tuple[torch.dtype | None, ...],
+    split: bool,
+) -> Coupled:
+    """Return the coupled state of leaves, some of which are `Split` if `split`."""
+    tails = ()
+    if split:
+        (current, first), (other, second) = _without_tails(current), _without_tails(other)
+        tails = unflatten(first), unflatten(second)
+    return Coupled(unflatten(current), unflatten(other), tuple(map(unflatten, lost)), tails, read_as)
+
+
+def _with_tails(leaves: tree.Leaves, tails: tree.Leaves) -> tree.Leaves:
+    return [leaf if tail is None else Split(leaf, tail) for leaf, tail in zip(leaves, tails, strict=True)]
+
+
+def _without_tails(leaves: tree.Leaves) -> tuple[tree.Leaves, tree.Leaves]:
+    heads = [leaf.head if isinstance(leaf, Split) else leaf for leaf in leaves]
+    return heads, [leaf.tail if isinstance(leaf, Split) else None for leaf in leaves]
 
 
 def are_coupled(state: Any, owner: str, uncoupled: Sequence[str]) -> list[bool]:
@@ -150,13 +188,13 @@ def are_coupled(state: Any, owner: str, uncoupled: Sequence[str]) -> list[bool]:
     return coupled
 
 
-def check_stored(leaves: Sequence[tuple[Any, bool]], owner: str, arithmetic: str, dtype: torch.dtype) -> None:
-    """Raise TypeError if the device of a coupled leaf cannot hold the dtype of an arithmetic."""
+def check_stored(leaves: Sequence[tuple[Any, bool]], owner: str, arithmetic: str) -> None:
+    """Raise TypeError if the device of a coupled leaf cannot hold what an arithmetic keeps."""
     for leaf, coupled in leaves:
-        if coupled and dtype == torch.float64 and not has_float64(leaf.device):
+        if coupled and arithmetic == "float64" and not wide.has_float64(leaf.device):
             raise TypeError(
-                f"{owner}(arithmetic={arithmetic!r}) keeps its state in float64, which {leaf.device.type} devices do "
-                "not have: use arithmetic='float32', or CheckpointedBPTT() with the cell itself"
+                f"{owner}(arithmetic='float64') keeps its state in float64, which {leaf.device.type} devices do not "
+                "have: use arithmetic='exact', which keeps integers there"
             )
 
 

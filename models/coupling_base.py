@@ -21,6 +21,7 @@ from loopgrad.models.coupled_state import (
     Coupled,
     Parts,
     are_coupled,
+    assembled,
     check_stored,
     dtype_of,
     dtypes_to_read,
@@ -30,7 +31,8 @@ from loopgrad.models.coupled_state import (
     times,
     writes_to,
 )
-from loopgrad.models.grid_arithmetic import SCALE, Ratio, plus, to_grid
+from loopgrad.models.grid_arithmetic import Ratio, no_digits, on_grid, plus
+from loopgrad.models.split_grid import Split
 
 Arithmetic = Literal["exact", "float64", "float32"]
 Per = Literal["cycle", "update"]
@@ -107,13 +109,13 @@ class Coupling(Invertible):
             return state
         leaves, unflatten = tree.flatten(state)
         pairs = list(zip(leaves, are_coupled(state, type(self).__name__, self.uncoupled), strict=True))
-        check_stored(pairs, type(self).__name__, self.arithmetic, STORED[self.arithmetic])
-        current = unflatten([self._stored(leaf) if coupled else leaf for leaf, coupled in pairs])
-        other = unflatten([self._companion(leaf) if coupled else None for leaf, coupled in pairs])
-        lost = ()
-        if self.ratio is not None:
-            lost = tuple(tree.map_tensors(torch.zeros_like, other) for _ in range(self.damped_copies))
-        return Coupled(current, other, lost, () if self.dtype is not None else dtypes_to_read(pairs, self.cell))
+        check_stored(pairs, type(self).__name__, self.arithmetic)
+        current = [self._stored(leaf) if coupled else leaf for leaf, coupled in pairs]
+        other = [self._companion(leaf) if coupled else None for leaf, coupled in pairs]
+        copies = 0 if self.ratio is None else self.damped_copies
+        lost = [[None if leaf is None else no_digits(leaf) for leaf in other] for _ in range(copies)]
+        read_as = () if self.dtype is not None else dtypes_to_read(pairs, self.cell)
+        return assembled(unflatten, current, other, lost, read_as, any(isinstance(leaf, Split) for leaf in other))
 
     def with_inner(self, change: Callable[[nn.Module], nn.Module]) -> "Coupling":
         """Return this coupling of change(cell)."""
@@ -147,7 +149,7 @@ class Coupling(Invertible):
                 before[i] = self._read_by(before[i], pair)
             elif touched is not False:  # carried: a tensor is among those dropped, anything else in the note itself
                 before[i] = next(dropped) if touched is True else touched[0]
-        reads = self._reads(parts, [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in before])
+        reads = self._reads(parts, [leaf.detach() if isinstance(leaf, Tensor | Split) else leaf for leaf in before])
         taped = torch.is_grad_enabled()
         graded = [read.requires_grad_(taped) if is_graded(read) else None for read in reads]
         # modules that count gradients through hooks want views; where nothing is cast, sums meet at the leaf itself
@@ -162,7 +164,7 @@ class Coupling(Invertible):
 
     def pull(self, images: list[Tensor | None], gradients: Gradients) -> tuple[Gradients, Gradients]:
         """Return the vector-Jacobian product of an update without the part through the cell; see `Invertible.pull`."""
-        width = len(gradients) // (2 if self.ratio is None else 2 + self.damped_copies)
+        width = len(images) // 2
         seeds, before = [], list(gradients)
         for i, image in enumerate(images[:width]):
             seed = None
@@ -179,7 +181,7 @@ class Coupling(Invertible):
     def note(self, state: Any, after: Coupled, step: int) -> Note:
         """Return what `forward` needs to undo update number `step`, which led from `state` to `after`."""
         parts, touched, dropped = Parts(self.couple(state)), [], []
-        for was, now, pair in zip(parts.current, tree.flatten(after.current)[0], parts.other, strict=True):
+        for was, now, pair in zip(parts.leaves, tree.flatten(after.current)[0], parts.other, strict=True):
             if pair is not None or was is now:
                 touched.append(was is not now)
             elif isinstance(was, Tensor):
@@ -195,7 +197,8 @@ class Coupling(Invertible):
         """Return both copies of what is coupled; the digits lost before the first update are no part of the start."""
         parts = Parts(state)
         pairs = zip(parts.current, parts.other, strict=True)
-        return [leaf for pair in pairs if pair[1] is not None for leaf in pair]
+        leaves = [leaf for pair in pairs if pair[1] is not None for leaf in pair]
+        return [part for leaf in leaves for part in (leaf.limbs() if isinstance(leaf, Split) else [leaf])]
 
     def _dtypes(self, parts: Parts) -> Any:
         return parts.read_as or repeat(self.cell_dtype)
@@ -233,23 +236,23 @@ class Coupling(Invertible):
                 parts.set_lost(i, own)
         parts.current = before
         if words and self.ratio is not None:
-            unpacked = map(self.ratio.unpack, words)
-            parts.lost = [[None if digits is None else next(unpacked) for digits in copy] for copy in parts.lost]
+            packed, unpack = iter(words), self.ratio.unpack
+            parts.lost = [[None if d is None else unpack(next(packed), d.dtype) for d in copy] for copy in parts.lost]
         return parts.coupled()
 
     def _word_is_full(self, step: int) -> bool:
         return self.ratio is not None and step % (self.ratio.window * self.damped_copies) == 0
 
-    def _stored(self, leaf: Tensor) -> Tensor:
-        return to_grid(leaf) * (1 / SCALE) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
+    def _stored(self, leaf: Tensor) -> Any:
+        return on_grid(leaf) if self.exact else leaf.to(STORED[self.arithmetic]).clone()
 
-    def _plus(self, base: Tensor, image: Tensor) -> Tensor:
+    def _plus(self, base: Any, image: Tensor) -> Any:
         """Return base + factor * image."""
         if self.exact:
             return plus(base, image, self.factor)
         return base.add(image.to(base.dtype), alpha=self.factor)
 
-    def _minus(self, sum_: Tensor, image: Tensor) -> Tensor:
+    def _minus(self, sum_: Any, image: Tensor) -> Any:
         """The base of a sum that `_plus` has given."""
         if self.exact:
             return plus(sum_, image, -self.factor)
@@ -259,20 +262,20 @@ class Coupling(Invertible):
         """The derivative of `_plus` with respect to an image of this dtype, applied to a gradient."""
         return gradient.to(dtype) * self.factor if self.exact else (gradient * self.factor).to(dtype)
 
-    def _companion(self, leaf: Tensor) -> Tensor:
+    def _companion(self, leaf: Tensor) -> Any:
         """The copy that no update has read yet."""
         return self._stored(leaf)
 
-    def _read_by(self, current: Tensor, other: Tensor) -> Tensor:
+    def _read_by(self, current: Any, other: Any) -> Any:
         """What the update that led to this pair has read."""
         return other
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Any], image: Tensor) -> tuple:
+    def _next(self, current: Any, other: Any, lost: list[Any], image: Tensor) -> tuple:
         """One leaf of both copies and its lost digits after an update: here the copies change places."""
         kept, digits = self._damp(other, lost[1:])
         return self._plus(kept, image), current, digits + lost[:1]
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Any], image: Tensor) -> tuple:
+    def _before(self, current: Any, other: Any, lost: list[Any], image: Tensor) -> tuple:
         """The copy that an update has changed, and its lost digits, as they were before it."""
         before, digits = self._undamp(self._minus(current, image), lost[:1])
         return before, lost[1:] + digits
@@ -281,14 +284,14 @@ class Coupling(Invertible):
         """Gradients of the sum that holds the image and of the pair before an update, from those of the pair after."""
         return current, other, times(current, self.share)
 
-    def _damp(self, value: Tensor, lost: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _damp(self, value: Any, lost: list[Tensor]) -> tuple[Any, list[Tensor]]:
         """Return share * value, and the lost digits of that one copy, if there are any."""
         if self.ratio is None or not lost:
             return value if self.share == 1 else value * self.share, lost
         value, digits = self.ratio.times(value, *lost)
         return value, [digits]
 
-    def _undamp(self, value: Tensor, lost: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def _undamp(self, value: Any, lost: list[Tensor]) -> tuple[Any, list[Tensor]]:
         if self.ratio is None or not lost:
             return value if self.share == 1 else value / self.share, lost
         value, digits = self.ratio.undo(value, *lost)

@@ -3,6 +3,7 @@
 A value is an integer times 2^-32 held in float64, where sums of integers below 2^52 are exact; nan and inf stay.
 A product with n/d loses the remainder of a division by d. It goes into a second integer per element, the lost digits,
 whose own low digits fill the gap that the multiplication by n leaves (Maclaurin et al., 2015, arXiv 1502.03492).
+Where a device has no float64, `split_grid` does the same in int64.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
-SCALE = 2.0**32
+from loopgrad.gradients import wide
+from loopgrad.models.split_grid import SCALE, Split
+
 _WORD = 2**53  # integers below are exact in float64
 
 
@@ -22,8 +25,20 @@ def to_grid(value: Tensor, factor: float = 1.0) -> Tensor:
     return _ToGrid.apply(value, factor * SCALE)  # pyright: ignore[reportReturnType]
 
 
-def plus(base: Tensor, value: Tensor, factor: float) -> Tensor:
+def on_grid(value: Tensor) -> Tensor | Split:
+    """Return a value rounded to the grid, in the form that its device has."""
+    return to_grid(value) * (1 / SCALE) if wide.has_float64(value.device) else Split.of(value)
+
+
+def no_digits(value: Tensor | Split) -> Tensor:
+    """Return a word of lost digits per element of a value on the grid, all zero."""
+    return value.digits() if isinstance(value, Split) else torch.zeros_like(value)
+
+
+def plus(base: Tensor | Split, value: Tensor, factor: float) -> Tensor | Split:
     """Return base + factor * value for a base on the grid, the product rounded to the grid."""
+    if isinstance(base, Split):
+        return base.plus(value, factor)
     if torch.is_grad_enabled() or any(unpack_dual(tensor).tangent is not None for tensor in (base, value)):
         return _Plus.apply(base, value, factor)  # pyright: ignore[reportReturnType]
     return _sum(base, value, factor)  # the Function costs as much as the sum
@@ -68,12 +83,16 @@ class Ratio:
         size, window = min(words, key=lambda word: word[0] / word[1])
         return cls(fraction, size, window)
 
-    def times(self, value: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+    def times(self, value: Any, lost: Tensor) -> tuple[Any, Tensor]:
         """Return n/d * value on the grid and the lost digits after it; the derivative is n/d."""
+        if isinstance(value, Split):
+            return value.times(lost, self.fraction)
         return _Times.apply(value, lost, self.fraction.numerator, self.fraction.denominator)  # pyright: ignore
 
-    def undo(self, value: Tensor, lost: Tensor) -> tuple[Tensor, Tensor]:
+    def undo(self, value: Any, lost: Tensor) -> tuple[Any, Tensor]:
         """Return what `times` was given, to the last bit."""
+        if isinstance(value, Split):
+            return value.undo(lost, self.fraction)
         n, d = self.fraction.numerator, self.fraction.denominator
         if n == 1:
             quotient = value * SCALE
@@ -88,11 +107,11 @@ class Ratio:
         words = lost.contiguous().to(torch.int64).unsqueeze(-1)  # (..., 1)
         return words.view(torch.uint8)[..., : self.num_bytes].contiguous()
 
-    def unpack(self, packed: Tensor) -> Tensor:
-        """Return what `pack` was given."""
+    def unpack(self, packed: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Return what `pack` was given, in its dtype."""
         words = packed.new_zeros((*packed.shape[:-1], 8))
         words[..., : self.num_bytes] = packed
-        return words.view(torch.int64).squeeze(-1).double()
+        return words.view(torch.int64).squeeze(-1).to(dtype)
 
 
 def fraction_below_one(owner: str, name: str, given: Any) -> Fraction:

@@ -6,13 +6,14 @@ A coupled recursion is another dynamical system than the cell's own; each class 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients.checks import is_number
 from loopgrad.models.coupled_state import times, total
-from loopgrad.models.coupling_base import STORED, Arithmetic, Coupling, Per
+from loopgrad.models.coupling_base import Arithmetic, Coupling, Per
 from loopgrad.models.grid_arithmetic import Ratio, fraction_below_one
 
 # bits of a float that repeated division may use up before the reconstruction is worthless
@@ -42,16 +43,16 @@ class Damped(Coupling):
 
     Cost:
         One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
-        exact, two words of digits.
+        exact, two words of digits. A device without float64 has the exact grid in int64 (`Coupled`).
     Not recommended when:
         The trained weights are to be those of the plain recursion: the dynamics differ away from
-        fixed points. On devices without float64.
+        fixed points.
     Reference:
         McCallum et al. 2025, arXiv 2509.12917; Maclaurin et al. 2015, arXiv 1502.03492.
 
     Raises:
         ValueError: beta, arithmetic or per is not one of the above.
-        TypeError: cell is not a module.
+        TypeError: cell is not a module; at the first call, "float64" on a device that has none.
 
     Example:
         >>> import torch
@@ -105,16 +106,16 @@ class Leapfrog(Coupling):
             "state[1]"; see `Coupling`. Each is saved once per update that changes it.
 
     Cost:
-        One evaluation of f and a few elementwise operations per update; the state is two float64 copies.
+        One evaluation of f and a few elementwise operations per update; the state is two float64 copies. A device
+        without float64 has the exact grid in int64 (`Coupled`).
     Not recommended when:
-        The recursion should settle: only a root of f is a fixed point, not one of the cell. On
-        devices without float64.
+        The recursion should settle: only a root of f is a fixed point, not one of the cell.
     Reference:
         Chang et al. 2018, arXiv 1709.03698.
 
     Raises:
         ValueError: scale is zero or not finite; arithmetic or per is not one of the above.
-        TypeError: cell is not a module, or scale not a number.
+        TypeError: cell is not a module, or scale not a number; at the first call, "float64" on a device that has none.
 
     Example:
         >>> import torch
@@ -169,16 +170,15 @@ class Momentum(Coupling):
 
     Cost:
         One evaluation of f and a few elementwise operations per update; the state is two float64 copies and, if
-        exact, a word of digits.
+        exact, a word of digits. A device without float64 has the exact grid in int64 (`Coupled`).
     Not recommended when:
-        The image f does not vanish where the recursion should settle: z grows by about f per update. On devices
-        without float64.
+        The image f does not vanish where the recursion should settle: z grows by about f per update.
     Reference:
         Sander et al. 2021, arXiv 2102.07870.
 
     Raises:
         ValueError: gamma, arithmetic or per is not one of the above.
-        TypeError: cell is not a module.
+        TypeError: cell is not a module; at the first call, "float64" on a device that has none.
 
     Example:
         >>> import torch
@@ -211,18 +211,18 @@ class Momentum(Coupling):
         else:  # the velocity is divided by gamma at each update that is undone
             self.safe_length = int(SPARE_BITS[arithmetic] / -math.log2(self.gamma))
 
-    def _companion(self, leaf: Tensor) -> Tensor:
-        return torch.zeros_like(leaf, dtype=STORED[self.arithmetic]).detach()
+    def _companion(self, leaf: Tensor) -> Any:
+        return self._stored(torch.zeros_like(leaf).detach())
 
-    def _read_by(self, current: Tensor, other: Tensor) -> Tensor:
+    def _read_by(self, current: Any, other: Any) -> Any:
         return current - other
 
-    def _next(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+    def _next(self, current: Any, other: Any, lost: list[Tensor], image: Tensor) -> tuple:
         kept, digits = self._damp(other, lost)
         velocity = self._plus(kept, image)
         return current + velocity, velocity, digits
 
-    def _before(self, current: Tensor, other: Tensor, lost: list[Tensor], image: Tensor) -> tuple:
+    def _before(self, current: Any, other: Any, lost: list[Tensor], image: Tensor) -> tuple:
         return self._undamp(self._minus(other, image), lost)
 
     def _pulled(self, current: Tensor | None, other: Tensor | None) -> tuple[Tensor | None, ...]:

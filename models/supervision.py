@@ -157,7 +157,8 @@ def run_segment(
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
     Reference:
-        Wang et al. 2025, arXiv 2506.21734 (deep supervision), one optimiser step per segment as in the official code.
+        Wang et al. 2025, arXiv 2506.21734 (deep supervision), one optimiser step per segment as in the official code;
+        ARC Prize Foundation 2025 (that this loop brings most of what HRM gains).
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids

@@ -10,7 +10,7 @@ READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethroug
 BLOCKS = {"heading", "paragraph", "inline", "bullet_list", "list_item", "table", "thead", "tbody", "tr", "th", "td"}
 PIECES = {"text", "code_inline", "image", "softbreak", "strong_open", "strong_close"}
 OWN = r"(figures/)?[^/:?#]+\.png"
-ADDRESS = re.compile(r"://|www\.|mailto|\w@\S*\.|javascript", re.IGNORECASE)
+ADDRESS = re.compile(r"://|www\.|mailto|\w@\S*\.\w|javascript", re.IGNORECASE)  # the dot of a sentence ends none
 
 
 def what_acts(page: str, images: str = OWN, links: str = "(?!)") -> list[str]:

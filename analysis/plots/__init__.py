@@ -3,7 +3,13 @@
 All need matplotlib, the extra "plots", and raise ImportError where it is not installed.
 """
 
-from loopgrad.analysis.plots.comparison import Run, accuracy_and_cost, residuals_by_estimator
+from loopgrad.analysis.plots.comparison import (
+    Case,
+    Run,
+    accuracy_and_cost,
+    accuracy_and_cost_by_case,
+    residuals_by_estimator,
+)
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
 from loopgrad.analysis.plots.courses import Course, conditions
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
@@ -18,6 +24,7 @@ from loopgrad.analysis.plots.validity_points import Point, validity
 from loopgrad.analysis.plots.verdicts import verdict_bars
 
 __all__ = [
+    "Case",
     "Course",
     "Drawn",
     "Estimate",
@@ -27,6 +34,7 @@ __all__ = [
     "Run",
     "Trade",
     "accuracy_and_cost",
+    "accuracy_and_cost_by_case",
     "conditions",
     "eigenvalue_cloud",
     "forward_cosines",

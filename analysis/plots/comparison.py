@@ -1,7 +1,7 @@
 """Estimators compared in training: accuracy, memory, time, agreement with BPTT, and how their residuals fall."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from loopgrad.analysis.plots.style import (
     COLUMN,
     PAGE,
     Drawn,
+    Look,
     Row,
     columns_of,
     grouped,
@@ -44,6 +45,20 @@ class Run(NamedTuple):
     residuals: Mapping[str, Sequence[float | None]] = {}
 
 
+class Case(NamedTuple):
+    """A comparison of several that are drawn together.
+
+    Attributes:
+        name: What was trained, over how many seeds.
+        runs: Its runs.
+        accuracy: What is accurate.
+    """
+
+    name: str
+    runs: Sequence[Run]
+    accuracy: str = "held-out samples exact (%)"
+
+
 def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "held-out samples exact (%)") -> Drawn:
     """Draw accuracy over training and over memory, and the cosine with BPTT's gradient over time.
 
@@ -70,10 +85,61 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "hel
         >>> [axis.get_xlabel() for axis in drawn.figure.axes]
         ['optimiser step', 'saved for backward (MiB)', "time of a step / BPTT's"]
     """
-    groups = grouped(runs, "runs", "estimator")
+    curves, ends = _numbers(runs)
+    with panels(PAGE, 2.6, 1, 3) as (figure, axes):
+        figure.suptitle(title, fontsize=8)
+        _fill(axes[0], curves, ends, looks(row["estimator"] for row in ends), accuracy)
+    return Drawn(figure, curves + ends)
+
+
+def accuracy_and_cost_by_case(cases: Sequence[Case]) -> Drawn:
+    """Draw several comparisons below each other, a row of panels as of `accuracy_and_cost` for each.
+
+    An estimator of one name has one colour, line and marker in all of them; accuracies have the same scale.
+
+    Args:
+        cases: The comparisons, from above to below.
+
+    Returns:
+        The figure, and of each case the rows of `accuracy_and_cost` with the case's name before them.
+
+    Not recommended when:
+        There are more than six or so: a page holds no more.
+
+    Raises:
+        ValueError: cases is empty, or the runs of one are, or were evaluated at different steps.
+
+    Example:
+        >>> from loopgrad.analysis.plots import Case, Run, accuracy_and_cost_by_case
+        >>> runs = [Run("bptt", [50, 100], [40, 90], 90, 2**20, 1.0, 1.0)]
+        >>> drawn = accuracy_and_cost_by_case([Case("sudoku", runs), Case("copy", runs)])
+        >>> len(drawn.figure.axes), [row["case"] for row in drawn.table]
+        (6, ['sudoku', 'sudoku', 'sudoku', 'copy', 'copy', 'copy'])
+    """
+    if not cases:
+        raise ValueError("cases is empty: there is nothing to draw")
+    numbers = [_numbers(case.runs) for case in cases]
+    shown = looks(row["estimator"] for _, ends in numbers for row in ends)
+    with panels(PAGE, 0.7 + 1.9 * len(cases), len(cases), 3) as (figure, axes):
+        for line, case, (curves, ends) in zip(axes, cases, numbers, strict=True):
+            _fill(line, curves, ends, shown, case.accuracy)
+            line[0].set_title(case.name, loc="left").set_in_layout(False)  # it may reach over all three panels
+            line[0].set_title(" ")  # which keeps the height that it needs
+            for axis in line[:2]:  # room for marks at 0 and 100 %
+                axis.set_ylim(-4, 106)
+            line[1].set_ylabel("")
+        for axis in axes[:-1].flat:
+            axis.set_xlabel("")
+    return Drawn(
+        figure, [{"case": case.name, **row} for case, it in zip(cases, numbers, strict=True) for row in sum(it, [])]
+    )
+
+
+def _numbers(runs: Sequence[Run]) -> tuple[list[Row], list[Row]]:
+    """Return a row per estimator and evaluation, and a row per estimator with what it reached and cost."""
     curves: list[Row] = []
     ends: list[Row] = []
-    for name, group in groups.items():
+    for name, group in grouped(runs, "runs", "estimator").items():
         steps = list(group[0].steps)
         if any(list(run.steps) != steps or len(run.accuracies) != len(steps) for run in group):
             raise ValueError(f"runs: those of {name} must have one accuracy at each of the same steps")
@@ -82,27 +148,30 @@ def accuracy_and_cost(runs: Sequence[Run], title: str = "", accuracy: str = "hel
         ends.append({"estimator": name, **_range([run.accuracy for run in group])})
         for key in ("bytes", "time_ratio", "cosine"):
             ends[-1][key] = _mean(getattr(run, key) for run in group)
+    return curves, ends
+
+
+def _fill(axes: Any, curves: Sequence[Row], ends: Sequence[Row], shown: Mapping[str, Look], accuracy: str) -> None:
+    """Draw the numbers of one comparison on its three panels."""
+    curve, cost, angle = axes
     memory = np.array([row["bytes"] for row in ends], dtype=float) / 2**20
-    with panels(PAGE, 2.6, 1, 3) as (figure, axes):
-        curve, cost, angle = axes[0]
-        figure.suptitle(title, fontsize=8)
-        for (name, look), end, size in zip(looks(groups).items(), ends, lifted(memory), strict=True):
-            colour, line, marker, _ = look
-            x, mean, low, high = columns_of(curves, "step", "accuracy", "low", "high", estimator=name)
-            curve.plot(x, mean, color=colour, ls=line, marker=marker, ms=3, label=name)
-            curve.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
-            mean, low, high = columns_of([end], "accuracy", "low", "high")
-            cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
-            angle.plot(*columns_of([end], "time_ratio", "cosine"), marker, ms=5, color=colour)
-        curve.set(xlabel="optimiser step", ylabel=accuracy, ylim=(-2, 102))
-        curve.set_xlim(left=0)
-        cost.set(xlabel="saved for backward (MiB)", ylabel=accuracy)
-        if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
-            cost.set_xscale("log")
-            label_log(cost.xaxis)
-        angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
-        angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
-    return Drawn(figure, curves + ends)
+    for end, size in zip(ends, lifted(memory), strict=True):
+        name = end["estimator"]
+        colour, line, marker, _ = shown[name]
+        x, mean, low, high = columns_of(curves, "step", "accuracy", "low", "high", estimator=name)
+        curve.plot(x, mean, color=colour, ls=line, marker=marker, ms=3, label=name)
+        curve.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        mean, low, high = columns_of([end], "accuracy", "low", "high")
+        cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
+        angle.plot(*columns_of([end], "time_ratio", "cosine"), marker, ms=5, color=colour)
+    curve.set(xlabel="optimiser step", ylabel=accuracy, ylim=(-2, 102))
+    curve.set_xlim(left=0)
+    cost.set(xlabel="saved for backward (MiB)", ylabel=accuracy)
+    if (memory > 0).any():  # matplotlib warns about an empty logarithmic axis
+        cost.set_xscale("log")
+        label_log(cost.xaxis)
+    angle.set(xlabel="time of a step / BPTT's", ylabel="gradient cosine with BPTT")
+    angle.set(xlim=(0, 1.1 * angle.get_xlim()[1]), ylim=(min(-0.05, angle.get_ylim()[0]), 1.05))
 
 
 def residuals_by_estimator(runs: Sequence[Run], xlabel: str = "update") -> Drawn:

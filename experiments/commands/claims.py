@@ -10,6 +10,7 @@ the same command goes on.
 
 import time
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -42,6 +43,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         raise ConfigError("all=true tests every claim: leave claim= out")
     if not config.all and config.get("claim") is None:
         _list(config, known, console)
+        if config.page is not None:
+            _write_page(output_folder(config.page, "page"), folder, list(known), console)
         return
     check_count("workers", config.workers, optional=True)
     check_count("minutes", config.minutes, optional=True)
@@ -57,10 +60,15 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         _test_each(chosen, config, ends, console)
     except SweepUnfinished as error:  # the others are tested
         unfinished = error
-    if reports.write_index(folder, list(dict.fromkeys([*known, *chosen])), SIZES, page):
-        console.print(f"All claims: {page}")
+    _write_page(page, folder, list(dict.fromkeys([*known, *chosen])), console)
     if unfinished:
         raise unfinished
+
+
+def _write_page(page: Path, folder: Path, names: list[str], console: Console) -> None:
+    if any(reports.listed(folder, names, SIZES).values()):
+        reports.write_index(folder, names, SIZES, page)
+        console.print(f"All claims: {page}")
 
 
 def _test_each(chosen: dict[str, Claim], config: DictConfig, ends: float | None, console: Console) -> None:
@@ -80,9 +88,8 @@ def _test_each(chosen: dict[str, Claim], config: DictConfig, ends: float | None,
 
 def _list(config: DictConfig, known: dict[str, DictConfig], console: Console) -> None:
     found = reports.listed(output_folder(config.output_dir), list(known), SIZES)
-    titles = {name: str(node.title) for name, node in known.items()}
-    header = ["claim", "what it is about", "verdict"]
-    console.print(console_table(header, reports.lines(found, titles), header))
+    header = ["claim", "verdict"]
+    console.print(console_table(header, reports.lines(found), header))
     console.print("loopgrad claims NAME [size=tiny|cpu|gpu] tests one, loopgrad claims all every one")
 
 

@@ -19,7 +19,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
         with held(folder):
             sweep.render(folder, console)
         return
-    found = records.first(folder / "records.jsonl")
-    kind = deltas if "depths" in found else claims if "trainings" in found else comparison
+    first = records.first(folder / "records.jsonl")
+    of = deltas if "depths" in first else claims if "contrasts" in first else comparison
     with held(folder):
-        kind.render(folder, console)
+        of.render(folder, console)

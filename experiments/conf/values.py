@@ -12,16 +12,18 @@ from loopgrad.experiments.errors import ConfigError
 
 @dataclass(frozen=True)
 class Names:
-    """Names of the chosen task and model, for records."""
+    """Names of the chosen task and model, and the overrides that chose them as typed, for records."""
 
     task: str
     model: str
+    overrides: tuple[str, ...] | None = None  # None: not known
 
     @classmethod
     def chosen(cls) -> "Names":
         """Return those of the command that Hydra runs."""
-        choices = HydraConfig.get().runtime.choices
-        return cls(task=str(choices.get("task")), model=str(choices.get("model")))
+        runtime = HydraConfig.get()
+        task, model = (str(runtime.runtime.choices.get(group)) for group in ("task", "model"))
+        return cls(task, model, tuple(runtime.overrides.task))
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -86,9 +86,13 @@ class VotesRecord(TypedDict):
     whole_at: Annotated[dict[Tried, Share], Between(1, 100)]
 
 
+Overrides = Annotated[list[Annotated[str, Between(1, 1000)]], Between(0, 1000)]
+
+
 class _Beside(TypedDict, total=False):
     config: dict[str, Any]
     match_accuracy: Share | None
+    overrides: Overrides  # of the job, as typed; without those of Hydra itself
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]

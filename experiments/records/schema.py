@@ -90,6 +90,15 @@ def check(value: Any, kind: Any, place: str = "") -> None:
         _check_plain(value, kind, place)
 
 
+def holds(value: Any, kind: Any) -> bool:
+    """Return whether a value is what a type says."""
+    try:
+        check(value, kind)
+    except Mismatch:
+        return False
+    return True
+
+
 def _check_fields(value: Any, kind: Any, place: str) -> None:
     _check_plain(value, dict, place)
     for name, inner in _fields(kind).items():

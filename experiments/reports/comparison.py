@@ -115,21 +115,25 @@ def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
     Raises:
         ImportError: matplotlib is not installed.
     """
+    case = case_of(found)
+    yield "comparison", plots.accuracy_and_cost(case.runs, case.name, case.accuracy)
+    updates = "update in the second segment" if found[0]["probe"]["segment"] == 2 else "update"
+    yield "residuals", plots.residuals_by_estimator(case.runs, "token" if _per_update(found) else updates)
+
+
+def case_of(found: Sequence[RunRecord]) -> plots.Case:
+    """Return what a figure shows of the records of a comparison."""
     key = summary.judged(found)[0]
     if any(key not in record["curve"] for record in found):  # of an earlier version
         key = "exact_accuracy"
-    runs = [run_of(record, key) for record in found]
     count = len({record["seed"] for record in found})
     seeds = f"{count} seeds: mean, least and greatest" if count > 1 else "one seed"
-    title = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
     of = "tokens right" if key == "token_accuracy" else "samples exact"
-    yield "comparison", plots.accuracy_and_cost(runs, title, f"held-out {of} (%)")
-    updates = "update in the second segment" if found[0]["probe"]["segment"] == 2 else "update"
-    yield "residuals", plots.residuals_by_estimator(runs, "token" if _per_update(found) else updates)
+    name = f"{found[0]['model']} on {found[0]['task']}, {seeds}"
+    return plots.Case(name, [_run(record, key) for record in found], f"held-out {of} (%)")
 
 
-def run_of(record: RunRecord, key: str) -> plots.Run:
-    """Return what a figure shows of a run, its accuracy that of `key`."""
+def _run(record: RunRecord, key: str) -> plots.Run:
     return plots.Run(
         estimator=record["estimator"],
         steps=record["curve"]["step"],

@@ -81,6 +81,7 @@ class Column:
         return found.text(self.show)
 
 
+RESIDUAL = ("residuals", "joint", "map_relative", 1)
 COLUMNS = (
     Column("exact %", ("exact_accuracy",), percent, spread=True),
     Column("time / BPTT", ("time_ratio_to_bptt",), lambda value: f"{value:.2f}"),
@@ -93,7 +94,7 @@ COLUMNS = (
     Column("evaluations", ("cell_evaluations",), lambda value: f"{value:.0f}"),
     Column("vjps", ("vjps",), lambda value: f"{value:.0f}"),
     Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.2f}"),
-    Column("residual", ("residuals", "joint", "map_relative", 1), significant),
+    Column("residual", RESIDUAL, significant),
 )
 # only where samples have other right answers than their label
 MATCHES = Column("match %", ("match_accuracy",), percent, spread=True)
@@ -135,11 +136,11 @@ def reading(records: Sequence[RunRecord]) -> str:
     key, words = judged(records)
     clauses = []
     if base:
-        clauses.append(f"BPTT {words.format(_score(groups[base], key))}")
+        clauses.append(f"BPTT {words.format(score(groups[base], key))}")
     for name, group in groups.items():
         if name == base:
             continue
-        clause = f"{name} {_score(group, key)} at {spread(group, 'time_ratio_to_bptt').mean:.2f}x BPTT's time"
+        clause = f"{name} {score(group, key)} at {spread(group, 'time_ratio_to_bptt').mean:.2f}x BPTT's time"
         if base and (whole := spread(groups[base], "saved_bytes").mean):
             clause += f" and {spread(group, 'saved_bytes').mean / whole:.2f}x its saved bytes"
         cosine = spread(group, "gradient_cosine").mean
@@ -155,5 +156,6 @@ def judged(records: Sequence[RunRecord]) -> tuple[Literal["exact_accuracy", "tok
     return "token_accuracy", "has {} of the held-out tokens right, and no run solves a sample exactly"
 
 
-def _score(group: list[RunRecord], key: str) -> str:
+def score(group: Sequence[RunRecord], key: str) -> str:
+    """Return the mean accuracy over seeds, in percent."""
     return f"{100 * spread(group, key).mean:.1f} %"

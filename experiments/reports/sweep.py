@@ -1,9 +1,12 @@
-"""The joint report of a sweep: what its jobs differ in and what each came to, rendered from their records alone."""
+"""The joint report of a sweep: what its jobs differ in and what each came to, rendered from their records alone.
+
+Each comparison of several estimators has a sentence and a row of panels; of other runs a sentence says which did best.
+"""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,15 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports import summary
-from loopgrad.experiments.reports.comparison import MANY, run_of
-from loopgrad.experiments.reports.inert import figure, markdown, shown
+from loopgrad.experiments.reports import shortcuts, summary
+from loopgrad.experiments.reports.comparison import MANY, case_of
+from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
+from loopgrad.experiments.reports.sweep_rows import Row, rows_of
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import making, rendered, say, write
 
-SHOWN = ("exact_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt", "saved_bytes", "gradient_cosine")
-COLUMNS = [column for column in summary.COLUMNS if column.path[0] in SHOWN]
+SHOWN = ("exact %", "time / BPTT", "saved MiB", "cosine", "tokens %", "loss", "residual")
+COLUMNS = [column for column in summary.COLUMNS if column.title in SHOWN]
 # numbers of a record, in the table of all runs
 VALUES = (
     *("train_steps", "exact_accuracy", "match_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt"),
@@ -28,16 +32,10 @@ VALUES = (
     "gradient_relative_error",
 )
 LONGEST = 60  # characters of a value that is shown
-
-
-@dataclass(frozen=True)
-class Row:
-    """Runs that differ in their seeds alone: of each its job, and what all have for each key that varies."""
-
-    jobs: list[int]
-    values: list[str]
-    estimator: str
-    records: list[RunRecord]
+MOST_CASES = 6  # comparisons that a page holds, a row of panels each
+RESIDUAL = """\
+residual: how far one more cycle moves the states, over their scale, where the gradient is taken (median over samples);
+where each update reads a token of its own, how far that token moves them, not whether they settle."""
 
 
 def jobs_of(folder: Path) -> dict[int, list[RunRecord]]:
@@ -62,71 +60,66 @@ def render(folder: Path, console: Console) -> list[int]:
     if len(missing) == len(jobs):
         raise ConfigError(f"{folder}: none of the {len(jobs)} jobs of this sweep has ended: there is nothing to report")
     with making(folder):
-        keys, rows = _rows(jobs)
+        keys, rows = rows_of(jobs)
         drawn, reason = _figures(keys, rows)
         page = _page(keys, rows, missing)
         page += "".join(f"\n![sweep]({name})\n" for name in drawn if name.endswith(".png"))
-        header, lines = _table(keys, rows, shown, spreads=False)
-        sentence = _best(keys, rows, shown)
+        judge = summary.judged([record for row in rows for record in row.records])[0]
+        short = [
+            column for column in COLUMNS if column.path[0] not in {"exact_accuracy", "token_accuracy", "loss"} - {judge}
+        ]
+        header, lines = _table(keys, rows, shown, short, spreads=False)
+        sentences = _sentences(keys, rows, shown)
     write(folder, page, {**drawn, "sweep.csv": _csv(keys, rows).encode()})
     if reason:
         say(console, f"No figure: {reason}.")
     console.print(console_table(header, lines, header[: len(keys) + 2]))
-    say(console, sentence)
+    for sentence in sentences:
+        say(console, sentence)
     say(console, f"The joint report of {len(jobs) - len(missing)} jobs is in {folder}")
     return missing
 
 
-def _rows(jobs: dict[int, list[RunRecord]]) -> tuple[list[str], list[Row]]:
-    """Return the keys that vary, and the runs of all jobs, those together that differ in their seeds alone."""
-    told = [(number, record, _told(record)) for number, found in jobs.items() for record in found]
-    shared: dict[tuple[str, str], set[str]] = {}
-    for _, _, values in told:
-        for key, (of, value) in values.items():
-            shared.setdefault((key, of), set()).add(value)
-    varied = list(dict.fromkeys(key for (key, _), values in shared.items() if len(values) > 1))
-    rows: dict[tuple[str, ...], Row] = {}
-    for number, record, values in told:
-        own = [values.get(key, ("", ""))[1] for key in varied]
-        row = rows.setdefault((*own, record["estimator"]), Row([], own, record["estimator"], []))
-        row.records.append(record)
-        row.jobs.append(number)
-    return varied, list(rows.values())
+def _cases(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of each setting, if every job compares several estimators and a page holds all settings."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.values), []).append(row)
+    estimators = Counter(job for row in rows for job in set(row.jobs))
+    return list(found.values()) if len(found) <= MOST_CASES and min(estimators.values()) > 1 else []
 
 
-def _told(record: RunRecord) -> dict[str, tuple[str, str]]:
-    """Return the configuration of a run but its seed, flat: for each key of what it is a part, and its value.
-
-    Values are compared among parts of the same name: that a sorting task has no size tells nothing new.
-    """
-    config, names = record.get("config", {}), {"task": record["task"], "model": record["model"]}
-    found = {name: ("", value) for name, value in names.items()}
-    for group in ("task", "model", "trainer"):
-        for key, value in _flat(config.get(group), group):
-            found[key] = names.get(group, ""), value
-    for key, value in _flat(config.get("estimator"), f"estimator.{record['estimator']}"):
-        found[key] = record["estimator"], value
-    return found
+def _together(rows: Sequence[Row], how: Any) -> list[RunRecord]:
+    return [inert(record, how) for row in rows for record in row.records]
 
 
-def _flat(values: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(values, dict):
-        for name, value in values.items():
-            yield from _flat(value, f"{key}.{name}")
-    elif values is not None:
-        text = str(values)
-        yield key, text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+def _settings(keys: Sequence[str], row: Row, how: Any) -> str:
+    return ", ".join(f"{how(name)}={_cut(value, how)}" for name, value in zip(keys, row.values, strict=True) if value)
+
+
+def _cut(value: str, how: Any) -> str:
+    return how(value if len(value) <= LONGEST else f"{value[: LONGEST - 3]}...")
 
 
 def _table(
-    keys: Sequence[str], rows: Sequence[Row], how: Any, spreads: bool = True
+    keys: Sequence[str], rows: Sequence[Row], how: Any, columns: Sequence[summary.Column], spreads: bool = True
 ) -> tuple[list[str], list[list[str]]]:
     numbers = [", ".join(map(str, dict.fromkeys(row.jobs))) for row in rows]
     lines = [
-        [number, *map(how, row.values), how(row.estimator), *(column.text(row.records, spreads) for column in COLUMNS)]
+        [
+            number,
+            *(_cut(value, how) for value in row.values),
+            how(row.estimator),
+            *(column.text(row.records, spreads) for column in columns),
+        ]
         for number, row in zip(numbers, rows, strict=True)
     ]
-    return ["job", *map(how, keys), "estimator", *(column.title for column in COLUMNS)], lines
+    return ["job", *map(how, keys), "estimator", *(column.title for column in columns)], lines
+
+
+def _sentences(keys: Sequence[str], rows: Sequence[Row], how: Any) -> list[str]:
+    told = [shortcuts.sentence(_together(case, how), _settings(keys, case[0], how)) for case in _cases(rows)]
+    return told or [_best(keys, rows, how)]
 
 
 def _best(keys: Sequence[str], rows: Sequence[Row], how: Any) -> str:
@@ -138,8 +131,8 @@ def _best(keys: Sequence[str], rows: Sequence[Row], how: Any) -> str:
         return "No run has a score."
     best = max(known, key=lambda i: scores[i].mean)
     row, seeds = rows[best], len({record["seed"] for record in rows[best].records})
-    pairs = [f"{how(name)}={how(value)}" for name, value in zip(keys, row.values, strict=True) if value]
-    told = f"{how(row.estimator)}{' with ' * bool(pairs)}{', '.join(pairs)}"
+    settings = _settings(keys, row, how)
+    told = f"{how(row.estimator)}{' with ' * bool(settings)}{settings}"
     scale = f"mean of {seeds} seeds" if seeds > 1 else "one seed, so without a spread"
     equal = sum(scores[i].mean == scores[best].mean for i in known) - 1
     also = f"; {equal} other{'s are' if equal > 1 else ' is'} equal to it" if equal else ""
@@ -147,14 +140,15 @@ def _best(keys: Sequence[str], rows: Sequence[Row], how: Any) -> str:
 
 
 def _page(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) -> str:
-    header, lines = _table(keys, rows, markdown)
+    header, lines = _table(keys, rows, markdown, COLUMNS)
     left = [f"Not ended, and so not in the table: jobs {', '.join(map(str, missing))}.", ""] if missing else []
+    sentences = [line for sentence in _sentences(keys, rows, markdown) for line in (sentence, "")]
     config = "config.json of its folder holds the whole configuration of a job. sweep.csv has a line for each run."
     return "\n".join(
         [
             f"# A sweep of {len({number for row in rows for number in row.jobs})} jobs",
-            *("", _best(keys, rows, markdown), "", *left, *table(header, lines)),
-            *("", "Values are means over seeds, least and greatest in brackets. " + config, ""),
+            *("", *sentences, *left, *table(header, lines)),
+            *("", "Values are means over seeds, least and greatest in brackets. " + config, "", RESIDUAL, ""),
             *how_made(rows[0].records[0]),
             "",
         ]
@@ -165,32 +159,40 @@ def _figures(keys: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, bytes]
     """Return the files of the figure by name, or why there is none."""
     if len(rows) > MANY:
         return {}, f"{len(rows)} rows cannot be told apart"
-    key = summary.judged([record for row in rows for record in row.records])[0]
-    if any(key not in record["curve"] for row in rows for record in row.records):
-        key = "exact_accuracy"
-    short = [name.rsplit(".", 1)[-1] for name in keys]
-    short = [name if short.count(name) == 1 else whole for name, whole in zip(short, keys, strict=True)]
-    runs = []
-    for row in rows:
-        told = ", ".join(f"{name}={value}" for name, value in zip(short, row.values, strict=True) if value)
-        label = figure(f"{row.estimator} {told}".strip())
-        runs += [run_of({**record, "estimator": label}, key) for record in row.records]
-    of = "tokens right" if key == "token_accuracy" else "samples exact"
     try:
-        drawn = plots.accuracy_and_cost(runs, "", f"held-out {of} (%)")
-        return rendered([("sweep", drawn)]), ""
+        return rendered([("sweep", _draw(keys, rows))]), ""
     except ImportError:
         return {}, "matplotlib is missing (pip install 'loopgrad[plots]')"
+
+
+def _draw(keys: Sequence[str], rows: Sequence[Row]) -> plots.Drawn:
+    if cases := _cases(rows):
+        drawn = [(case_of(_together(case, figure)), _settings(keys, case[0], figure)) for case in cases]
+        return plots.accuracy_and_cost_by_case(
+            [case._replace(name=": ".join(filter(None, (settings, case.name)))) for case, settings in drawn]
+        )
+    short = [name.rsplit(".", 1)[-1] for name in keys]
+    short = [name if short.count(name) == 1 else whole for name, whole in zip(short, keys, strict=True)]
+    labels = [f"{row.estimator} {_settings(short, row, str)}".strip() for row in rows]
+    case = case_of(
+        [
+            {**record, "estimator": figure(label)}
+            for row, label in zip(rows, labels, strict=True)
+            for record in row.records
+        ]
+    )
+    return plots.accuracy_and_cost(case.runs, "", case.accuracy)
 
 
 def _csv(keys: Sequence[str], rows: Sequence[Row]) -> str:
     """Return a table with a line per run; no text begins as a spreadsheet's formulas do."""
     file = io.StringIO()
     lines = csv.writer(file, lineterminator="\n")
-    lines.writerow(["job", "seed", *map(_cell, keys), "estimator", *VALUES])
+    lines.writerow(["job", "seed", *map(_cell, keys), "estimator", *VALUES, "residual"])
     for row in rows:
         for job, record in zip(row.jobs, row.records, strict=True):
-            numbers = [record.get(name) for name in VALUES]
+            residual = summary.spread([record], *summary.RESIDUAL).mean
+            numbers = [*(record.get(name) for name in VALUES), None if residual != residual else residual]
             lines.writerow([job, record["seed"], *map(_cell, row.values), _cell(row.estimator), *numbers])
     return file.getvalue()
 

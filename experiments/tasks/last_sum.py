@@ -75,8 +75,8 @@ class SumBySteps(SequenceTask):
         >>> from loopgrad.experiments.tasks import SumBySteps
         >>> sample = SumBySteps(length=4, modulus=5).test_set()
         >>> print(SumBySteps(length=4, modulus=5).render(sample.inputs[0], sample.labels[0]))
-        tokens 1 4 1 2 = 1 0 1
-        steps          1 0 1 3
+        tokens 4 4 0 1 = 4 3 3
+        steps          4 3 3 4
     """
 
     references = ("nye2021show",)

@@ -7,6 +7,8 @@ import torch
 from loopgrad.experiments import provenance
 from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.records.kinds import Overrides
+from loopgrad.experiments.records.schema import holds
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
 from loopgrad.experiments.training.votes import votes_record
@@ -57,6 +59,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                 **made,
                 "device": provenance.device_name(mine.batch.inputs.device),
                 "config": plan.fingerprint,
+                **_overrides(names),
             }
         )
     return result
@@ -74,6 +77,12 @@ def scores(log: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, list[
     last |= {name: values[-1] for name, values in found.items() if values[-1] is not None}
     curves = {name: values for name, values in found.items() if None not in values}
     return last, {"step": [entry["step"] for entry in evaluations], **curves}
+
+
+def _overrides(names: Names) -> dict[str, list[str]]:
+    """Return what was typed, or nothing where it is not known, or longer than what is read of a record."""
+    typed = None if names.overrides is None else list(names.overrides)
+    return {} if typed is None or not holds(typed, Overrides) else {"overrides": typed}
 
 
 def _verdicts(log: list[dict[str, Any]]) -> dict[str, Any] | None:

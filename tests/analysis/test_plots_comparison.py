@@ -2,7 +2,7 @@
 
 import pytest
 
-from loopgrad.analysis.plots import Run, accuracy_and_cost, residuals_by_estimator
+from loopgrad.analysis.plots import Case, Run, accuracy_and_cost, accuracy_and_cost_by_case, residuals_by_estimator
 
 RUNS = [
     Run("bptt", [50, 100], [40, 80], 82, 2**21, 1.0, 1.0, {"z_L": [0.5, None], "z_H": [None, 0.25]}),
@@ -56,3 +56,33 @@ def test_what_cannot_be_compared_is_refused():
     for wrong in ([RUNS[0]._replace(residuals={})], [RUNS[0], RUNS[1]._replace(residuals={"z_L": [0.5]})]):
         with pytest.raises(ValueError, match="residuals of the same streams and as many updates"):
             residuals_by_estimator(wrong)
+
+
+def test_cases_stand_below_each_other_with_the_looks_and_scales_of_one_figure():
+    other = [run._replace(accuracy=run.accuracy / 2) for run in RUNS[2:] + RUNS[:2]]
+    cases = [
+        Case("easy", RUNS[:3]),
+        Case("a long name that reaches over more than the first panel", other, "tokens right (%)"),
+    ]
+    drawn = accuracy_and_cost_by_case(cases)
+    for case in cases:
+        rows = [{key: row[key] for key in row if key != "case"} for row in drawn.table if row["case"] == case.name]
+        assert rows == accuracy_and_cost(case.runs).table
+    above, below = drawn.figure.axes[:3], drawn.figure.axes[3:]
+    colours = [{line.get_label(): line.get_color() for line in axes[0].get_lines()} for axes in (above, below)]
+    assert colours[0].items() <= colours[1].items() and len(set(colours[1].values())) == 3
+    assert {axis.get_ylim() for axis in (*above[:2], *below[:2])} == {(-4, 106)}
+    assert [axis.get_ylabel() for axis in (above[0], below[0])] == ["held-out samples exact (%)", "tokens right (%)"]
+    assert [axis.get_xlabel() for axis in above] == [""] * 3 and all(axis.get_xlabel() for axis in below)
+    assert [axis.get_title(loc="left") for axis in (above[0], below[0])] == [case.name for case in cases]
+    assert len(drawn.figure.legends[0].get_texts()) == 3
+    drawn.figure.draw_without_rendering()
+    widths = {round(axis.get_position().width, 2) for axis in drawn.figure.axes}
+    assert max(widths) - min(widths) < 0.02, "a title takes no width from the panels"
+
+
+def test_cases_that_cannot_be_drawn_are_refused():
+    with pytest.raises(ValueError, match="cases is empty"):
+        accuracy_and_cost_by_case([])
+    with pytest.raises(ValueError, match="runs is empty"):
+        accuracy_and_cost_by_case([Case("a", RUNS), Case("b", [])])

@@ -46,21 +46,32 @@ def check_index(page: Path) -> None:
     raise ConfigError(f"{page} is not a page of claims, and one goes there: move it away, or choose another place")
 
 
-def write_index(folder: Path, names: Sequence[str], sizes: Sequence[str], page: Path) -> bool:
-    """Write a page with the verdict, a sentence and the figure of each claim; return whether there is any record.
+def index(folder: Path, names: Sequence[str], sizes: Sequence[str], home: Path) -> str:
+    """Return the page of all claims that have a record: of each the verdict, a sentence and the figure.
 
     The largest size that has a record speaks for a claim.
+
+    Args:
+        folder: Where the records are.
+        names: Names of the claims.
+        sizes: Names of the sizes, the largest last.
+        home: Folder of the page, from which its links lead.
+
+    Raises:
+        ConfigError: A record is not that of a claim.
+    """
+    places = [found[-1] for name in names if (found := list(_recorded(folder, name, sizes)))]
+    return "\n".join([TITLE, "", OPENING, "", *(line for place in places for line in _part(place, home))])
+
+
+def write_index(folder: Path, names: Sequence[str], sizes: Sequence[str], page: Path) -> None:
+    """Write the page of all claims, see `index`.
 
     Raises:
         ConfigError: A record is not that of a claim, or the page is another's.
     """
-    places = [found[-1] for name in names if (found := list(_recorded(folder, name, sizes)))]
-    if not places:
-        return False
     check_index(page)
-    lines = [TITLE, "", OPENING, "", *(line for place in places for line in _part(place, page.parent))]
-    replace_text(page, "\n".join(lines))
-    return True
+    replace_text(page, index(folder, names, sizes, page.parent))
 
 
 def _recorded(folder: Path, name: str, sizes: Sequence[str]) -> Iterator[Path]:
@@ -82,7 +93,7 @@ def _part(place: Path, home: Path) -> list[str]:
     return [f"## {own['title']}: {outcome}", "", f"{told} [Report]({link(f'{way}/report.md')})", "", *figure]
 
 
-def lines(found: Mapping[str, Mapping[str, str]], titles: Mapping[str, str]) -> list[list[str]]:
-    """Return rows for the console: name, title, verdicts by size."""
+def lines(found: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """Return rows for the console: name, verdicts by size."""
     told = {name: "; ".join(f"{size}: {it}" for size, it in verdicts.items()) for name, verdicts in found.items()}
-    return [[name, titles[name], told.get(name) or "not run"] for name in titles]
+    return [[name, verdicts or "not run"] for name, verdicts in told.items()]

@@ -42,12 +42,12 @@ def done(tested, tmp_path, mine, loopgrad):
     return Path(shutil.copytree(tested / "out", tmp_path / "out"))
 
 
-def test_claims_are_listed_with_what_they_are_about(loopgrad, tmp_path):
+def test_claims_are_listed_by_their_whole_names_in_a_narrow_terminal(loopgrad, tmp_path):
     found = loopgrad("claims")
     assert found.code == 0 and not list(tmp_path.iterdir())
-    for name, node in claims._known().items():
+    for name in claims._known():
         (line,) = [line for line in found.out.splitlines() if line.split()[:1] == [name]]
-        assert str(node.title) in line and line.rstrip().endswith("not run")
+        assert line.rstrip().endswith("not run") and len(line) <= 80
     assert "loopgrad claims NAME" in found.out
     assert "\n  claims " in USAGE
 
@@ -126,7 +126,7 @@ def test_a_claim_is_trained_read_recorded_and_reported(done, loopgrad, mine, mon
 def test_a_page_elsewhere_shows_the_figures_from_there(done, tmp_path):
     pytest.importorskip("matplotlib")
     page = tmp_path / "docs" / "claims.md"
-    assert write_index(done, ["mine", "other"], SIZES, page) and not write_index(done, ["other"], SIZES, page)
+    write_index(done, ["mine", "other"], SIZES, page)
     assert "![One of my own](../out/mine/tiny/claim.png)" in page.read_text()
     assert (page.parent / "../out/mine/tiny/claim.png").exists()
 

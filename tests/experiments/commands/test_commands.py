@@ -1,6 +1,7 @@
 """The commands as a user types them: what they leave, what they refuse, and that they touch nothing of others."""
 
 import json
+import shlex
 import shutil
 import sys
 
@@ -33,6 +34,7 @@ def test_a_comparison_records_every_estimator_and_seed_with_all_fields(found):
         assert {"torch", "python", "loopgrad", "numpy"} <= record["versions"].keys()
         assert record["versions"]["torch"] == torch.__version__
         assert {"z_L", "z_H", "joint"} <= record["residuals"].keys()
+        assert record["overrides"] == shlex.split(record["command"])[2:]
 
 
 def test_the_costs_in_the_records_are_those_of_the_methods(found):

@@ -50,6 +50,20 @@ def test_four_runs_end_with_one_report(tiny, tmp_path, launcher):
 
 
 @pytest.mark.slow
+def test_two_comparisons_end_with_a_sentence_each(tiny, tmp_path):
+    swept = ("model=trm,trm_attention", "estimator=[bptt,one_step]", "output_dir=out")
+    ended = run(tmp_path, "compare", "-m", *tiny, *swept)
+    assert ended.returncode == 0, ended.stderr
+    for number, model in enumerate(("trm", "trm_attention")):
+        (record, _) = map(json.loads, (tmp_path / "out" / str(number) / "records.jsonl").read_text().splitlines())
+        assert record["overrides"] == [*tiny, f"model={model}", "estimator=[bptt,one_step]", "output_dir=out"]
+        assert (
+            f"model={model}: after 4 steps of {model} on sudoku4 (one seed, so without a spread), BPTT" in ended.stdout
+        )
+    assert list(table(tmp_path / "out")[0])[:4] == ["job", "seed", "model", "estimator"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_job_that_cannot_run_stops_no_other(tiny, tmp_path, launcher):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")

@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 
-from loopgrad.experiments.records.schema import Beside, Between, Matches, check
+from loopgrad.experiments.records.schema import Beside, Between, Matches, check, holds
 
 
 class Part(TypedDict):
@@ -41,6 +41,7 @@ PART = {"values": [1, None]}
 )
 def test_what_fits_passes(value):
     check(value, Thing)
+    assert holds(value, Thing)
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,4 @@ def test_what_does_not_fit_is_named_by_its_place(value, message):
     with pytest.raises(ValueError) as refusal:
         check(value, Thing)
     assert str(refusal.value).startswith(message)
+    assert not holds(value, Thing)

@@ -28,7 +28,7 @@ def real(name, count):
 @pytest.fixture(scope="module")
 def whole():
     return {
-        "compared": [*real("sudoku4", 2), *real("sudoku4", 12)[-1:]],
+        "compared": [*real("shortcuts/0", 2), *real("shortcuts/0", 12)[-1:]],
         "implicit": real("implicit/sudoku6", 18)[-2:],
         "analysed": real("deltas", 2),
         "two groups": [real("deltas", 1)[0], real("deltas", 144)[-1]],

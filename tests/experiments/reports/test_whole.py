@@ -36,7 +36,7 @@ def quick(monkeypatch):
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, quick, failing):
     folder = tmp_path / "results"
-    folder_with(folder, "sudoku4", 2)
+    folder_with(folder, "shortcuts/0", 2)
     for name in ("report.md", "comparison.png"):
         (folder / name).write_text("old")
     before, calls = contents(folder), []
@@ -54,7 +54,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 
 def test_figures_that_cannot_be_drawn_leave_the_old_report(tmp_path, monkeypatch, quick):
     folder = tmp_path / "results"
-    folder_with(folder, "sudoku4", 2)
+    folder_with(folder, "shortcuts/0", 2)
     (folder / "report.md").write_text("old")
     before = contents(folder)
     monkeypatch.setattr(plots, "residuals_by_estimator", lambda *_: 1 / 0)
@@ -65,7 +65,7 @@ def test_figures_that_cannot_be_drawn_leave_the_old_report(tmp_path, monkeypatch
 
 def test_more_estimators_than_can_be_told_apart_are_not_drawn(tmp_path, quick):
     folder = tmp_path / "results"
-    folder_with(folder, "sudoku4", 1)
+    folder_with(folder, "shortcuts/0", 1)
     one = records.read(folder / "records.jsonl")[0]
     records.write(folder / "records.jsonl", [one | {"estimator": f"e{i}"} for i in range(41)])
     render(folder, comparison)

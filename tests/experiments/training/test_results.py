@@ -1,5 +1,9 @@
-"""What a log tells of a run, in records: its last scores, and those of every evaluation."""
+"""What records tell of a log, its last scores and those of every evaluation, and of the command line."""
 
+import pytest
+
+from loopgrad.experiments.conf.values import Names
+from loopgrad.experiments.training import results
 from loopgrad.experiments.training.results import scores
 
 
@@ -24,3 +28,18 @@ def test_a_log_that_an_earlier_version_began_has_no_curve_of_what_it_did_not_log
     assert curves.keys() == {"step", "exact_accuracy", "token_accuracy"}
     last, curves = scores([entry(1, **old)])
     assert last == old and curves.keys() == {"step", "exact_accuracy", "token_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ((), {"overrides": []}),
+        (("a=1", "+b.c=2"), {"overrides": ["a=1", "+b.c=2"]}),
+        (("a=" + "x" * 998,), {"overrides": ["a=" + "x" * 998]}),
+        (("a=" + "x" * 999,), {}),
+        (("a=1",) * 1001, {}),
+        (None, {}),
+    ],
+)
+def test_overrides_are_told_unless_they_are_longer_than_a_record_may_hold(typed, told):
+    assert results._overrides(Names("task", "model", typed)) == told
