@@ -31,7 +31,7 @@ from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
 OF_TASK = "of_task"
-ALSO = re.compile(r"also=\[.*\]", re.DOTALL)
+LISTS = re.compile(r"(also|\+?claim\.sizes\.\w+\.(?:every|conditions\.\w+))=\[(.*)\]", re.DOTALL)  # of overrides
 COMMANDS = ("compare", "train", "analyse", "bench", "claims", "report", "cite")
 TOGETHER = ("compare", "train")  # those that several processes can share
 USAGE = """usage: loopgrad COMMAND [key=value ...]
@@ -117,9 +117,10 @@ class Task:
 
 
 def spelt(command: str, overrides: list[str]) -> list[str]:
-    """Return overrides as Hydra reads them: a bench or a claim that is named in front, and overrides within `also=`."""
+    """Return overrides as Hydra reads them: a bench or a claim that is named in front, and lists of overrides."""
     if command == "claims":
-        overrides = [f"also=[{','.join(quoted(it[6:-1]))}]" if ALSO.fullmatch(it) else it for it in overrides]
+        found = [(it, LISTS.fullmatch(it)) for it in overrides]
+        overrides = [f"{listed[1]}=[{','.join(quoted(listed[2]))}]" if listed else it for it, listed in found]
     if command not in ("bench", "claims") or not overrides or not overrides[0].isidentifier():
         return overrides
     name, *rest = overrides

@@ -25,6 +25,7 @@ from loopgrad.experiments.conf.values import Names, check_count, run_seeds
 from loopgrad.experiments.errors import ConfigError, Interrupted, SweepUnfinished
 from loopgrad.experiments.folders import claimed, complete, output_folder
 from loopgrad.experiments.processes import at_once, mapped
+from loopgrad.experiments.records import differences
 from loopgrad.experiments.reports import claims as reports
 from loopgrad.experiments.reports.tables import console_table
 from loopgrad.experiments.training.crew import execute_all
@@ -140,8 +141,24 @@ def _test(name: str, claim: Claim, config: DictConfig, ends: float | None, conso
             made["device"] = provenance.device_name(jobs[0].plan.trainer.torch_device())
             complete(folder, [_record(name, claim, size, also, found, made)])
         else:
+            _check_judged(folder, claim)
             console.print(f"{folder} holds this claim's results already; restart=true runs it anew.")
         reports.render(folder, console)
+
+
+def _check_judged(folder: Path, claim: Claim) -> None:
+    """Check that a record was judged by the differences that are asked for, whatever the words for them.
+
+    Raises:
+        ConfigError: By others.
+    """
+    stored, asked = reports.read(folder)["contrasts"], {name: vars(it) for name, it in claim.differences().items()}
+    before, after = ({name: {**it, "says": ""} for name, it in found.items()} for found in (stored, asked))
+    if changed := differences(before, after, "contrasts"):
+        raise ConfigError(
+            f"{folder} holds results that were judged by other differences ({', '.join(changed[:5])}): choose another "
+            "output_dir=, or restart=true to replace them"
+        )
 
 
 def _run(jobs: list[Training], config: DictConfig, ends: float | None, console: Console) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ table, and its values are what they are: nothing is imported, interpolated or ca
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -24,7 +24,7 @@ from loopgrad.experiments.conf.annotations import (
 from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own import Classes
-from loopgrad.experiments.conf.targets import taken_by, target_of
+from loopgrad.experiments.conf.targets import hints_of, taken_by, target_of
 from loopgrad.experiments.errors import ConfigError
 
 Node = DictConfig | Mapping[str, Any]
@@ -108,7 +108,7 @@ def _check(node: Any, name: str, given: set[str], find: Callable[[Any], Any], de
         raise ConfigError(f"{name}: nodes in one another, more than {DEEPEST} deep")
     target = node["_target_"]
     found = find(target)
-    known, hints = taken_by(found, target), _hints_of(found)
+    known, hints = taken_by(found, target), hints_of(found)
     for key, value in node.items():
         place = f"{name}.{shown(key)}"
         if key == "_target_":
@@ -134,11 +134,3 @@ def _check(node: Any, name: str, given: set[str], find: Callable[[Any], Any], de
         if str(target).startswith("loopgrad."):  # others know best what they can hold
             check_bounds(place, value)
     return found
-
-
-def _hints_of(found: Any) -> dict[str, Any]:
-    """Return the annotations of what a target takes; nothing where they name what is not there, as a user's own may."""
-    try:
-        return get_type_hints(found.__init__ if isinstance(found, type) else found)
-    except (NameError, TypeError, AttributeError):
-        return {}

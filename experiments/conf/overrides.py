@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own_files import check_folder
-from loopgrad.experiments.conf.targets import parameters_of
+from loopgrad.experiments.conf.targets import hints_of, parameters_of, target_of
 from loopgrad.experiments.errors import ConfigError
 
 CONF = "loopgrad.experiments.conf"
@@ -191,7 +191,7 @@ def _check_key(override: Override, base: DictConfig, overrides: list[Override], 
 
 
 def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool:
-    """Return whether a key is a parameter that has its default so far, or belongs to one more contestant."""
+    """Return whether a key is a parameter that has its default so far, or belongs to one more contestant or mapping."""
     given = {o.key_or_group: o for o in overrides}
     parent, _, name = key.rpartition(".")
     path = key.split(".")
@@ -202,7 +202,20 @@ def _may_be_added(key: str, base: DictConfig, overrides: list[Override]) -> bool
     target = node.get("_target_") if isinstance(node, DictConfig) else None
     if f"{parent}._target_" in given:
         target = given[f"{parent}._target_"].value()
-    return target is not None and name in parameters_of(str(target))
+    if target is not None or not isinstance(node, DictConfig):
+        return target is not None and name in parameters_of(str(target))
+    return _is_in_mapping(path[:-1], base)
+
+
+def _is_in_mapping(path: list[str], base: DictConfig) -> bool:
+    """Return whether a place is a parameter that takes a mapping, or within it."""
+    from loopgrad.experiments.conf.annotations import takes_mapping  # loads torch
+
+    for depth in range(len(path) - 1, 0, -1):
+        owner = OmegaConf.select(base, ".".join(path[:depth]))
+        if isinstance(owner, DictConfig) and "_target_" in owner:
+            return takes_mapping(hints_of(target_of(owner["_target_"])).get(path[depth]))
+    return False
 
 
 def keys_of(config: DictConfig, prefix: str = "") -> list[str]:

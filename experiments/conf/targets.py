@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import pkgutil
-from typing import Any
+from typing import Any, get_type_hints
 
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.errors import ConfigError
@@ -52,3 +52,11 @@ def target_of(target: str) -> Any:
     if not callable(found):
         raise ConfigError(f"_target_={target}: give a class or a function, this is a {type(found).__name__}")
     return found
+
+
+def hints_of(found: Any) -> dict[str, Any]:
+    """Return the annotations of what a target takes; nothing where they name what is not there, as a user's own may."""
+    try:
+        return get_type_hints(found.__init__ if isinstance(found, type) else found)
+    except (NameError, TypeError, AttributeError):
+        return {}

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 from omegaconf import OmegaConf
+from repository import ROOT, blocks
 
 from loopgrad.experiments.claims import SIZES, Claim
 from loopgrad.experiments.conf.build import build
@@ -60,6 +61,14 @@ def test_every_condition_of_a_difference_is_another(claims, name):
 def test_the_first_condition_at_tiny_size_composes(claims, name):
     first = claims[name].conditions("tiny")[0]
     assert composed("train", first.overrides).trainer.train_steps <= 20
+
+
+def test_the_claim_of_the_guide_is_one():
+    ((_, code),) = blocks((ROOT / "docs/guides/claims.md").read_text(), "yaml")
+    claim = build(OmegaConf.create(code), "claim")
+    assert isinstance(claim, Claim) and claim.differences()["wide"].at == "segments@4"
+    for condition in claim.conditions("cpu"):
+        composed("train", condition.overrides)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from loopgrad.experiments.claims import SIZES
 from loopgrad.experiments.cli import USAGE, spelt
 from loopgrad.experiments.commands import claims
 from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import held
 from loopgrad.experiments.records import ClaimRecord
 from loopgrad.experiments.reports.claims import write_index
@@ -97,6 +98,18 @@ def test_overrides_within_also_need_no_quotes(typed, found):
     assert spelt("train", [typed]) == [typed]
 
 
+def test_a_condition_and_a_difference_of_ones_own_are_added_by_name():
+    own = ["+claim.sizes.tiny.conditions.mine=[estimator=truncated]", "claim.sizes.tiny.every=[task=sudoku4]"]
+    own += ["+claim.contrasts.mine={says:'it solves more, too',more:mine,less:bptt,by:0.05}"]
+    claim = composed("claims", spelt("claims", ["gradient_scope", *own])).claim
+    assert claim.sizes.tiny.conditions.mine == ["estimator=truncated"] and claim.sizes.tiny.every == ["task=sudoku4"]
+    assert claim.contrasts.mine == {"says": "it solves more, too", "more": "mine", "less": "bptt", "by": 0.05}
+    with pytest.raises(ConfigError, match="claim.contrasts.mine is not set so far; to add it, write \\+claim"):
+        composed("claims", ["claim=gradient_scope", own[2][1:]])
+    with pytest.raises(ConfigError, match="there is no key claim.colour"):
+        composed("claims", ["claim=gradient_scope", "+claim.colour=red"])
+
+
 def test_a_claim_is_trained_read_recorded_and_reported(done, loopgrad, mine, monkeypatch):
     (record,) = records.read(done / "mine" / "tiny" / "records.jsonl", ClaimRecord)
     assert (record["claim"], record["size"], record["every"]) == ("mine", "tiny", [])
@@ -134,6 +147,12 @@ def test_a_page_elsewhere_shows_the_figures_from_there(done, tmp_path):
 def test_other_overrides_are_another_configuration(done, refused_as_typed, mine):
     line = refused_as_typed(*mine, "seeds=[0,1]", "also=[trainer.learning_rate=0.5]")
     assert "holds results of another configuration (seeds: [0] -> [0, 1], every: [] -> ['trainer.learn" in line
+
+
+def test_results_that_other_differences_judged_are_not_passed_off_as_those_asked_for(done, refused_as_typed, mine):
+    typed = [*mine, "claim.contrasts.deeper.by=0.5", "claim.contrasts.more.says=something else"]
+    line = refused_as_typed(*typed)
+    assert "holds results that were judged by other differences (contrasts.deeper.by: -0.02 -> 0.5): choose" in line
 
 
 def test_a_page_that_is_none_of_ours_is_left_alone(refused_as_typed, mine, tmp_path):
