@@ -138,8 +138,10 @@ def test_the_gradient_is_that_of_float64_up_to_rounding(coupling, kind, num_step
         found = outcome(ReversibleBPTT(), coupling, kind, num_steps)
     true = outcome(ReversibleBPTT(), coupling, kind, num_steps)
     assert all(map(torch.equal, found[0], true[0]))
+    numbers = torch.finfo(torch.float32)
+    lost = numbers.tiny / numbers.eps  # smaller ones, as after 256 updates damped by 1/2, have lost digits
     for mine, theirs in zip(found[1], true[1], strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=max(1e-5 * float(theirs.abs().max()), lost))
 
 
 def test_memory_is_that_of_float64():
