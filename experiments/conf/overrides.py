@@ -88,12 +88,12 @@ def _composed_default(command: str, places: list[str]) -> tuple[DictConfig, froz
 @contextmanager
 def _apart() -> Iterator[None]:
     """Compose apart from the configuration that a command runs with."""
-    before = GlobalHydra.get_state()
+    before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         yield
-    finally:
-        GlobalHydra.set_state(before)
+    finally:  # in what stands there now: the block has put another in its place
+        GlobalHydra.instance().hydra = before
 
 
 def _options(loader: Any, group: str, places: list[str]) -> list[str]:

@@ -124,6 +124,27 @@ def test_beginning_anew_removes_what_commands_wrote_and_nothing_of_others(tmp_pa
     assert json.loads((folder / "config.json").read_text())["trainer"] == {"lr": 2}
 
 
+def test_a_claim_has_the_runs_of_its_conditions_and_no_others(tmp_path):
+    folder, of_claim = tmp_path / "results", frozenset({"claim", "size", "every"})
+    values = {"claim": "mine", "size": "cpu", "every": [], "conditions": {"deep": [], "bptt": []}, "seeds": [0, 1]}
+    with claimed(folder, values, False, of_claim):
+        pass
+    runs = {
+        name: folder / "runs" / name for name in ("deep-seed1", "bptt-seed0", "deep-seed2", "shallow-seed0", "deep")
+    }
+    for place in runs.values():
+        place.mkdir(parents=True)
+        (place / "checkpoint.pt").write_text("")
+        (place / ".train.jsonl.77.part").write_text("")
+    with claimed(folder, values, False, of_claim):  # what a killed process left of its own files goes
+        left = {name for name, place in runs.items() if (place / ".train.jsonl.77.part").exists()}
+        assert left == {"deep-seed2", "shallow-seed0", "deep"}
+    with claimed(folder, values, True, of_claim):
+        assert {name for name, place in runs.items() if place.exists()} == left
+    with pytest.raises(ConfigError, match="holds no results of this command"), claimed(folder, VALUES, True):
+        pass
+
+
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("linked", ["runs", "runs/bptt-seed1", "weights", "figures", "runs/bptt-seed1/tensorboard"])
 def test_a_link_leads_nothing_that_is_written_or_removed_out_of_the_folder(tmp_path, linked, restart):

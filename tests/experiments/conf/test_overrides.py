@@ -5,6 +5,8 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 
 from loopgrad.experiments.commands import train as train_command
 from loopgrad.experiments.conf.nearest import nearest
@@ -187,3 +189,15 @@ def test_a_composed_configuration_holds_what_was_asked_for():
     assert config.trainer.learning_rate == 0.5 and config.trainer.train_steps == 6 and config.model.num_puzzles == 2
     with pytest.raises(ConfigError, match=r"experiment=smokes: there is no such experiment; did you mean smoke\?"):
         composed("train", ["experiment=smokes"])
+
+
+def test_composing_within_a_command_leaves_its_configuration_alone():
+    with initialize_config_module("loopgrad.experiments.conf", version_base="1.3"):
+        mine = compose("train", ["trainer.train_steps=5"])
+        before = GlobalHydra.instance().hydra
+        assert composed("train", ["trainer.train_steps=7"]).trainer.train_steps == 7
+        with pytest.raises(ConfigError):
+            composed("train", ["trainer.train_step=7"])
+        assert before is not None and GlobalHydra.instance().hydra is before
+        assert compose("train", ["trainer.train_steps=5"]) == mine
+    assert not GlobalHydra.instance().is_initialized()
