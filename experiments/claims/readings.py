@@ -106,9 +106,7 @@ def _halted(model: Model, trainer: Trainer, task: Task, samples: Batch) -> dict[
         for count, (predicted, output) in enumerate(along, 1):
             done = torch.full((len(own),), count, device=output.q_halt.device)
             known = {"change": supervision.relative_change(before, output.state)} if halting.needs_change else {}
-            stops = halting.halts(done, output.q_halt, output.q_continue, None, **known).cpu() | (
-                count == halting.max_segments
-            )
+            stops = halting.halts(done, output.q_halt, output.q_continue, None, **known).cpu()
             final[going], steps[going] = predicted[going], count
             going, before = going & ~stops, output.state
             if not going.any():
@@ -146,7 +144,7 @@ def _settled(model: Model, trainer: Trainer, task: Task, samples: Batch, multipl
         trace = record(model.cell, state, x, segments * model.num_steps, lags=16, reevaluate=torch.float64)
         label = classify(trace)["joint"].label
         found[f"residual@{multiple}"] = float(np.median(trace.joint_relative))
-        if (label == "too short").all():  # to be judged
+        if (label == "too short").all():  # no verdict on runs of so few cycles
             continue
         converged = label == "converged"
         end = supervision.predict(model, batch.inputs, batch.puzzle_ids, segments)

@@ -43,7 +43,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if config.all and config.get("claim") is not None:
         raise ConfigError("all=true tests every claim: leave claim= out")
     if not config.all and config.get("claim") is None:
-        _list(config, known, console)
+        _list(folder, list(known), console)
         if config.page is not None:
             _write_page(output_folder(config.page, "page"), folder, list(known), console)
         return
@@ -87,8 +87,8 @@ def _test_each(chosen: dict[str, Claim], config: DictConfig, ends: float | None,
         raise SweepUnfinished(f"{len(failed)} of {len(chosen)} claims could not be tested: {', '.join(failed)}")
 
 
-def _list(config: DictConfig, known: dict[str, DictConfig], console: Console) -> None:
-    found = reports.listed(output_folder(config.output_dir), list(known), SIZES)
+def _list(folder: Path, known: list[str], console: Console) -> None:
+    found = reports.listed(folder, known, SIZES)
     header = ["claim", "verdict"]
     console.print(console_table(header, reports.lines(found), header))
     console.print("loopgrad claims NAME [size=tiny|cpu|gpu] tests one, loopgrad claims all every one")

@@ -6,15 +6,15 @@ from typing import ClassVar
 import numpy as np
 
 from loopgrad.experiments.tasks.base import IGNORE, TokenSpec
-from loopgrad.experiments.tasks.sequences import SequenceTask
+from loopgrad.experiments.tasks.sequences import RollingSum
 
 
 @dataclass(frozen=True)
-class LastSum(SequenceTask):
+class LastSum(RollingSum):
     """y = (x_1 + ... + x_n) mod m, said at the last token: nothing on the way is scored.
 
     Attributes:
-        modulus: m, also the number of tokens, at least 2; the others are those of `SequenceTask`.
+        modulus: m; it and the others are those of `RollingSum`.
 
     Not recommended when:
         Something is to be learnt quickly: one token in n is scored, and its answer depends on all others.
@@ -30,17 +30,6 @@ class LastSum(SequenceTask):
     unscored: ClassVar[str] = " "
     length: int = 8
     modulus: int = 2
-    num_test: int | None = None
-    data_seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.check_int("modulus", 2)
-        super().__post_init__()
-
-    @property
-    def num_tokens(self) -> int:
-        """The modulus."""
-        return self.modulus
 
     @property
     def names(self) -> tuple[str, str]:
@@ -50,12 +39,12 @@ class LastSum(SequenceTask):
     def answers(self, sequences: np.ndarray) -> np.ndarray:
         """Return the sum at the last token."""
         found = np.full(sequences.shape, IGNORE)
-        found[:, -1] = sequences.sum(axis=1) % self.modulus
+        found[:, -1] = super().answers(sequences)[:, -1]
         return found
 
 
 @dataclass(frozen=True)
-class SumBySteps(SequenceTask):
+class SumBySteps(RollingSum):
     """The same sum for a model that says its steps: x_1 .. x_n = s_1 .. s_{n-1} asks for s_1 .. s_n from the mark on.
 
     s_i = (x_1 + ... + x_i) mod m. The steps are shown as in training by teacher forcing, each after it was asked for.
@@ -63,7 +52,7 @@ class SumBySteps(SequenceTask):
     itself from the mark on, so that samples exact are those that it would solve unaided.
 
     Attributes:
-        modulus: m, also the number of values, at least 2; the others are those of `SequenceTask`.
+        modulus: m; it and the others are those of `RollingSum`.
 
     Not recommended when:
         The model is not causal: it would read its answers off the next tokens.
@@ -83,17 +72,6 @@ class SumBySteps(SequenceTask):
     unscored: ClassVar[str] = " "
     length: int = 8
     modulus: int = 2
-    num_test: int | None = None
-    data_seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.check_int("modulus", 2)
-        super().__post_init__()
-
-    @property
-    def num_tokens(self) -> int:
-        """The modulus."""
-        return self.modulus
 
     @property
     def names(self) -> tuple[str, str]:
@@ -108,13 +86,10 @@ class SumBySteps(SequenceTask):
     def inputs_of(self, sequences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return the sequences, the mark, and all steps but the last."""
         mark = np.full((len(sequences), 1), self.modulus)
-        return np.concatenate([sequences, mark, self._steps(sequences)[:, :-1]], axis=1)
+        return np.concatenate([sequences, mark, super().answers(sequences)[:, :-1]], axis=1)
 
     def answers(self, sequences: np.ndarray) -> np.ndarray:
         """Return the steps, from the mark on."""
         found = np.full(sequences.shape, IGNORE)
-        found[:, self.length :] = self._steps(sequences[:, : self.length])
+        found[:, self.length :] = super().answers(sequences[:, : self.length])
         return found
-
-    def _steps(self, sequences: np.ndarray) -> np.ndarray:
-        return sequences.cumsum(axis=1) % self.modulus

@@ -8,34 +8,20 @@ import numpy as np
 
 from loopgrad.experiments.tasks.arc_grids import FIRST_COLOUR, NUM_COLOURS, PAD, decode
 from loopgrad.experiments.tasks.base import Batch
-from loopgrad.experiments.tasks.official_folder import Folder, Part, read_folder
-from loopgrad.experiments.tasks.official_order import GroupStream, at_most
+from loopgrad.experiments.tasks.official_folder import Part, read_folder
+from loopgrad.experiments.tasks.official_order import GroupStream, Stored, at_most
 from loopgrad.experiments.tasks.streams import random_stream
 
 _AT_ONCE = 2**22  # tokens that are hashed at once
 
 
 @dataclass(frozen=True)
-class StoredGrids:
-    """Pairs of a folder.
-
-    Attributes:
-        folder: All of them.
-        stream: Which are trained on at a step.
-        test_rows: Which are held out.
-    """
-
-    folder: Folder
-    stream: GroupStream
-    test_rows: np.ndarray
+class StoredGrids(Stored):
+    """Pairs of a folder."""
 
     def train_batch(self, seed: int, step: int, batch_size: int) -> Batch:
         """Return the pairs of a step."""
         return self.folder.train.batch(self.stream.rows(seed, step, batch_size))
-
-    def test_set(self) -> Batch:
-        """Return what is held out."""
-        return self.folder.test.batch(self.test_rows)
 
     def labels_of(self, question: np.ndarray) -> list[np.ndarray]:
         """Return the labels of all held-out pairs with this input, (seq_len,); where there are none, of training's."""

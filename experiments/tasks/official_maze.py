@@ -6,27 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.tasks.maze_grids import GOAL, PATH, SPACE, START, WALL, image_keys, marks_shortest_path
-from loopgrad.experiments.tasks.official_folder import Folder, read_folder
-from loopgrad.experiments.tasks.official_order import GroupStream, at_most
+from loopgrad.experiments.tasks.official_folder import read_folder
+from loopgrad.experiments.tasks.official_order import GroupStream, Stored, at_most
 
 _SYMBOLS = 6
 
 
 @dataclass(frozen=True)
-class StoredMazes:
-    """Mazes of a folder.
-
-    Attributes:
-        folder: All of them.
-        stream: Which are trained on at a step.
-        test_rows: Which are held out.
-    """
-
-    folder: Folder
-    stream: GroupStream
-    test_rows: np.ndarray
+class StoredMazes(Stored):
+    """Mazes of a folder."""
 
     @property
     def size(self) -> int:
@@ -37,10 +26,6 @@ class StoredMazes:
         """Return the solved mazes of a step, (batch_size, size, size)."""
         rows = self.stream.rows(seed, step, batch_size)
         return self.folder.train.labels[rows].reshape(batch_size, self.size, self.size)
-
-    def test_set(self) -> Batch:
-        """Return what is held out."""
-        return self.folder.test.batch(self.test_rows)
 
 
 def read_mazes(path: str, num_train: int, num_test: int, data_seed: int) -> StoredMazes:

@@ -9,7 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from loopgrad.experiments.tasks.official_folder import Part
+from loopgrad.experiments.tasks.base import Batch
+from loopgrad.experiments.tasks.official_folder import Folder, Part
 from loopgrad.experiments.tasks.streams import epoch_order, random_stream
 
 
@@ -57,6 +58,25 @@ class GroupStream:
         # a number below 1 by at least 2**-53, times a size, rounds to less than the size
         draws = _draws(len(self.groups), self.data_seed, seed, epoch)[chosen]
         return starts[groups] + (draws * sizes).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What of a folder is trained on, and what is held out.
+
+    Attributes:
+        folder: All of it.
+        stream: Which rows are trained on at a step.
+        test_rows: Which are held out.
+    """
+
+    folder: Folder
+    stream: GroupStream
+    test_rows: np.ndarray
+
+    def test_set(self) -> Batch:
+        """Return what is held out."""
+        return self.folder.test.batch(self.test_rows)
 
 
 @lru_cache(maxsize=4)

@@ -5,35 +5,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.tasks.files import obeys_rules
-from loopgrad.experiments.tasks.official_folder import Folder, read_folder
-from loopgrad.experiments.tasks.official_order import GroupStream, at_most
+from loopgrad.experiments.tasks.official_folder import read_folder
+from loopgrad.experiments.tasks.official_order import GroupStream, Stored, at_most
 from loopgrad.experiments.tasks.symmetry import class_keys
 
 
 @dataclass(frozen=True)
-class StoredSudokus:
-    """Boards of a folder.
-
-    Attributes:
-        folder: All of them.
-        stream: Which are trained on at a step.
-        test_rows: Which are held out.
-    """
-
-    folder: Folder
-    stream: GroupStream
-    test_rows: np.ndarray
+class StoredSudokus(Stored):
+    """Boards of a folder."""
 
     def train(self, seed: int, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return questions and answers of a step, (batch_size, size*size) each, 0 for a blank."""
         rows, part = self.stream.rows(seed, step, batch_size), self.folder.train
         return part.inputs[rows].astype(np.int64) - 1, part.labels[rows].astype(np.int64) - 1
-
-    def test_set(self) -> Batch:
-        """Return what is held out."""
-        return self.folder.test.batch(self.test_rows)
 
 
 def read_sudokus(path: str, size: int, num_train: int | None, num_test: int | None, data_seed: int) -> StoredSudokus:

@@ -30,8 +30,8 @@ AXES = {
 PLACE = re.compile("[0-9]{1,9}")  # on the axis of a figure
 
 
-def render(folder: Path, console: Console) -> str:
-    """Write report.md and the figure beside the record of a claim, print its table, and return the verdict.
+def render(folder: Path, console: Console) -> None:
+    """Write report.md and the figure beside the record of a claim, and print its table.
 
     Raises:
         ConfigError: There is no record, or it is not that of a claim.
@@ -52,7 +52,6 @@ def render(folder: Path, console: Console) -> str:
     console.print(console_table(header, rows, header[:1]))
     say(console, told)
     say(console, f"Report, figure and record are in {folder}")
-    return outcome
 
 
 def read(folder: Path) -> ClaimRecord:

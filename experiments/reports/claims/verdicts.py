@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from loopgrad.experiments.records import ClaimRecord, TrainedRecord
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this size"
@@ -26,9 +28,7 @@ class Finding:
     Attributes:
         name: Its name.
         says: What the claim says.
-        more: Readings of the condition that is to have more, by seed.
-        less: Those of the other, by seed.
-        differences: more - share * less, by seed.
+        differences: Reading of the condition that is to have more, less `share` times that of the other, by seed.
         by: Least difference that matters.
         low: Lower end of the 95 % interval of the mean difference.
         high: Upper end.
@@ -39,8 +39,6 @@ class Finding:
 
     name: str
     says: str
-    more: list[float]
-    less: list[float]
     differences: list[float]
     by: float
     low: float
@@ -76,7 +74,7 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
             less.append(other)
     differences = [one - share * other for one, other in zip(more, less, strict=True)]
     low, high = interval(differences)
-    found = Finding(name, contrast["says"], more, less, differences, by, low, high, OPEN)
+    found = Finding(name, contrast["says"], differences, by, low, high, OPEN)
     if len(differences) < LEAST_SEEDS:
         return replace(found, reason=FEW)
     if is_score(at) and (reason := _nothing_to_tell(more, less, share)):
@@ -139,11 +137,7 @@ def reading(run: TrainedRecord, at: str, other: TrainedRecord | None = None) -> 
 
 def at_step(run: TrainedRecord, step: float) -> float:
     """Return the share of samples solved at a step, linear between evaluations, from 0 at the first step."""
-    steps, shares = [0, *run["curve"]["step"]], [0.0, *run["curve"]["exact_accuracy"]]
-    for (a, b), (low, high) in zip(zip(steps, steps[1:]), zip(shares, shares[1:])):  # noqa: B905, RUF007
-        if step <= b:
-            return low + (high - low) * (step - a) / (b - a)
-    return shares[-1]
+    return float(np.interp(step, [0, *run["curve"]["step"]], [0.0, *run["curve"]["exact_accuracy"]]))
 
 
 def _total(run: TrainedRecord) -> float | None:
