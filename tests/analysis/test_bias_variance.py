@@ -156,6 +156,7 @@ def test_a_bias_is_found_with_its_size():
     assert found.relative_bias == pytest.approx(math.sqrt(found.bias_squared / found.reference_squared))
 
 
+@pytest.mark.slow
 def test_a_forward_gradient_has_p_minus_1_times_the_square_as_error():
     k = 1024
     found = bias_and_variance(Forward(), loss, Cell(), draws=k, groups=lambda name: name)

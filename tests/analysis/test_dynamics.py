@@ -10,7 +10,7 @@ import torch
 from loopgrad.analysis import StateMap, Thresholds, classify, lyapunov, record, sweep_thresholds
 from loopgrad.gradients import Stationary
 
-NOISE = (0.0, 1e-4)
+NOISE = (0.0, pytest.param(1e-4, marks=pytest.mark.slow))
 
 
 def starts(n, count=64, seed=0):

@@ -74,7 +74,7 @@ def test_a_run_that_falls_faster_and_faster_towards_zero_goes_on_and_does_not_di
     assert labels(Stationary(update), start, 200) == {"drift": 32}
 
 
-@pytest.mark.parametrize("num_steps", [120, 240])
+@pytest.mark.parametrize("num_steps", [120, pytest.param(240, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("centre", [0.0, 3.0, 30.0])
 @pytest.mark.parametrize("angle", [0.0, 0.02, 0.3, 1.0, 2.5, math.pi])
 def test_spirals_and_saddles_of_radius_above_one_diverge_wherever_their_centre_lies(angle, centre, num_steps):

@@ -36,7 +36,7 @@ def test_a_complex_pair_has_its_modulus_and_not_a_rayleigh_quotient():
     assert np.sort(found.imag, axis=1) == pytest.approx(np.tile([-0.9 * math.sin(1), 0.9 * math.sin(1)], (64, 1)))
 
 
-@pytest.mark.parametrize("n", [40, 512])
+@pytest.mark.parametrize("n", [40, pytest.param(512, marks=pytest.mark.slow)])
 def test_a_random_matrix_agrees_with_dense_algebra_and_its_norm_is_above_its_radius(n):
     matrix = np.random.default_rng(3).standard_normal((n, n)) / n**0.5 * 0.95
     f = mapped(linear(matrix), starts(n, count=1))
@@ -99,9 +99,12 @@ def logistic(r):
     return lambda z, x: r * z * (1 - z)
 
 
+LONGER_CYCLES = [(3.2, math.log(0.16) / 2, 1e-6), (3.5, -0.872507, 1e-5)]
+
+
 @pytest.mark.parametrize(
     ("r", "exact", "tolerance"),
-    [(2.8, math.log(0.8), 1e-9), (3.2, math.log(0.16) / 2, 1e-6), (3.5, -0.872507, 1e-5)],
+    [(2.8, math.log(0.8), 1e-9), *(pytest.param(*it, marks=pytest.mark.slow) for it in LONGER_CYCLES)],
 )
 def test_exponents_of_settled_logistic_maps(r, exact, tolerance):
     f = mapped(logistic(r), torch.linspace(0.1, 0.8, 64, dtype=torch.float64).unsqueeze(1))

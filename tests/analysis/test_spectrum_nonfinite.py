@@ -67,7 +67,9 @@ def test_a_sample_with_nan_in_its_input_is_nan_and_alone(measure, n, activation)
 
 @each
 @both
-@pytest.mark.parametrize("value", [torch.inf, pytest.param(-torch.inf, marks=pytest.mark.slow), torch.nan])
+@pytest.mark.parametrize(
+    "value", [torch.nan, *(pytest.param(it, marks=pytest.mark.slow) for it in (torch.inf, -torch.inf))]
+)
 def test_a_state_with_one_number_that_is_not_finite_is_nan_and_alone(measure, n, value):
     _, cell = recurrent(n)
     z, x = normal(3, n, seed=2), normal(3, n)

@@ -34,7 +34,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("gated", [False, True])  # from a state of zeros a gate is not seen in the image
+@pytest.mark.parametrize(
+    "gated", [True, pytest.param(False, marks=pytest.mark.slow)]
+)  # from a state of zeros a gate is not seen in the image
 @pytest.mark.parametrize("period", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("case", CASES)
 def test_the_spectrum_of_each_sample_is_that_of_its_block_of_the_whole_jacobian(case, period, gated):

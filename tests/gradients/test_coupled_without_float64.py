@@ -23,6 +23,9 @@ COUPLINGS = {
     "momentum 7/8": lambda cell, **more: Momentum(cell, "7/8", **more),
 }
 every_coupling = pytest.mark.parametrize("coupling", COUPLINGS)
+some_couplings = pytest.mark.parametrize(
+    "coupling", [n if i < 2 else pytest.param(n, marks=pytest.mark.slow) for i, n in enumerate(COUPLINGS)]
+)
 LOW, MIDDLE = torch.bfloat16, torch.float32
 
 
@@ -119,7 +122,7 @@ def test_every_state_is_that_of_float64_to_the_bit(coupling, kind, num_steps):
         assert state.tails and not wide.tails
 
 
-@every_coupling
+@some_couplings
 @every_state
 @pytest.mark.parametrize("num_steps", [9, FULL])
 def test_undoing_and_checkpoints_give_the_gradient_of_bptt_to_the_bit(coupling, kind, num_steps):

@@ -30,7 +30,10 @@ def test_dropout_masks_are_those_of_the_forward_pass(way, num_tangents):
     assert F.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.75
 
 
-@every_way
+CENTRAL = ("state_central", "zeroth_order")  # twice as many passes
+
+
+@pytest.mark.parametrize("way", [pytest.param(it, marks=pytest.mark.slow) if it in CENTRAL else it for it in WAYS])
 def test_attention_takes_a_kernel_with_forward_ad(way):
     problem, witness = build("attention"), build("attention")
     state = ForwardGradient(256, seed=0, **WAYS[way])(problem.cell, problem.state, problem.inputs, 5).state

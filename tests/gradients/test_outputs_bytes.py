@@ -35,7 +35,7 @@ def leapfrog(cell, num_steps):
     return Leapfrog(cell, scale=1 / num_steps)
 
 
-@pytest.mark.parametrize("most", [256, pytest.param(4096, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("most", [64, pytest.param(4096, marks=pytest.mark.slow)])
 def test_a_sum_under_a_coupling_keeps_the_same_bytes_at_any_length(most):
     short, long = (bytes_of(ReversibleBPTT(), leapfrog, steps, save="sum") for steps in (16, most))
     assert long.saved_bytes == short.saved_bytes and long.peak_bytes == short.peak_bytes
@@ -44,18 +44,18 @@ def test_a_sum_under_a_coupling_keeps_the_same_bytes_at_any_length(most):
     assert long.saved_bytes - plain.saved_bytes <= 2 * BATCH * 4 and long.peak_bytes < 1.5 * plain.peak_bytes
 
 
-def test_all_answers_under_checkpoints_cost_themselves_and_enter_no_snapshot():
+@pytest.mark.parametrize("num_steps", [64, pytest.param(256, marks=pytest.mark.slow)])
+def test_all_answers_under_checkpoints_cost_themselves_and_enter_no_snapshot(num_steps):
     own = {"readout": lambda z, *_: z * 2}  # an answer as large as the state
-    for num_steps in (64, 256):
-        plain = bytes_of(CheckpointedBPTT(), lambda cell, _: cell, num_steps, **own)
-        kept = bytes_of(CheckpointedBPTT(), lambda cell, _: cell, num_steps, **own, save="all")
-        outputs = num_steps * BATCH * SIZE * 4
-        assert kept.saved_bytes - plain.saved_bytes <= outputs
-        # when backward runs, their gradient is there as well
-        assert kept.peak_bytes - plain.peak_bytes <= 2 * outputs + 0.1 * plain.peak_bytes
+    plain = bytes_of(CheckpointedBPTT(), lambda cell, _: cell, num_steps, **own)
+    kept = bytes_of(CheckpointedBPTT(), lambda cell, _: cell, num_steps, **own, save="all")
+    outputs = num_steps * BATCH * SIZE * 4
+    assert kept.saved_bytes - plain.saved_bytes <= outputs
+    # when backward runs, their gradient is there as well
+    assert kept.peak_bytes - plain.peak_bytes <= 2 * outputs + 0.1 * plain.peak_bytes
 
 
-@pytest.mark.parametrize("save", ["sum", "all", 4])
+@pytest.mark.parametrize("save", ["sum", *(pytest.param(it, marks=pytest.mark.slow) for it in ("all", 4))])
 def test_a_budget_holds_with_answers_whose_graphs_are_larger_than_the_cells(save):
     wide = nn.Linear(SIZE, 2048)
     given = {"readout": lambda z, *_: wide(z).tanh().square().mean(1), "save": save}

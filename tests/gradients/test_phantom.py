@@ -46,7 +46,7 @@ def trm(**options):
     return model, model.initial_state(2), torch.randn(2, 4 + model.embedding.puzzle_tokens, 8)
 
 
-@pytest.mark.parametrize("mixer", ["mlp", "attention"])
+@pytest.mark.parametrize("mixer", ["mlp", pytest.param("attention", marks=pytest.mark.slow)])
 def test_penalty_estimates_the_frobenius_norm_of_the_cycle(mixer):
     torch.manual_seed(0)
     model, state, x = trm(mixer=mixer)

@@ -66,6 +66,7 @@ def test_exact_gradients_train_alike_and_every_estimator_starts_alike():
     assert again == curves["forward, state"]
 
 
+@pytest.mark.slow
 def test_the_mean_flops_of_random_truncation_are_those_of_its_lengths():
     job = Training(TINY, "sum", 6, 8, "random truncation", 0.01, seed=0)
     curves = [train(job)]

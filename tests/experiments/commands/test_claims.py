@@ -110,6 +110,7 @@ def test_a_condition_and_a_difference_of_ones_own_are_added_by_name():
         composed("claims", ["claim=gradient_scope", "+claim.colour=red"])
 
 
+@pytest.mark.slow
 def test_a_claim_is_trained_read_recorded_and_reported(done, loopgrad, mine, monkeypatch):
     (record,) = records.read(done / "mine" / "tiny" / "records.jsonl", ClaimRecord)
     assert (record["claim"], record["size"], record["every"]) == ("mine", "tiny", [])

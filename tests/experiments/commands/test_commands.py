@@ -163,6 +163,7 @@ def test_a_loss_that_is_not_finite_ends_in_one_line_with_run_step_and_tensor(loo
     assert "bptt-seed0, step" in result.err and "is not finite" in result.err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_ends_in_one_line_with_its_path(loopgrad, tiny, tmp_path, monkeypatch):
     arguments = ["train", *tiny, "estimator=bptt", "output_dir=out"]
     assert loopgrad(*arguments).code == 0

@@ -126,6 +126,7 @@ def test_the_report_is_of_records_alone(loopgrad, examined, tmp_path):
     assert (tmp_path / "out" / "report.md").read_bytes() == report
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_what_is_left_and_examines_changed_weights_anew(loopgrad, compared, tmp_path, monkeypatch):
     some_of(compared, tmp_path / "mine", "bptt-seed0", "bptt-seed1", "one_step-seed0")
     command = ("analyse", "checkpoint=mine", "output_dir=out", *BARE)
@@ -179,6 +180,7 @@ def test_official_weights_are_read_with_the_configuration_beside_them(loopgrad, 
     assert torch.equal(subject.model.lm_head.weight, tensors["inner.lm_head.weight"])
 
 
+@pytest.mark.slow
 def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, here, run, examined, tmp_path):
     shutil.copytree(examined[0], tmp_path / "out")
     (tmp_path / "out" / "records.jsonl").unlink()
@@ -190,6 +192,7 @@ def test_a_stored_record_of_another_kind_is_examined_anew(loopgrad, here, run, e
     assert records.read(stored)[0]["depths"][0]["solved"] != ["no"]
 
 
+@pytest.mark.slow
 def test_weights_without_a_run_need_task_and_model(loopgrad, here, run, tmp_path, refused):
     shutil.copy(run / "weights.safetensors", tmp_path / "alone.safetensors")
     assert "give task=" in refused("analyse", "checkpoint=alone.safetensors")

@@ -73,6 +73,7 @@ def test_no_held_out_pair_is_trained_on_even_turned_or_recoloured(dataset, versi
     assert len(leaks) == (15 if dataset == "arc1" else 0)
 
 
+@pytest.mark.slow
 def test_the_test_set_holds_all_test_pairs_of_the_evaluation_split():
     _, evaluation = splits("arcagi2")
     batch = Arc("arc2", num_augmentations=3).test_set()

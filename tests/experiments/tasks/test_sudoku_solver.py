@@ -99,6 +99,7 @@ def test_generated_puzzles_have_one_solution_and_givens_in_range(size, fewest, m
         assert witness.solutions(puzzle.question, size, limit=2) == [puzzle.answer]
 
 
+@pytest.mark.slow
 def test_every_4x4_grid_is_generated_about_as_often_as_its_equivalents(witness):
     rng = np.random.default_rng(4)
     drawn = [make_puzzle(4, 8, 8, rng).answer for _ in range(6000)]

@@ -155,7 +155,7 @@ def test_a_run_that_is_told_to_end_stores_its_step_and_goes_on(tmp_path):
     assert whole.read_bytes() == cut.read_bytes()
 
 
-SLOW_NOISE = ("forward_state", "zeroth_order")
+SLOW_NOISE = ("forward_state", "zeroth_order", "fallback")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW_NOISE else n for n in NOISY])
