@@ -2,11 +2,22 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from loopgrad.experiments.records import ClaimRecord, DifferenceRecord, TrainedRecord
 from loopgrad.experiments.reports.claims.growth import steps_to
-from loopgrad.experiments.reports.claims.verdicts import FEW, FLAT, FULL, LEAST_SEEDS, OPEN, Finding, is_score
+from loopgrad.experiments.reports.claims.verdicts import (
+    FAILS,
+    FEW,
+    FLAT,
+    FULL,
+    HOLDS,
+    LEAST_SEEDS,
+    OPEN,
+    Finding,
+    is_score,
+)
 
 
 def heading(verdict: str) -> str:
@@ -35,10 +46,23 @@ def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> st
 
 
 def in_short(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> str:
-    """Return the verdict, the claim, and the difference that decides it, or the first where none does."""
+    """Return the verdict, the claim, the difference that decides it, what would where none does, and a tally."""
     deciding = next((it for it in found if it.verdict == verdict), found[0])
-    (told, *_) = outcomes(record, [deciding])
-    return f"**{heading(verdict)}** {record['statement']} {told}"
+    parts = [record["statement"], *outcomes(record, [deciding])]
+    if verdict == OPEN:
+        parts += decided_by(record, [deciding])
+    if len(found) > 1:
+        parts.append(tally(found))
+    return " ".join([f"**{heading(verdict)}**", *parts])
+
+
+def tally(found: Sequence[Finding]) -> str:
+    """Return how many differences hold, do not, and are undecided."""
+    counts = Counter(it.verdict for it in found)
+    said = {HOLDS: ("holds", "hold"), FAILS: ("does not", "do not"), OPEN: ("is undecided", "are undecided")}
+    parts = [f"{counts[kind]} {words[counts[kind] > 1]}" for kind, words in said.items() if counts[kind]]
+    told = f"all {parts[0].partition(' ')[2]}" if len(parts) == 1 else _listed(parts)
+    return f"Of its {len(found)} differences {told}."
 
 
 def outcomes(record: ClaimRecord, found: Sequence[Finding]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 from claim_records import compared, record, trained
 
 from loopgrad.experiments.reports.claims.verdicts import findings, verdict
-from loopgrad.experiments.reports.claims.words import by_condition, difference, paragraph, scores
+from loopgrad.experiments.reports.claims.words import by_condition, difference, in_short, paragraph, scores
 
 
 def told(made):
@@ -140,3 +140,28 @@ def test_scores_are_means_with_their_extremes_in_percent():
         run["readings"] |= {"halted segments": value, "solved@4": None}
     assert scores(runs, "halted segments") == "6 (2-8)" and scores(runs, "solved@4") == "-"
     assert {name: len(group) for name, group in by_condition(runs).items()} == {"deep": 3}
+
+
+def test_in_short_a_claim_is_the_difference_that_decides_it_and_how_many_say_what():
+    runs = [
+        trained(name, seed, exact=share + spread * seed)
+        for name, share, spread in (("deep", 0.6, 0.01), ("shallow", 0.3, 0.012), ("wild", 0.5, 0.08))
+        for seed in range(3)
+    ]
+    more = {"says": "deep solves more than shallow", "more": "deep", "less": "shallow"}
+    wild = {"says": "deep solves more than wild", "more": "deep", "less": "wild"}
+    made = record(runs, {"more": more, "wild": wild})
+    found = findings(made)
+    text = in_short(made, found, verdict(found))
+    assert text.startswith(
+        "**Undecided at this size.** Deep is better than shallow (Nobody 2025). The claim says that deep"
+    )
+    assert text.endswith(
+        "seeds would decide whether deep solves more than wild. Of its 2 differences 1 holds and 1 is undecided."
+    )
+    made = record(runs, {"more": more, "other": {**more, "by": 0.9}, "again": {**more, "by": 0.8}})
+    text = in_short(made, found := findings(made), verdict(found))
+    assert text.endswith(": does not hold. Of its 3 differences 1 holds and 2 do not.")
+    assert in_short(record(runs, {"more": more}), found[:1], "holds").endswith(": holds.")
+    made = record(runs, {"wild": wild, "again": wild})
+    assert in_short(made, found := findings(made), verdict(found)).endswith(" Of its 2 differences all are undecided.")
