@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator, Rollout
 from loopgrad.gradients.checks import is_int
@@ -24,7 +24,9 @@ class LoopedTransformer(Model):
     .. math:: z_0 = 0, \qquad z_{t+1} = \mathrm{blocks}(z_t + x), \qquad \mathrm{logits}_t = W z_t
 
     with x the vectors of the tokens, which every loop sees again, and blocks with a norm after each sum, so that z
-    keeps its size. Each position attends to itself and to those before it.
+    keeps its size. Each position attends to itself and to those before it. Over equal tokens that is an average of
+    equal vectors, however many: without a position of its own before them, or learned positions, 1, 11 and 111 have
+    one answer, and nothing that asks for their number can be learnt.
 
     Args:
         vocab_size: Number of symbols.
@@ -35,6 +37,7 @@ class LoopedTransformer(Model):
         expansion: Width of the SwiGLUs, see `swiglu_inner_size`.
         num_loops: Loops, the updates of a segment.
         positions: "rope", "learned", "none", or None for "rope".
+        start_token: Whether a learnt vector stands before the tokens, a position more.
         loss: "every_loop" for the mean over loops of the loss of their answers, summed up on the way, so that no logits
             are kept; "last_loop" for that of the last answer, which estimators that know the last state alone take too.
         coupling: "damped", "leapfrog" or "momentum" makes the recursion reversible, which is another model; None for
@@ -86,6 +89,7 @@ class LoopedTransformer(Model):
         forward_dtype: ForwardDtype = None,
         num_puzzles: int = 0,
         seed: int = 0,
+        start_token: bool = False,
     ):
         check_sizes(num_loops=num_loops)
         check_no_puzzles(type(self).__name__, num_puzzles)
@@ -108,6 +112,7 @@ class LoopedTransformer(Model):
         self.embedding = parts.embedding(generator)
         self.cell = coupled(LoopCell(parts.net(num_layers, generator)), coupling, coupling_rate, forward_dtype)
         self.lm_head = Linear(hidden_size, vocab_size, generator)
+        self.start = nn.Parameter(torch.randn(hidden_size, generator=generator)) if start_token else None
         self.num_steps, self.forward_dtype, self.scored_on_the_way = num_loops, forward_dtype, loss == "every_loop"
 
     def extra_repr(self) -> str:
@@ -116,27 +121,36 @@ class LoopedTransformer(Model):
         return f"{size}, num_steps={self.num_steps}, forward_dtype={self.forward_dtype}"
 
     def initial_state(self, batch_size: int, seq_len: int | None = None) -> State:
-        """Return {"z": zeros}, (batch_size, seq_len, hidden_size); seq_len None for that of the model.
+        """Return {"z": zeros}, (batch_size, seq_len, hidden_size), with a start token seq_len + 1 positions.
+
+        Args:
+            batch_size: Samples.
+            seq_len: Tokens; None for those of the model.
 
         Raises:
             ValueError: seq_len is None and the model was built for no length.
         """
         seq_len = self.known_length(seq_len)
         like = self.lm_head.weight
-        shape = batch_size, seq_len, self.embedding.hidden_size
+        shape = batch_size, seq_len + (self.start is not None), self.embedding.hidden_size
         return {"z": like.new_zeros(shape, dtype=self.forward_dtype or like.dtype, requires_grad=False)}
 
     def state_size(self, seq_len: int) -> int:
         """Return how many numbers the state of a sample holds."""
-        return seq_len * self.embedding.hidden_size
+        return (seq_len + (self.start is not None)) * self.embedding.hidden_size
 
     def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Tensor:
-        """Map tokens (batch, seq_len) to x, (batch, seq_len, hidden_size)."""
-        return self.embedding(inputs, None, self.forward_dtype)
+        """Map tokens (batch, seq_len) to x, (batch, seq_len, hidden_size), behind the start where there is one."""
+        x = self.embedding(inputs, None, self.forward_dtype)
+        return x if self.start is None else torch.cat((self.start.to(x).expand(len(x), 1, -1), x), dim=1)
+
+    def answers(self, state: State) -> Tensor:
+        """Map a state to the logits of the tokens, (batch, seq_len, vocab_size)."""
+        return self.lm_head(state["z"] if self.start is None else state["z"][:, 1:])
 
     def readout(self, state: State) -> tuple[Tensor, Tensor, Tensor]:
         """Map a state to its logits (batch, seq_len, vocab_size), and to zeros, (batch,), twice."""
-        logits = self.lm_head(state["z"])
+        logits = self.answers(state)
         zeros = logits.new_zeros(len(logits), dtype=torch.float32)
         return logits, zeros, zeros
 
@@ -180,7 +194,7 @@ class LoopedTransformer(Model):
         count = (labels != IGNORE).sum(-1).clamp(min=1)
 
         def compared(z: State, *given: Any) -> Tensor:
-            return cross_entropy(self.lm_head(z["z"]), labels).sum(-1) / count
+            return cross_entropy(self.answers(z), labels).sum(-1) / count
 
         rollout = self._looped(state, inputs, estimator, depth, readout=compared, save="sum")
         with torch.no_grad():

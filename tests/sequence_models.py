@@ -12,6 +12,7 @@ MODELS = {
     "ntm": lambda **kw: NeuralTuringMachine(VOCAB, LENGTH, HIDDEN, slots=4, width=3, **kw),
     "looped": lambda **kw: LoopedTransformer(VOCAB, LENGTH, HIDDEN, num_layers=1, num_heads=1, num_loops=4, **kw),
 }
+MODELS["looped, start"] = lambda **kw: MODELS["looped"](start_token=True, **kw)
 
 
 def batch(size=3, length=LENGTH, seed=0):
@@ -30,12 +31,14 @@ def scored(model, estimator, inputs, labels):
 def hand_logits(name, model, inputs, window=None):
     """A list of the logits that are scored, (batch, seq_len, vocab): one, or one of each loop."""
     x = model.embedding.tokens.weight[inputs] * HIDDEN**0.5
-    if name == "looped":
+    if name.startswith("looped"):
+        if model.start is not None:
+            x = torch.stack([torch.cat((model.start[None], row)) for row in x])
         z, net = torch.zeros_like(x), model.cell.net
         loops = []
         for _ in range(4):
             z = net.blocks[0](z + x, net.rotary(x.shape[1]))
-            loops.append(z @ model.lm_head.weight.T)
+            loops.append(z[:, -inputs.shape[1] :] @ model.lm_head.weight.T)
         return loops
     return [torch.stack([_answer(model, f) for f in FEATURES[name](model, x, window)], 1)]
 

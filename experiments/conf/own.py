@@ -90,9 +90,10 @@ OWN: Mapping[str, Classes] = {
 
 YOUNG: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(
-        (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "LoopedTransformer", "TRM")),
+        (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "TRM")),
         frozenset({"forward_dtype"}),
     ),
+    "loopgrad.models.LoopedTransformer": frozenset({"forward_dtype", "start_token"}),
     "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),

@@ -105,6 +105,17 @@ def test_an_answer_depends_on_no_later_token(name):
     assert not torch.equal(one[:, 4], two[:, 4]) and not torch.equal(one[:, 6], two[:, 6])
 
 
+@pytest.mark.parametrize("positions", ["rope", "none"])
+def test_equal_tokens_are_told_apart_by_their_number_behind_a_start_alone(positions):
+    equal = torch.ones(1, LENGTH, dtype=torch.int64)
+    sizes = {"num_heads": 1, "positions": positions}
+    bare, started = (LoopedTransformer(VOCAB, None, HIDDEN, start_token=it, **sizes).double() for it in (False, True))
+    answer = bare(None, equal, None, BPTT()).logits[0]
+    torch.testing.assert_close(answer, answer[:1].expand_as(answer), rtol=1e-12, atol=1e-12)
+    answer = started(None, equal, None, BPTT()).logits[0]
+    assert (answer[1:] - answer[:-1]).norm(dim=-1).min() > 1e-3
+
+
 @every_model
 def test_random_estimators_run_and_what_has_the_last_state_alone_is_refused(name):
     model, (inputs, labels) = MODELS[name](), batch()
