@@ -6,6 +6,7 @@ if not __name__.startswith("loopgrad."):
 from loopgrad.analysis._descent import Descent, DescentStep, descent
 from loopgrad.analysis.agreement import Agreement, compare_gradients, compare_with_bptt
 from loopgrad.analysis.bias_variance import BiasVariance, bias_and_variance, minibatch_variance
+from loopgrad.analysis.cell_steps import plan
 from loopgrad.analysis.cost import Cost, interleaved, measure, median_ratio
 from loopgrad.analysis.dynamics import classify, sweep_thresholds
 from loopgrad.analysis.exact_gradients import gradients_of, reference_gradients
@@ -13,6 +14,7 @@ from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_p
 from loopgrad.analysis.gaps import GradientGap, gradient_gaps
 from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval
 from loopgrad.analysis.official_site import OfficialSite
+from loopgrad.analysis.plans import Planned
 from loopgrad.analysis.positions import PositionVerdicts
 from loopgrad.analysis.precision import cast, evaluated_in
 from loopgrad.analysis.recorder import Recorder
@@ -33,6 +35,7 @@ __all__ = [
     "GradientGap",
     "ModuleSite",
     "OfficialSite",
+    "Planned",
     "PositionVerdicts",
     "Recorder",
     "VerdictShare",
@@ -61,6 +64,7 @@ __all__ = [
     "minibatch_variance",
     "multistart",
     "operator_norm",
+    "plan",
     "record",
     "reference_gradients",
     "rounding_error",

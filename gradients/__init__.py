@@ -5,6 +5,7 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.gradients.batch_dims import BatchDims
 from loopgrad.gradients.bptt import BPTT
+from loopgrad.gradients.cheapest_exact import CheapestExact
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stats
 from loopgrad.gradients.depth_distribution import DepthDistribution
@@ -28,6 +29,7 @@ __all__ = [
     "BPTT",
     "BackwardSteps",
     "BatchDims",
+    "CheapestExact",
     "CheckpointedBPTT",
     "CycleEvent",
     "DepthDistribution",

@@ -27,19 +27,24 @@ _UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", star
 _UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)}
 
 
-def parse_bytes(budget: int | str) -> int:
+def parse_bytes(budget: int | str, owner: str = "CheckpointedBPTT(memory_budget={!r})") -> int:
     """Return the bytes of a budget such as "512MiB", "2GB", "300 kB" or a plain int.
+
+    Args:
+        budget: As said.
+        owner: How messages name it.
 
     Raises:
         ValueError: It is not a positive number of bytes.
     """
+    given = budget
     if isinstance(budget, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", budget)
         if found and found[2].lower() in _UNITS:
             budget = int(float(found[1]) * _UNITS[found[2].lower()])
     if not is_int(budget, 1):
         raise ValueError(
-            f"CheckpointedBPTT(memory_budget={budget!r}) must be a positive number of bytes: an int, or a string such "
+            f"{owner.format(given)} must be a positive number of bytes: an int, or a string such "
             'as "512MiB", "1.5GiB", "2GB" or "300 kB"'
         )
     return budget
@@ -82,8 +87,14 @@ class Footprint:
         return self.fixed + self.state + snapshots * self.snapshot + self.taped + longer
 
 
-def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None:
-    """Return the schedule of fewest evaluations that fits, ties by smallest peak; None for plain BPTT."""
+def choose(
+    footprint: Footprint, num_steps: int, budget: int, owner: str = "CheckpointedBPTT(memory_budget={!r})"
+) -> Schedule | None:
+    """Return the schedule of fewest evaluations that fits, ties by smallest peak; None for plain BPTT.
+
+    Raises:
+        BudgetTooSmall: None fits; the message names the budget as `owner` does.
+    """
     if footprint.whole(num_steps) <= budget:
         return None
     best = None
@@ -100,7 +111,7 @@ def choose(footprint: Footprint, num_steps: int, budget: int) -> Schedule | None
     if best is None:
         least = min(footprint.whole(num_steps), footprint.cut(0, 1))
         raise BudgetTooSmall(
-            f"CheckpointedBPTT(memory_budget={budget}) is too small: {num_steps} updates of this cell on this batch "
+            f"{owner.format(budget)} is too small: {num_steps} updates of this cell on this batch "
             f'need at least memory_budget="{-(-least // 1024)}KiB"; give that, or a smaller batch'
         )
     count, _, most, length = best  # fewer evaluations with more snapshots: the fewest that do as well

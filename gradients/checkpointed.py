@@ -12,8 +12,9 @@ from loopgrad.gradients.checks import check_choice, is_int
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
+from loopgrad.gradients.outputs import Saving
 from loopgrad.gradients.recursion_node import joined
-from loopgrad.gradients.schedule import binomial, segments
+from loopgrad.gradients.schedule import Schedule, binomial, segments
 from loopgrad.gradients.stepwise import asks, without_graphs
 
 
@@ -114,10 +115,9 @@ class CheckpointedBPTT(Estimator):
         """Run the recursion, keeping the states that the schedule stores."""
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
-        functional, offload, stats = FunctionalCell(cell, state, inputs), self.offload == "cpu", Stats(0, 0)
-        saving = inputs.answers.saving if asks(inputs) else None
+        functional, stats = FunctionalCell(cell, state, inputs), Stats(0, 0)
         if self.memory_budget is not None:
-            footprint = budget.trace(functional, num_steps, offload, stats, saving)
+            footprint = budget.trace(functional, num_steps, self.offload == "cpu", stats, saving_of(inputs))
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         elif self.num_snapshots is not None:
             schedule = binomial(num_steps, self.num_snapshots)
@@ -125,16 +125,27 @@ class CheckpointedBPTT(Estimator):
             schedule = segments(
                 num_steps, math.isqrt(num_steps - 1) + 1 if self.schedule == "sqrt" else int(self.schedule)
             )
+        return self.scheduled(schedule, functional, inputs, num_steps, stats)
+
+    def scheduled(
+        self, schedule: Schedule | None, cell: FunctionalCell, inputs: Any, num_steps: int, stats: Stats
+    ) -> Rollout:
+        """Run the recursion under a schedule, None for BPTT's; its cost is added to `stats`."""
         if schedule is None:
-            state = run(cell, state, inputs, range(num_steps))
+            state = run(cell.cell, cell.unflatten_state(cell.state), inputs, range(num_steps))
             stats.cell_evaluations += num_steps
             stats.vjps += num_steps
             return Rollout(state, stats)
-        forward = CheckpointedPass(functional, schedule, offload, self.verify, saving)
+        forward = CheckpointedPass(cell, schedule, self.offload == "cpu", self.verify, saving_of(inputs))
         answers = without_graphs(inputs)
         last, kept = forward.run(inputs)
-        leaves = joined(CheckpointedRecursion, forward, last, kept, functional.sources, answers)
+        leaves = joined(CheckpointedRecursion, forward, last, kept, cell.sources, answers)
         differentiated = any(map(requires_grad, leaves))
         stats.cell_evaluations += schedule.evaluations if differentiated else num_steps
         stats.vjps += num_steps * differentiated
-        return Rollout(functional.unflatten_state(leaves), stats)
+        return Rollout(cell.unflatten_state(leaves), stats)
+
+
+def saving_of(inputs: Any) -> Saving | None:
+    """Return which answers of a readout are kept, as an estimator gets the inputs; None where none is asked for."""
+    return inputs.answers.saving if asks(inputs) else None

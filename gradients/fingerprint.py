@@ -72,8 +72,9 @@ class Fingerprints:
         for (eps, _, device), group in groups.items():
             numbers, *marks, _ = zip(*group, strict=True)
             then, size, now = map(torch.cat, marks)
-            counts = torch.tensor([len(it) for it in marks[0]], device=device)
-            steps = torch.tensor(numbers, dtype=torch.float32, device=device).repeat_interleave(counts)
+            # filled on the device, which is so not waited for
+            each = zip(numbers, marks[0], strict=True)
+            steps = torch.cat([torch.full((len(it),), float(step), device=device) for step, it in each])
             allowed = size * min(max(self._rounding, eps) ** (2 / 3), 0.03)
             # where both have left the numbers there is no saying
             met = (now == then) | ~(now.isfinite() | then.isfinite()) | ((now - then).abs() < allowed)

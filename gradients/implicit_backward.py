@@ -82,6 +82,7 @@ def implicit_gradients(
     passed = finite & (forward <= how.forward_rtol) & (estimate <= how.max_gradient_error)
     falls_back = finite & ~passed & (norm > 0) if how.on_unconverged == "fallback" else torch.zeros_like(finite)
     all_passed, any_back = torch.stack([passed.all(), falls_back.any()]).tolist()
+    any_back = any_back and how.on_unconverged == "fallback"  # known where tensors hold no data, too
     verdict = Verdict(forward, backward, amplification, estimate, solved, passed, finite, products, any_back)
     used = passed if gated else finite & (vector_norm(w, dim=1) < torch.inf)
     of_state: list[Tensor | None] = [None] * len(first)  # at a fixed point z_0 changes nothing

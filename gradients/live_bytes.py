@@ -1,13 +1,12 @@
 """Bytes that live tensors hold: follows every storage from the operator that allocates it until it is freed."""
 
 import weakref
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from loopgrad.gradients import tree
 
 
 class PeakBytes(TorchDispatchMode):
@@ -31,12 +30,21 @@ class PeakBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not torch.ops.aten.lift_fresh.default:  # its argument was allocated by torch.tensor(...) just now
-            for tensor in tree.tensors((args, kwargs)):
+            for tensor in _tensors((*args, *kwargs.values())):
                 self._follow(tensor, existed=True)
         output = func(*args, **kwargs)
-        for tensor in tree.tensors(output):
+        for tensor in _tensors((output,)):
             self._follow(tensor, existed=False)
         return output
+
+    def allocated(self, size: int) -> None:
+        """Count a storage that has come to life, or another size of one."""
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def freed(self, size: int) -> None:
+        """Count a storage that is gone."""
+        self.live -= size
 
     def _follow(self, tensor: torch.Tensor, existed: bool) -> None:
         for storage in storages(tensor):
@@ -45,14 +53,25 @@ class PeakBytes(TorchDispatchMode):
                 self._alive[address] = weakref.ref(storage, partial(self._freed, address))
                 if not existed:
                     self._sizes[address] = 0
-            if address in self._sizes:  # not a storage from before the block; it may have been resized
-                self.live += size - self._sizes[address]
+            # not a storage from before the block; it may have been resized
+            if address in self._sizes and size != self._sizes[address]:
+                self.freed(self._sizes[address])
                 self._sizes[address] = size
-        self.peak = max(self.peak, self.live)
+                self.allocated(size)
 
     def _freed(self, address: int, _: Any) -> None:
         del self._alive[address]
-        self.live -= self._sizes.pop(address, 0)
+        if size := self._sizes.pop(address, 0):
+            self.freed(size)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Give the tensors among what an operator takes or returns: single ones, or in lists and tuples."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loopgrad.analysis import record as record
     from loopgrad.analysis import spectral_radius as spectral_radius
     from loopgrad.gradients import BPTT as BPTT
+    from loopgrad.gradients import CheapestExact as CheapestExact
     from loopgrad.gradients import CheckpointedBPTT as CheckpointedBPTT
     from loopgrad.gradients import ForwardGradient as ForwardGradient
     from loopgrad.gradients import ForwardMode as ForwardMode
@@ -44,6 +45,7 @@ else:
         "experiments": (),
         "gradients": (
             "BPTT",
+            "CheapestExact",
             "CheckpointedBPTT",
             "ForwardGradient",
             "ForwardMode",

@@ -1,5 +1,6 @@
 """The estimators the conformance suite runs over: a new one is a row of ESTIMATORS. The cells are in cells.py."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from textwrap import dedent
@@ -12,6 +13,7 @@ from torch import nn
 
 from loopgrad.gradients import (
     BPTT,
+    CheapestExact,
     CheckpointedBPTT,
     Estimator,
     ForwardGradient,
@@ -32,6 +34,8 @@ class EstimatorCase:
     # an estimator for invertible cells runs on the cells of the list once they are coupled
     couple: Callable[[nn.Module], Coupling] | None = None
     refused: tuple[str, ...] = ()
+    # whether one cycle more is evaluated and differentiated, to foresee the others
+    traces: bool = False
 
     def build(self, name: str) -> "Problem":
         problem = build(name)
@@ -52,6 +56,19 @@ class OfTheFirstUpdate(ForwardGradient):
         return ForwardGradient.rollout(replace(self, window=max(0, num_steps - 1)), cell, state, inputs, num_steps)
 
 
+@dataclass(frozen=True)
+class OfLeastBudget(CheapestExact):
+    """Always under the least budget that checkpoints fit, whatever the cell."""
+
+    def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Any:
+        try:
+            return CheapestExact(1).rollout(cell, state, inputs, num_steps)
+        except ValueError as error:
+            found = re.search(r'memory_budget="(\d+KiB)"', str(error))
+            assert found is not None
+            return CheapestExact(found[1]).rollout(cell, state, inputs, num_steps)
+
+
 def of_the_guide() -> Estimator:
     """The estimator that the guide for contributors writes, held to what it says of estimators."""
     ((_, code),) = blocks((ROOT / "CONTRIBUTING.md").read_text(), "python")
@@ -69,6 +86,8 @@ ESTIMATORS = [
     EstimatorCase("checkpointed_binomial_0", CheckpointedBPTT("binomial", num_snapshots=0)),
     EstimatorCase("checkpointed_binomial_1", CheckpointedBPTT("binomial", num_snapshots=1)),
     EstimatorCase("checkpointed_binomial_3", CheckpointedBPTT("binomial", num_snapshots=3)),
+    EstimatorCase("cheapest_exact_whole", CheapestExact("1GiB"), traces=True),
+    EstimatorCase("cheapest_exact_checkpointed", OfLeastBudget("1GiB"), traces=True),
     EstimatorCase("truncated_one_step", TruncatedBPTT(num_steps=2), lambda cell: 2),
     EstimatorCase("truncated_last_cycle", TruncatedBPTT(num_cycles=1), period_of),
     EstimatorCase("truncated_two_cycles", TruncatedBPTT(num_cycles=2), lambda cell: 2 * period_of(cell)),
@@ -89,6 +108,12 @@ ESTIMATORS = [
     # attention takes another kernel, which rounds otherwise: tested in test_forward_gradient_cells.py
     EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention",)),
     EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
+    EstimatorCase(
+        "cheapest_exact_damped",
+        CheapestExact("1GiB"),
+        couple=lambda cell: Damped(cell, "1/8", arithmetic="float64", per="update"),
+        traces=True,
+    ),
     # in float64: what is exact on a grid has no finite differences
     EstimatorCase(
         "reversible_damped",

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from loopgrad.analysis.foreseen import foreseen_by_batch
 from loopgrad.experiments.benches.contract import Bench
-from loopgrad.experiments.benches.foreseen import foreseen
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import token_loss
@@ -67,10 +67,8 @@ class Fits(Bench):
         return [self._row(n, T, name) for n in self.L_cycles for T in self.H_cycles for name in METHODS]
 
     def _row(self, n: int, T: int, name: str) -> dict[str, Any]:
-        small, large = (
-            foreseen(partial(self._made, n, T, name, batch), partial(self._step, name)).bytes for batch in (4, 8)
-        )
-        slope = (large - small) / 4
+        found, _ = foreseen_by_batch(partial(self._made, n, T, name), partial(self._step, name))
+        small, slope = found.at(4), (found.at(8) - found.at(4)) / 4
         with torch.device("meta"):
             model, _ = self._made(n, T, name, 1)
         fixed = small - 4 * slope + BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())

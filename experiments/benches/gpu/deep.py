@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from loopgrad.analysis.foreseen import foreseen
 from loopgrad.experiments.benches import peers
 from loopgrad.experiments.benches.cells import ResidualCell
-from loopgrad.experiments.benches.foreseen import foreseen
 from loopgrad.experiments.benches.gpu.cells import DeepCell
 from loopgrad.experiments.benches.gpu.published import timed, without_check
 from loopgrad.experiments.benches.gpu.row import row

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loopgrad.experiments.benches.foreseen import foreseen
+from loopgrad.analysis.foreseen import foreseen
 from loopgrad.experiments.benches.gpu.row import row
 from loopgrad.experiments.benches.gpu.sizes import Sizes
 from loopgrad.experiments.benches.gpu.stopwatch import Stopwatch

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loopgrad.analysis.counters import PeakBytes
-from loopgrad.experiments.benches.foreseen import foreseen
+from loopgrad.analysis.foreseen import foreseen
 from loopgrad.experiments.benches.gpu import Accelerator
 from loopgrad.experiments.benches.gpu.published import ESTIMATORS, Published, steps
 from loopgrad.experiments.benches.gpu.sizes import TINY

@@ -17,6 +17,7 @@ TRM, HRM, TURING = "2510.04871", "2506.21734", "1410.5401"
 PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=bptt": ["werbos1990"],
     "estimator=checkpointed": ["1604.06174"],
+    "estimator=auto": ["1604.06174", "1707.04585"],
     "estimator=reversible": ["1707.04585", "1502.03492"],
     "estimator=truncated": ["williams1990"],
     "estimator=last_cycle": [TRM],

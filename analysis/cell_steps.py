@@ -1,0 +1,194 @@
+"""A training step around a cell of the user's own, made of shapes: what `plan` foresees the bytes of."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    unset_fake_temporarily,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from loopgrad.analysis.foreseen import BATCH
+from loopgrad.analysis.plans import Planned, Step, planned
+from loopgrad.gradients import BPTT, CheapestExact, CheckpointedBPTT, Estimator, Stats, TruncatedBPTT, tree
+from loopgrad.gradients.budget import parse_bytes
+from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.graphs import is_floating
+
+ESTIMATORS: Mapping[str, Estimator] = {
+    "BPTT": BPTT(),
+    "CheckpointedBPTT": CheckpointedBPTT(),
+    "CheapestExact": CheapestExact("1GiB"),
+    "last cycle": TruncatedBPTT(num_cycles=1),
+}
+MOST_OPERATORS = 3_000  # of updates that are traced one by one
+_UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+
+
+def plan(
+    cell: nn.Module | Callable[[], nn.Module],
+    state: Any,
+    inputs: Any,
+    num_steps: int,
+    memory_budget: int | str,
+    *,
+    xs: Any = None,
+    estimators: Mapping[str, Estimator] = ESTIMATORS,
+    batch_size: int = 1,
+    copies: float = 3,
+    autocast: torch.dtype | None = None,
+) -> list[Planned]:
+    """Return which estimators fit a memory budget, with what they take; nothing is run.
+
+    The step is the recursion, a mean of squares of its last state for a loss, and backward into parameters, inputs and
+    state. Operators are followed one by one on tensors without data, some 3000 calls of them; what longer recursions
+    take follows from shorter ones, and what data or chance decide is taken at its most.
+
+    Cost:
+        Seconds of one core, whatever the sizes: some 0.3 ms for each operator of a traced update.
+    Not recommended when:
+        The cell's control flow depends on values, which is refused: measure it with `loopgrad.analysis.measure`.
+
+    Args:
+        cell: The cell, or what makes it, such as its class, called without tensors being allocated.
+        state: Tree of shapes of one sample, without the batch: tuples of ints, as (81, 512), which floating tensors
+            have; or tensors with any data, of which shape and dtype are read.
+        inputs: The same, or None.
+        num_steps: Updates.
+        memory_budget: Bytes in all, or a string such as "24GiB".
+        xs: As `inputs`: what single updates read, one of each.
+        estimators: By name. One that has a `memory_budget` gets what is left for the recursion.
+        batch_size: At which bytes are told.
+        copies: Of the weights, that lie beside: themselves and two moments of an optimiser. Gradients are in the step.
+        autocast: To which dtype, of the CPU.
+
+    Returns:
+        Those that fit first, from the cheapest on.
+
+    Raises:
+        ValueError: The budget is no number of bytes; the cell cannot be run on these shapes, or not without data.
+        TypeError: `cell` is no module and makes none.
+
+    Example:
+        >>> import torch
+        >>> from loopgrad.analysis import plan
+        >>> class Cell(torch.nn.Linear):
+        ...     def forward(self, state, inputs, step):
+        ...         return torch.tanh(super().forward(state) + inputs)
+        >>> rows = plan(lambda: Cell(256, 256), (64, 256), (64, 256), num_steps=64, memory_budget="64MiB", batch_size=8)
+        >>> [(row.name, row.evaluations) for row in rows if row.fits and row.kind == "exact"]
+        [('BPTT', 64), ('CheapestExact', 65), ('CheckpointedBPTT', 128)]
+    """
+    budget = parse_bytes(memory_budget, "memory_budget={!r}")
+    step = step_of(cell, state, inputs, num_steps, xs, copies, autocast)
+    return planned(step, estimators, budget, batch_size)
+
+
+def step_of(
+    cell: Any, state: Any, inputs: Any, num_steps: int, xs: Any, copies: float, autocast: torch.dtype | None
+) -> Step:
+    """Return the step of `plan`, once the cell has been seen to run through a cycle."""
+
+    def make(batch: int, updates: int) -> Any:
+        return without_data(cell), _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
+
+    def precision() -> Any:
+        return nullcontext() if autocast is None else torch.autocast("cpu", autocast)
+
+    def forward(made: Any, estimator: Estimator, num_steps: int) -> tuple[Tensor, Stats]:
+        module, z, x, each = made
+        with precision():
+            rollout = estimator(module, z, x, num_steps, **({} if xs is None else {"xs": each}))
+        floating = [leaf for leaf in tree.tensors(rollout.state) if is_floating(leaf)]
+        return sum((leaf.float().square().mean() for leaf in floating), torch.zeros(())), rollout.stats
+
+    found: list[Any] = []
+
+    def try_a_cycle(made: Any) -> None:
+        module, z, x, each = made
+        found.append(module)
+        own = tree.map_tensors(lambda leaf: leaf[0], each)
+        given = x if xs is None else own if x is None else (x, own)
+        with precision(), _Operators() as operators:
+            for number in range(min(period_of(module), num_steps)):
+                z = module(z, given, number)
+        found.append(max(1, MOST_OPERATORS * period_of(module) // max(1, operators.count)))
+
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            try_a_cycle(make(BATCH, 1))
+    except _UNKNOWN as error:
+        raise ValueError(
+            f"the cell asks for values of tensors ({error.args[0] if error.args else error}), and without data there "
+            "are none: measure it on a small batch with loopgrad.analysis.measure, or keep such questions out of it"
+        ) from error
+    except _NoCell:
+        raise
+    except Exception as error:  # whatever code of the caller's raises
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        told = f"on these shapes: {first}: check state, inputs and xs" if found else f"where it is made: {first}"
+        raise ValueError(f"the cell fails {told}") from error
+    module, most = found
+    kept = sum(tensor.nbytes for tensor in module.buffers()) + round(
+        copies * sum(p.nbytes for p in module.parameters())
+    )
+    return Step(make, forward, num_steps, period_of(module), kept, most)
+
+
+def without_data(cell: Any) -> nn.Module:
+    """Return what `cell` makes, or a copy of it with new parameters and buffers of the CPU, within FakeTensorMode.
+
+    Raises:
+        TypeError: It is no module and makes none.
+    """
+    if not isinstance(cell, nn.Module):
+        made = cell() if callable(cell) else cell
+        if not isinstance(made, nn.Module):
+            raise _NoCell(f"cell must be a module, or a class or function that makes one, got {type(made).__name__}")
+        return made
+    known = {}
+    for tensor in (*cell.parameters(), *cell.buffers()):
+        empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
+        is_weight = isinstance(tensor, nn.Parameter)
+        known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
+    with unset_fake_temporarily():
+        return copy.deepcopy(cell, known)
+
+
+def _tensors(shapes: Any, batch: int, updates: int | None = None) -> Any:
+    """Return a tree of tensors for a tree of shapes; floating ones require grad."""
+    front = (batch,) if updates is None else (updates, batch)
+    if shapes is None:
+        return None
+    if isinstance(shapes, Tensor):
+        made = torch.zeros(*front, *shapes.shape, dtype=shapes.dtype)
+        return made.requires_grad_() if made.is_floating_point() else made
+    if isinstance(shapes, tuple) and all(isinstance(size, int) for size in shapes):
+        return torch.zeros(*front, *shapes, requires_grad=True)
+    if isinstance(shapes, dict):
+        return {key: _tensors(value, batch, updates) for key, value in shapes.items()}
+    return type(shapes)(_tensors(value, batch, updates) for value in shapes)
+
+
+class _NoCell(TypeError):
+    """What was given for a cell is none, and makes none."""
+
+
+class _Operators(TorchDispatchMode):
+    """Counts operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.namespace == "aten" and not func.is_view
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,127 @@
+"""What a step takes before it is run anywhere: counted operator by operator on tensors without data.
+
+Exactly what operators of the CPU allocate, under autocast and with the kernel of attention of a real run, whatever the
+size. Blind to the scratch of an accelerator's kernels and to its allocator's rounding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from loopgrad.analysis.counters import PeakBytes, flop_counter
+
+Made = TypeVar("Made")
+# so large that a storage holds a multiple of it, give or take what does not grow with the batch (4 GB at most)
+BATCH = 10_000_000_019
+_aten = torch.ops.aten
+
+
+class Foreseen(NamedTuple):
+    """What a step takes.
+
+    Attributes:
+        bytes: Most that are alive at once, beside what was made before.
+        flops: Of matrix products, convolutions and attention, 2 per multiply-add.
+    """
+
+    bytes: int
+    flops: int
+
+
+def foreseen(make: Callable[[], Made], step: Callable[[Made], Any]) -> Foreseen:
+    """Return what step(make()) takes; nothing is computed.
+
+    Args:
+        make: Makes modules and tensors on the CPU.
+        step: Runs on them; its control flow must not depend on their values.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):  # what it makes stays without data outside of it
+        made = make()
+    with flop_counter() as flops, PeakBytes() as peak:
+        step(made)
+    return Foreseen(peak.peak, int(flops.get_total_flops()))
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Bytes that are alive at once, as they grow with the batch: the largest of some fixed + batch * each.
+
+    Attributes:
+        lines: Pairs (fixed, each), those that are the largest at some batch.
+    """
+
+    lines: tuple[tuple[int, int], ...]
+
+    def at(self, batch: int) -> int:
+        """Return the bytes of a batch."""
+        return max((fixed + batch * each for fixed, each in self.lines), default=0)
+
+
+def foreseen_by_batch(make: Callable[[int], Made], step: Callable[[Made], Any]) -> tuple[Growing, Any]:
+    """Return the peak of step(make(batch)) for any batch, counted once, and what the step returned.
+
+    What the step asks of tensors is answered so that it goes on to its end: that all is well, that a residual is still
+    large, that two tensors differ.
+
+    Args:
+        make: Makes modules and tensors of a batch.
+        step: Runs on them, forward and backward.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode:
+        made = make(BATCH)
+        with Answered(), _ByBatch() as counter:
+            found = step(made)
+    return Growing(counter.largest()), found
+
+
+class Answered(TorchDispatchMode):
+    """Answers what is asked of a tensor without data: true, not finite, 0 of ints, and different from any other."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            dtype = args[0].dtype
+            return True if dtype == torch.bool else float("inf") if dtype.is_floating_point else 0
+        if func is _aten.equal.default:
+            if any(isinstance(argument, FakeTensor) for argument in args):
+                return False
+            with unset_fake_temporarily():
+                return func(*args)
+        return func(*args, **(kwargs or {}))
+
+
+class _ByBatch(PeakBytes):
+    """Follows fixed bytes and bytes per sample apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = (0, 0)
+        self._most: dict[int, int] = {}  # by bytes per sample: the most fixed ones that were alive beside them
+
+    def allocated(self, size: int) -> None:
+        self._count(size, 1)
+        fixed, each = self._now
+        if self._most.get(each, -1) < fixed:
+            self._most[each] = fixed
+
+    def freed(self, size: int) -> None:
+        self._count(size, -1)
+
+    def _count(self, size: int, sign: int) -> None:
+        fixed, each = self._now
+        grows = (size + BATCH // 2) // BATCH
+        self._now = fixed + sign * (size - grows * BATCH), each + sign * grows
+
+    def largest(self) -> tuple[tuple[int, int], ...]:
+        """Return the pairs (fixed, each) of which no other has more of both."""
+        found, most = [], -1
+        for each, fixed in sorted(self._most.items(), reverse=True):
+            if fixed > most:
+                found.append((fixed, each))
+                most = fixed
+        return tuple(found)
