@@ -16,6 +16,7 @@ from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
+from loopgrad.gradients.low_rank import LowRankES
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.ramp import Ramp
 from loopgrad.gradients.random_truncation import RandomTruncation
@@ -41,6 +42,7 @@ __all__ = [
     "ImplicitGradient",
     "Invertible",
     "LastOf",
+    "LowRankES",
     "Note",
     "PhantomGradient",
     "Ramp",

@@ -1,7 +1,7 @@
 """Tangents by central differences of the recursion itself, with no autograd and no forward-mode rules."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
             "ForwardGradient(perturb='weights') cannot move weights that tensor parallelism has split: use "
             "perturb='state' with mode='central', or CheckpointedBPTT()"
         )
-    last = _run(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0, run.prints)
+    last = run_moved(cell, run.num_steps, cell.state, cell.others, {}, rows, None, 0.0, run.prints)
     middle, found, doubts = rows.join(last), [], []
     for k in range(how.num_tangents):
         ends = []
@@ -51,7 +51,7 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
             within = None if any(chosen) else noise
             with run.conditions.restored(cell.cell) as buffers:
                 start = merged(moved[:width], cell.state)
-                end = _run(cell, run.num_steps, start, moved[width:], buffers, rows, within, epsilon)
+                end = run_moved(cell, run.num_steps, start, moved[width:], buffers, rows, within, epsilon)
             ends.append(rows.join(end))
         apart = ends[0] - ends[1]
         found.append(apart / (2 * how.epsilon))
@@ -60,7 +60,7 @@ def differences(run: Any, tensors: Sequence[Tensor], chosen: Sequence[bool]) -> 
     return last, torch.stack(found), torch.stack(doubts)
 
 
-def _run(
+def run_moved(
     cell: FunctionalCell,
     num_steps: int,
     leaves: Sequence[Any],
@@ -70,7 +70,10 @@ def _run(
     noise: Noise | None,
     epsilon: float,
     prints: Fingerprints | None = None,
+    around: Callable[[Sequence[Tensor]], AbstractContextManager[Any]] | None = None,
+    owner: str = "ForwardGradient",
 ) -> list[Any]:
+    """Run the updates from some leaves with some tensors; `around` is given the stand-ins of these."""
     state, shifted = list(leaves), epsilon != 0
     still = [a for a, b in zip(cell.others, others, strict=True) if noise is not None or a is b or torch.equal(a, b)]
     if shifted:  # else they stay as they are, for attention picks its kernel by whether its arguments require grad
@@ -78,13 +81,14 @@ def _run(
     with GraphFree(cell.cell) as prepared, torch.enable_grad() if shifted else nullcontext():
         for step in range(num_steps):
             since = next_number()
-            after = cell.run_on(state, others, buffers, step, step + 1)
+            with nullcontext() if around is None else around(others):
+                after = cell.run_on(state, others, buffers, step, step + 1)
             if shifted:
                 # all that was passed is detached: this is the graph of the rest, of which only what moves is missed
                 check_nothing_hidden(after, still, since)
             after = prepared(after)
             check_structure(cell.unflatten_state(state), cell.unflatten_state(after))
-            check_shapes("ForwardGradient", cell.unflatten_state(state), cell.unflatten_state(after))
+            check_shapes(owner, cell.unflatten_state(state), cell.unflatten_state(after))
             state = after
             if prints is not None and is_landmark(step + 1, num_steps):
                 prints.meet(step + 1, state)
@@ -95,7 +99,9 @@ def _run(
     return [alias(leaf, False) for leaf in state]
 
 
-def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> None:
+def check_precision(
+    tensors: Sequence[Tensor], perturbed: Sequence[bool], owner: str = "ForwardGradient(mode='central')"
+) -> None:
     """Raise TooCoarse if a perturbed tensor has a 16-bit dtype, or autocast is on."""
     reason = (
         "central differences drown in 16-bit rounding: of bfloat16 the relative error is 16 % at the best step (1e-2) "
@@ -104,11 +110,11 @@ def check_precision(tensors: Sequence[Tensor], perturbed: Sequence[bool]) -> Non
     for tensor, moves in zip(tensors, perturbed, strict=True):
         if moves and tensor.is_floating_point() and tensor.dtype.itemsize < 4:
             raise TooCoarse(
-                f"ForwardGradient(mode='central') on {tensor.dtype}: {reason}. Keep float32 weights and states, or "
-                "take mode='jvp'"
+                f"{owner} on {tensor.dtype}: {reason}. Keep float32 weights and states, or take "
+                "ForwardGradient(mode='jvp')"
             )
         if torch.is_autocast_enabled(tensor.device.type):
             raise TooCoarse(
-                f"ForwardGradient(mode='central') under autocast: {reason}. Run the recursion within "
-                "torch.autocast(..., enabled=False), or take mode='jvp'"
+                f"{owner} under autocast: {reason}. Run the recursion within torch.autocast(..., enabled=False), or "
+                "take ForwardGradient(mode='jvp')"
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loopgrad.gradients import ForwardGradient as ForwardGradient
     from loopgrad.gradients import ForwardMode as ForwardMode
     from loopgrad.gradients import ImplicitGradient as ImplicitGradient
+    from loopgrad.gradients import LowRankES as LowRankES
     from loopgrad.gradients import PhantomGradient as PhantomGradient
     from loopgrad.gradients import Ramp as Ramp
     from loopgrad.gradients import RandomTruncation as RandomTruncation
@@ -50,6 +51,7 @@ else:
             "ForwardGradient",
             "ForwardMode",
             "ImplicitGradient",
+            "LowRankES",
             "PhantomGradient",
             "Ramp",
             "RandomTruncation",

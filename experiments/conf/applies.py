@@ -7,7 +7,15 @@ from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.trainer.compiling import to_compile
-from loopgrad.gradients import Estimator, ForwardGradient, ForwardMode, ReversibleBPTT, TorchDEQ, TruncatedBPTT
+from loopgrad.gradients import (
+    Estimator,
+    ForwardGradient,
+    ForwardMode,
+    LowRankES,
+    ReversibleBPTT,
+    TorchDEQ,
+    TruncatedBPTT,
+)
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
@@ -67,7 +75,7 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
     except ValueError as error:
         raise ConfigError(f"trainer.{error}") from error
     for name, estimator in estimators.items():
-        if isinstance(estimator, ForwardGradient | ForwardMode):
+        if isinstance(estimator, ForwardGradient | ForwardMode | LowRankES):
             raise ConfigError(
                 f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights "
                 "into it, and compiled code takes neither: leave it out, or set trainer.compile=none"

@@ -28,6 +28,7 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=torchdeq": ["2310.18605"],
     "estimator=forward_state": ["2202.08587"],
     "estimator=forward_weights": ["2202.08587"],
+    "estimator=low_rank": ["2511.16652", "2305.17333"],
     "estimator=zeroth_order": ["2305.17333"],
     "estimator=random_truncation": ["1705.08209"],
     "estimator=hrm_text": ["2605.20613"],
