@@ -9,9 +9,13 @@ from loopgrad.models.cells import OneStreamCell, TwoStreamCell
 from loopgrad.models.coupled_state import Coupled
 from loopgrad.models.coupling_base import Coupling
 from loopgrad.models.feed_forward import FeedForward, FeedForwardCell
+from loopgrad.models.frozen import FeatureTable, FrozenEncoder, FrozenModule, SlotLayout
 from loopgrad.models.functional import rms_norm
 from loopgrad.models.halting import FixedSegments, Halting, QHalt, QLearning
 from loopgrad.models.hrm import HRM
+from loopgrad.models.latent import LatentReasoner
+from loopgrad.models.latent_embedding import PooledEmbedding, SlotEmbedding, Slots
+from loopgrad.models.latent_heads import LatentLinear, LatentLoop, LatentMLP, LatentStack, LatentTRM
 from loopgrad.models.layers import Embedding, Linear, SwiGLU, truncated_normal
 from loopgrad.models.looped_transformer import LoopedTransformer
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy, token_loss
@@ -34,6 +38,19 @@ __all__ = [
     "NeuralTuringMachine",
     "Scored",
     "TokenModel",
+    "FeatureTable",
+    "FrozenEncoder",
+    "FrozenModule",
+    "LatentLinear",
+    "LatentLoop",
+    "LatentMLP",
+    "LatentReasoner",
+    "LatentStack",
+    "LatentTRM",
+    "PooledEmbedding",
+    "SlotEmbedding",
+    "SlotLayout",
+    "Slots",
     "HRM",
     "TRM",
     "AttentionBlock",

@@ -100,8 +100,14 @@ class Attention(OneLine):
         causal = ", causal=True" if self.causal else ""
         return f"hidden_size={self.out.weight.shape[0]}, num_heads={self.num_heads}{causal}"
 
-    def forward(self, x: Tensor, tables: Tables | None = None) -> Tensor:
-        """Map (batch, positions, hidden_size) to the same shape; `tables` turn queries and keys."""
+    def forward(self, x: Tensor, tables: Tables | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map (batch, positions, hidden_size) to the same shape.
+
+        Args:
+            x: The positions.
+            tables: Turn queries and keys.
+            mask: (batch, positions) bool, which positions are attended to; None for all.
+        """
         size = x.shape[-1]
         qk, v = self.qkv.split(x, [2 * size, size])
         qk = qk.unflatten(-1, (2 * self.num_heads, -1))  # (batch, positions, 2 heads, head_dim)
@@ -110,5 +116,6 @@ class Attention(OneLine):
             qk = rotate(qk, tables)
         q, k = qk.chunk(2, dim=-2)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # (batch, heads, positions, head_dim)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2)
+        attended = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attended, is_causal=self.causal).transpose(1, 2)
         return self.out(mixed.flatten(-2))

@@ -38,9 +38,9 @@ class AttentionBlock(OneLine):
         """Return the sizes."""
         return f"{self.attention.extra_repr()}, inner_size={self.mlp.inner_size}"
 
-    def forward(self, h: Tensor, tables: Tables | None = None) -> Tensor:
-        """Map (batch, positions, hidden_size) to the same shape."""
-        h = rms_norm(h + self.attention(h, tables))
+    def forward(self, h: Tensor, tables: Tables | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map (batch, positions, hidden_size) to the same shape; only positions of `mask` are attended to."""
+        h = rms_norm(h + self.attention(h, tables, mask))
         return rms_norm(h + self.mlp(h))
 
 
@@ -94,11 +94,11 @@ class Net(OneLine):
         kinds = [f"{count} x {block}" for block, count in Counter(map(repr, self.blocks)).items()]
         return ", ".join(kinds if self.rotary is None else [*kinds, repr(self.rotary)])
 
-    def forward(self, h: Tensor, injected: Tensor | None = None) -> Tensor:
-        """Map (batch, positions, hidden_size) to the same shape."""
+    def forward(self, h: Tensor, injected: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map (batch, positions, hidden_size) to the same shape; `mask` is for blocks of attention."""
         if injected is not None:
             h = h + injected
         tables = None if self.rotary is None else self.rotary(h.shape[1])
         for block in self.blocks:
-            h = block(h, tables)
+            h = block(h, tables) if mask is None else block(h, tables, mask)
         return h

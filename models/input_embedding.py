@@ -63,6 +63,11 @@ class InputEmbedding(OneLine):
         positions = puzzle_tokens + (seq_len or 0)
         self.positions = Embedding(positions, hidden_size, std, generator) if learned_positions else None
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.tokens.weight.shape[0]
+
     def extra_repr(self) -> str:
         """Return the lengths and the sizes of the tables."""
         tables = {name.removesuffix(".weight"): tuple(table.shape) for name, table in self.named_parameters()}

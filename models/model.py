@@ -15,6 +15,7 @@ from loopgrad.gradients.pytrees import register_result
 from loopgrad.models.act import Pondered
 from loopgrad.models.cells import State
 from loopgrad.models.input_embedding import InputEmbedding
+from loopgrad.models.latent_embedding import FrozenEmbedding
 from loopgrad.models.losses import CrossEntropy, right_tokens, token_loss
 
 
@@ -64,7 +65,7 @@ class Model(nn.Module, ABC):
     Attributes:
         cell: The update.
         num_steps: Updates in a segment.
-        embedding: Table of the tokens.
+        embedding: Table of the tokens, or a frozen encoder with what is made of its vectors.
         forward_dtype: dtype of activations; None for that of the weights.
         causal: Whether the answer at a position depends on no later token.
         input_per_update: Whether each update reads a token of its own, so that no segment is longer than the sequence.
@@ -79,7 +80,7 @@ class Model(nn.Module, ABC):
     scored_on_the_way: bool = False
     cell: nn.Module
     num_steps: int
-    embedding: InputEmbedding
+    embedding: InputEmbedding | FrozenEmbedding
     forward_dtype: torch.dtype | None = None
 
     @abstractmethod
@@ -102,8 +103,8 @@ class Model(nn.Module, ABC):
         """Return how many numbers the state of a sample of `seq_len` tokens holds."""
 
     @abstractmethod
-    def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Tensor:
-        """Map tokens (batch, seq_len) to x, what the updates read."""
+    def encode(self, inputs: Tensor, puzzle_ids: Tensor | None = None) -> Any:
+        """Map tokens (batch, seq_len) to x, what the updates read: a tensor, or a tree of them."""
 
     @abstractmethod
     def readout(self, state: State) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,15 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from loopgrad.gradients import Estimator
-from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.wrappers import unwrapped
 from loopgrad.models.act import ACT
 from loopgrad.models.architecture import Architecture
-from loopgrad.models.cells import Cycled, State
-from loopgrad.models.late_start import LateStart
+from loopgrad.models.cells import State
 from loopgrad.models.layers import Linear, truncated_normal
-from loopgrad.models.model import Model, Output, checked_depth
+from loopgrad.models.model import Model, Output
+from loopgrad.models.segment_depth import rolled
 
 
 class RecursiveModel(Model):
@@ -138,15 +137,5 @@ class RecursiveModel(Model):
             logits, q_halt, q_continue = rollout.outputs
             found = depth.answer(logits, q_halt)
             return Output(rollout.state, found.logits, q_halt[-1], q_continue[-1], rollout.stats, found)
-        if isinstance(depth, Tensor):
-            most, lengths = checked_depth(depth, len(inputs)) * period, depth * period
-            if isinstance(unwrapped(self.cell), Cycled):
-                cell = LateStart(self.cell, most - lengths, x.device)
-                rollout = estimator(cell, state, x, most)
-            else:
-                rollout = estimator(self.cell, state, x, most, lengths=lengths)
-        else:
-            if depth is not None and not is_int(depth, 1):
-                raise TypeError(f"depth={depth!r} must be an int of at least 1, ints for each sample, ACT or None")
-            rollout = estimator(self.cell, state, x, self.num_steps if depth is None else depth * period)
+        rollout = rolled(estimator, self.cell, state, x, self.num_steps, depth, len(inputs), x.device)
         return Output(rollout.state, *self.readout(rollout.state), stats=rollout.stats)

@@ -110,7 +110,7 @@ ESTIMATORS = [
         refused=("closure", "closure_over_parameters", "no_inputs"),
     ),
     # attention takes another kernel, which rounds otherwise: tested in test_forward_gradient_cells.py
-    EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention",)),
+    EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention", "slots")),
     EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
     EstimatorCase(
         "cheapest_exact_damped",

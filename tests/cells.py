@@ -12,6 +12,9 @@ from loopgrad.gradients import (
     Estimator,
     Stationary,
 )
+from loopgrad.models import Net, Slots, rms_norm
+from loopgrad.models import attention as layers
+from loopgrad.models.latent_cells import SlotTwoStream
 
 
 class Affine(nn.Module):
@@ -123,6 +126,17 @@ class Normalised(nn.Module):
         return torch.tanh(self.linear(state) + inputs)
 
 
+class Attending(nn.Module):
+    """A block of attention alone, of few weights, that leaves masked slots out."""
+
+    def __init__(self, generator: torch.Generator):
+        super().__init__()
+        self.attention = layers.Attention(4, 2, generator)
+
+    def forward(self, h: torch.Tensor, tables: None, mask: torch.Tensor) -> torch.Tensor:
+        return rms_norm(h + self.attention(h, tables, mask))
+
+
 class Twice(nn.Module):
     """A state that holds the same tensor twice, and hands an input on as a state."""
 
@@ -209,6 +223,14 @@ def _no_inputs() -> Problem:
     return Problem(Stationary(lambda z, _: torch.cos(gain * z), parameters=[gain]), _leaf(3, 4), None)
 
 
+def _slots() -> Problem:
+    generator = torch.Generator().manual_seed(0)
+    net = Net([Attending(generator)]).to(torch.get_default_dtype())
+    mask = torch.tensor([[True] * 3, [True, True, False], [True, False, False]])
+    inputs = Slots(_leaf(3, 3, 4), mask)
+    return Problem(SlotTwoStream(net, 1), {"z_L": _leaf(3, 3, 4), "z_H": _leaf(3, 3, 4)}, inputs)
+
+
 CELLS: dict[str, Callable[[], Problem]] = {
     "affine": _affine,
     "two_streams": _two_streams,
@@ -223,6 +245,7 @@ CELLS: dict[str, Callable[[], Problem]] = {
     "closure": _closure,
     "closure_over_parameters": _closure_over_parameters,
     "no_inputs": _no_inputs,
+    "slots": _slots,
 }
 
 

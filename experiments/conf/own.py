@@ -9,6 +9,8 @@ from typing import Any
 
 from loopgrad.experiments.tasks import (
     Arc,
+    Babi,
+    Clutrr,
     Copy,
     LastSum,
     Maze,
@@ -38,6 +40,11 @@ from loopgrad.models import (
     TRM,
     FeedForward,
     FixedSegments,
+    LatentLinear,
+    LatentLoop,
+    LatentMLP,
+    LatentStack,
+    LatentTRM,
     LoopedTransformer,
     NeuralTuringMachine,
     QHalt,
@@ -50,6 +57,8 @@ Classes = Mapping[str, type]
 OWN: Mapping[str, Classes] = {
     "task": {
         "loopgrad.experiments.tasks.Arc": Arc,
+        "loopgrad.experiments.tasks.Babi": Babi,
+        "loopgrad.experiments.tasks.Clutrr": Clutrr,
         "loopgrad.experiments.tasks.Copy": Copy,
         "loopgrad.experiments.tasks.LastSum": LastSum,
         "loopgrad.experiments.tasks.Maze": Maze,
@@ -65,6 +74,11 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.models.GRU": GRU,
         "loopgrad.models.HRM": HRM,
         "loopgrad.models.LSTM": LSTM,
+        "loopgrad.models.LatentLinear": LatentLinear,
+        "loopgrad.models.LatentLoop": LatentLoop,
+        "loopgrad.models.LatentMLP": LatentMLP,
+        "loopgrad.models.LatentStack": LatentStack,
+        "loopgrad.models.LatentTRM": LatentTRM,
         "loopgrad.models.LoopedTransformer": LoopedTransformer,
         "loopgrad.models.NeuralTuringMachine": NeuralTuringMachine,
         "loopgrad.models.TRM": TRM,

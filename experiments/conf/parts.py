@@ -9,12 +9,14 @@ from loopgrad.experiments.conf.applies import check_compiled, check_estimators, 
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes, without_young
 from loopgrad.experiments.conf.rehearsal import rehearse
+from loopgrad.experiments.conf.targets import parameters_of, taken_by
 from loopgrad.experiments.conf.values import plain
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.host_memory import check_fits
+from loopgrad.models.frozen import FeatureTable
 from loopgrad.models.model import Model
 
 
@@ -51,7 +53,7 @@ def parts(config: DictConfig) -> Parts:
     except ValueError as error:
         raise ConfigError(f"trainer.{error}") from error
     try:
-        rows, tokens = trainer.batch_size, task.spec.seq_len
+        rows, tokens = trainer.batch_size, task.spec.seq_len  # with its data read, or encoded
         check_fits(3 * 8 * rows * tokens, f"trainer.batch_size={rows} samples of {tokens} tokens")
         task.train_batch(0, 0, rows)
         task.test_set()
@@ -109,9 +111,36 @@ def estimators_of(config: DictConfig) -> dict[str, Estimator]:
 
 def build_model(node: DictConfig | dict[str, Any], task: Task, seed: int, classes: Classes | None = None) -> Model:
     """Build the model of a configuration for a task, with initial weights drawn from a seed; see `build`."""
-    spec = task.spec
-    sizes = {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
-    model = build(node, "model", classes, **sizes, seed=seed)
+    model = build(node, "model", classes, **_sizes(node, task, classes), seed=seed)
     if not isinstance(model, Model):
         raise ConfigError(f"model: {node['_target_']} is not a Model")
     return model
+
+
+def _sizes(node: DictConfig | dict[str, Any], task: Task, classes: Classes | None) -> dict[str, Any]:
+    """Return what a model is told of a task: the sizes of its tables, or what a frozen encoder makes of the tokens.
+
+    Raises:
+        ConfigError: The model reads tokens where the task has frozen vectors, or the reverse.
+    """
+    spec, frozen = task.spec, _frozen(task)
+    target = str(node.get("_target_", ""))
+    known = parameters_of(target) if classes is None else taken_by(classes.get(target, Model), target)
+    if target and ("frozen" in known) != (frozen is not None):
+        name, kind = target.rpartition(".")[2], type(task).__name__
+        if frozen is None:
+            raise ConfigError(f"model: {name} reads frozen vectors, and {kind} has none: use task=clutrr or babi19")
+        raise ConfigError(
+            f"model: {name} learns vectors of tokens, and those of {kind} stand for texts with frozen vectors: use "
+            "model=latent_loop, latent_stack, latent_trm, latent_mlp or latent_linear"
+        )
+    if frozen is not None:
+        return {"frozen": frozen, "seq_len": spec.seq_len}
+    return {"vocab_size": spec.vocab_size, "seq_len": spec.seq_len, "num_puzzles": spec.num_puzzles}
+
+
+def _frozen(task: Task) -> FeatureTable | None:
+    try:
+        return task.frozen()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

@@ -89,10 +89,20 @@ class VotesRecord(TypedDict):
 Overrides = Annotated[list[Annotated[str, Between(1, 1000)]], Between(0, 1000)]
 
 
+class Group(TypedDict):
+    """Held-out samples that are counted together, such as those of as many hops."""
+
+    samples: Count
+    exact_accuracy: Share
+
+
 class _Beside(TypedDict, total=False):
     config: dict[str, Any]
     match_accuracy: Share | None
     overrides: Overrides  # of the job, as typed; without those of Hydra itself
+    parameters: Count  # trained ones
+    frozen_parameters: Count  # of an encoder that is not trained
+    groups: Annotated[dict[Name, Group], Between(1, 1000)]
     train_seconds: Number
     gradient_norm_ratio: Number
     gradient_groups: dict[str, dict[str, Number]]

@@ -10,7 +10,7 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.records import LEVELS, RunRecord
 from loopgrad.experiments.records.kinds import Where
-from loopgrad.experiments.reports import summary
+from loopgrad.experiments.reports import groups, summary
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import making, rendered, say, write
@@ -51,6 +51,7 @@ def render(folder: Path, console: Console) -> None:
         # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
         every = summary.columns_of(printed)
         told = [summary.table(printed, columns, always_spread=False) for columns in (every[:6], every[6:])]
+        told += [by_group] if (by_group := groups.table(printed))[0] else []
         sentence = summary.reading(printed)
     write(folder, page, figures)
     if missing:
@@ -70,13 +71,29 @@ def _markdown(found: Sequence[RunRecord], made: RunRecord) -> str:
             f"# {first['model']} on {first['task']}",
             *("", summary.reading(found), "", *table(header, rows), "", LEGEND, ""),
             *([OTHER_ANSWERS, ""] if summary.other_answers(found) else []),
+            *_by_group(found),
             *("## Residuals", "", *([PER_UPDATE, ""] if _per_update(found) else []), *_residuals(found), ""),
             *how_made(made),
+            *_sizes(first),
             f"- seeds: {seeds}; {first['train_steps']} steps; probes on {first['probe']['samples']} held-out samples, "
             f"segment {first['probe']['segment']}",
             "",
         ]
     )
+
+
+def _sizes(record: RunRecord) -> list[str]:
+    """Return what the model's size is, where the record tells."""
+    if "parameters" not in record:
+        return []
+    frozen = record.get("frozen_parameters")
+    beside = f", beside {frozen:,} of a frozen encoder" if frozen is not None else ""
+    return [f"- parameters: {record['parameters']:,} trained{beside}"]
+
+
+def _by_group(found: Sequence[RunRecord]) -> list[str]:
+    header, rows = groups.table(found)
+    return ["## By group", "", groups.LEGEND, "", *table(header, rows), ""] if header else []
 
 
 def _per_update(found: Sequence[RunRecord]) -> bool:

@@ -16,7 +16,7 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports import shortcuts, summary
+from loopgrad.experiments.reports import groups, shortcuts, summary
 from loopgrad.experiments.reports.comparison import MANY, case_of
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.sweep_rows import Row, rows_of
@@ -28,7 +28,16 @@ COLUMNS = [column for column in summary.COLUMNS if column.title in SHOWN]
 # numbers of a record, in the table of all runs
 VALUES = (
     *("train_steps", "exact_accuracy", "match_accuracy", "token_accuracy", "loss", "time_ratio_to_bptt"),
-    *("seconds_per_step", "saved_bytes", "peak_bytes", "cell_evaluations", "vjps", "flops", "gradient_cosine"),
+    *(
+        "parameters",
+        "seconds_per_step",
+        "saved_bytes",
+        "peak_bytes",
+        "cell_evaluations",
+        "vjps",
+        "flops",
+        "gradient_cosine",
+    ),
     "gradient_relative_error",
 )
 LONGEST = 60  # characters of a value that is shown
@@ -149,10 +158,21 @@ def _page(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) -> s
             f"# A sweep of {len({number for row in rows for number in row.jobs})} jobs",
             *("", *sentences, *left, *table(header, lines)),
             *("", "Values are means over seeds, least and greatest in brackets. " + config, "", RESIDUAL, ""),
+            *_by_group(keys, rows),
             *how_made(rows[0].records[0]),
             "",
         ]
     )
+
+
+def _by_group(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    every = [record for row in rows for record in row.records]
+    if not (names := groups.named(every)):
+        return []
+    header, lines = _table(keys, rows, markdown, groups.SIZES, spreads=False)
+    header += map(markdown, groups.header(every, names))
+    lines = [[*line, *groups.cells(row.records, names)] for line, row in zip(lines, rows, strict=True)]
+    return ["## By group", "", groups.LEGEND, "", *table(header, lines), ""]
 
 
 def _figures(keys: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, bytes], str]:

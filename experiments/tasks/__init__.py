@@ -5,7 +5,9 @@ if not __name__.startswith("loopgrad."):
 
 from loopgrad.experiments.tasks.arc import Arc
 from loopgrad.experiments.tasks.arc_votes import ArcScore, arc_score
+from loopgrad.experiments.tasks.babi import Babi
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
+from loopgrad.experiments.tasks.clutrr import Clutrr
 from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
 from loopgrad.experiments.tasks.last_sum import LastSum, SumBySteps
 from loopgrad.experiments.tasks.maze import Maze
@@ -17,7 +19,9 @@ __all__ = [
     "IGNORE",
     "Arc",
     "ArcScore",
+    "Babi",
     "Batch",
+    "Clutrr",
     "Copy",
     "LastSum",
     "Maze",

@@ -1,6 +1,7 @@
 """What a task offers: tokens, a training stream that is a pure function of (seed, step), a test set, a checker."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from loopgrad.gradients.checks import is_int
+from loopgrad.models.frozen import FeatureTable
 
 IGNORE = -100
 """The label of a position that is not scored."""
@@ -80,6 +82,14 @@ class Task(ABC):
     @abstractmethod
     def test_set(self) -> Batch:
         """Return the whole held-out set, always the same."""
+
+    def test_groups(self) -> Mapping[str, torch.Tensor]:
+        """Return rows of the held-out set by group, such as the number of hops; nothing where there are no groups."""
+        return {}
+
+    def frozen(self) -> FeatureTable | None:
+        """Return what a frozen encoder makes of the tokens; None where models learn vectors themselves."""
+        return None
 
     @abstractmethod
     def is_solved(self, inputs: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,7 +126,7 @@ def train(
             entry = {"step": run.step, **entry, "seconds": time.perf_counter() - began}
             if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
                 with shards.gathered(run.evaluated):
-                    scores = evaluate(run.evaluated, trainer, task, test, ranks)
+                    scores = evaluate(run.evaluated, trainer, task, test, ranks, task.test_groups())
                 entry |= {f"test_{name}": value for name, value in scores.items()}
             yield entry
 
@@ -236,12 +236,20 @@ def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks
 
 
 @torch.no_grad()
-def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch, ranks: Ranks = ALONE) -> dict[str, float]:
+def evaluate(
+    model: Model,
+    trainer: Trainer,
+    task: Task,
+    samples: Batch,
+    ranks: Ranks = ALONE,
+    groups: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, float]:
     """Return the scores of a model on held-out samples.
 
     exact_accuracy is by the task's checker; match_accuracy is the share of samples equal to their label in every scored
     token, which is less where a sample has several right answers; token_accuracy is that of scored tokens, and loss
-    their mean cross entropy. Each rank evaluates some of the samples, and all return what all of them gave.
+    their mean cross entropy; "exact_accuracy@k=3" is exact_accuracy of one of `groups`, rows of `samples` by name. Each
+    rank evaluates some of the samples, and all return what all of them gave.
     """
     device = next(model.parameters()).device
     training = model.training
@@ -261,9 +269,11 @@ def evaluate(model: Model, trainer: Trainer, task: Task, samples: Batch, ranks: 
     model.train(training)
     told = ranks.all((solved, matched, tokens, losses))
     solved, matched, tokens, losses = (sum(of_ranks, []) for of_ranks in zip(*told, strict=True))
+    exact = torch.cat(solved)
     return {
-        "exact_accuracy": torch.cat(solved).mean().item(),
+        "exact_accuracy": exact.mean().item(),
         "match_accuracy": torch.cat(matched).mean().item(),
         "token_accuracy": torch.cat(tokens).mean().item(),
         "loss": torch.stack(losses).sum().item() / len(samples),
+        **{f"exact_accuracy@{name}": exact[rows].mean().item() for name, rows in (groups or {}).items()},
     }

@@ -9,10 +9,12 @@ from loopgrad.experiments.conf.values import Names
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.records.kinds import Overrides
 from loopgrad.experiments.records.schema import holds
+from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.training import probe
 from loopgrad.experiments.training.runs import Plan, history, trained_model
 from loopgrad.experiments.training.votes import votes_record
 from loopgrad.gradients.ramp import estimator_at
+from loopgrad.models.model import Model
 
 
 def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -> list[RunRecord]:
@@ -49,6 +51,8 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                     **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
                 "verdicts": _verdicts(log),
+                **_groups(last, task),
+                **_sizes(mine.model, task),
                 **votes_record(mine.model, trainer, task),
                 "probe": {
                     "samples": len(mine.batch),
@@ -63,6 +67,20 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
             }
         )
     return result
+
+
+def _groups(last: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return the last held-out accuracy of each group of samples, nothing where the task tells none."""
+    found = {name: (len(rows), last.get(f"test_exact_accuracy@{name}")) for name, rows in task.test_groups().items()}
+    told = {name: {"samples": n, "exact_accuracy": share} for name, (n, share) in found.items() if share is not None}
+    return {"groups": told} if told else {}
+
+
+def _sizes(model: Model, task: Task) -> dict[str, int]:
+    """Return how many weights are trained, and how many a frozen encoder has."""
+    trained = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    frozen = task.frozen()
+    return trained if frozen is None else {**trained, "frozen_parameters": frozen.num_parameters}
 
 
 def scores(log: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, list[Any]]]:

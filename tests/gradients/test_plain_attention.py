@@ -29,6 +29,20 @@ def test_values_and_strides_are_those_of_the_usual_kernel(layout, causal):
     assert plain.stride() == usual.stride()
 
 
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_mask_leaves_out_what_the_usual_kernel_leaves_out(kind):
+    q, k, v = heads("apart")
+    mask = torch.tensor([True, True, False, True, False])[None, None, None]
+    if kind == "float":
+        mask = torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, -torch.inf)
+    usual = functional.scaled_dot_product_attention(q, k, v, mask)
+    with PlainAttention():
+        plain = functional.scaled_dot_product_attention(q, k, v, mask)
+    alone = functional.scaled_dot_product_attention(q, *(it[:, :, [0, 1, 3]] for it in (k, v)))
+    torch.testing.assert_close(plain, usual, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(plain, alone, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # torch's own, at its first use
 @pytest.mark.parametrize("layout", ["apart", "cut"])
 def test_a_cell_that_views_the_result_carries_tangents(layout):

@@ -13,7 +13,7 @@ from loopgrad.experiments.commands.cite import entries
 
 CONF = files("loopgrad.experiments.conf")
 
-TRM, HRM, TURING = "2510.04871", "2506.21734", "1410.5401"
+TRM, HRM, TURING, MEMORY = "2510.04871", "2506.21734", "1410.5401", "1503.08895"
 PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=bptt": ["werbos1990"],
     "estimator=checkpointed": ["1604.06174"],
@@ -43,6 +43,13 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "model=gru": ["1406.1078"],
     "model=lstm": ["hochreiter1997"],
     "model=ntm": [TURING, "1807.08518"],
+    "model=latent_loop": ["1807.03819", "2502.17416"],
+    "model=latent_stack": ["1706.03762"],
+    "model=latent_stack_equal": ["1706.03762"],
+    "model=latent_layer": ["1706.03762"],
+    "model=latent_trm": [TRM],
+    "model=latent_mlp": ["2002.05202"],
+    "model=latent_linear": ["1610.01644"],
     "model=looped_lm": ["1807.03819", "2502.17416", "2502.05171"],
     "optimizer=adamw": ["1711.05101"],
     "optimizer=adam_atan2": ["2407.05872"],
@@ -55,6 +62,8 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "task=arc2": ["2505.11831"],
     "task=sudoku9": [TRM],
     "task=copy": [TURING],
+    "task=clutrr": ["1908.06177", MEMORY],
+    **{f"task=babi{number}": ["1502.05698", MEMORY] for number in (2, 15, 16, 17, 18, 19)},
     "task=repeat_copy": [TURING],
 }
 

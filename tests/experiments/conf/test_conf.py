@@ -4,16 +4,19 @@ from dataclasses import fields
 from importlib.resources import files
 
 import pytest
+import story_files
+import torch
 
 from loopgrad.experiments.conf.build import build, check
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import Parts, build_model, parts
 from loopgrad.experiments.conf.targets import target_of
 from loopgrad.experiments.deltas.examination import Examination
-from loopgrad.experiments.tasks import RollingSum, Task
+from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks import Babi, RollingSum, Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.gradients import Estimator
-from loopgrad.models import Model
+from loopgrad.models import FeatureTable, LatentReasoner, Model, SlotLayout
 
 CONF = files("loopgrad.experiments.conf")
 OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule")
@@ -55,7 +58,11 @@ def test_every_task_builds(name):
     assert isinstance(task, Task)
 
 
-@pytest.mark.parametrize("name", choices("model"))
+def latent(name: str) -> bool:
+    return name.startswith("latent")
+
+
+@pytest.mark.parametrize("name", [name for name in choices("model") if not latent(name)])
 def test_every_model_builds_with_its_defaults_at_a_small_width(name):
     heads = [] if name in ("gru", "lstm", "ntm") else ["model.num_heads=2"]
     node = composed("train", [f"model={name}", "model.hidden_size=16", *heads]).model
@@ -63,6 +70,32 @@ def test_every_model_builds_with_its_defaults_at_a_small_width(name):
     assert isinstance(model, Model)
     assert name.startswith("feed_forward") == (model.num_steps == 1)
     assert model.input_per_update == (model.num_steps == 6 and model.causal) == (not heads)
+
+
+@pytest.mark.parametrize("name", [name for name in choices("model") if latent(name)])
+def test_every_model_of_frozen_vectors_builds_with_its_defaults(name, tmp_path):
+    task = Babi(path=str(story_files.babi_19(tmp_path)), encoder="random", features=str(tmp_path / "features"))
+    model = build_model(composed("train", [f"model={name}"]).model, task, seed=0)
+    assert isinstance(model, LatentReasoner) and model.encoder is task.frozen()
+    with pytest.raises(ConfigError, match="reads frozen vectors, and RollingSum has none: use task=clutrr"):
+        build_model(composed("train", [f"model={name}"]).model, RollingSum(length=6, modulus=3, num_test=4), seed=0)
+    with pytest.raises(ConfigError, match="those of Babi stand for texts with frozen vectors: use model=latent_loop"):
+        build_model(composed("train", ["model=trm"]).model, task, seed=0)
+
+
+def test_heads_of_equal_size_have_as_many_weights_with_minilm_s_vectors():
+    # as the files say it: an MLP and a stack of half the width have those of the loop, a stack four times its cell
+    frozen = FeatureTable(torch.zeros(2, 384), SlotLayout(answers=18))
+
+    def weights(name: str) -> int:
+        node = composed("train", [f"model={name}"]).model
+        return sum(it.numel() for it in build(node, "model", frozen=frozen, seq_len=15, seed=0).parameters())
+
+    loop = weights("latent_loop")
+    assert weights("latent_layer") == weights("latent_trm") == loop
+    assert abs(weights("latent_mlp") / loop - 1) < 0.02
+    assert 0.9 < weights("latent_stack_equal") / loop < 1
+    assert weights("latent_stack") > 3.3 * loop
 
 
 @pytest.mark.parametrize("name", choices("estimator"))

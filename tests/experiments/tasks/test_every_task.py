@@ -9,6 +9,7 @@ import random
 import numpy as np
 import official_folders
 import pytest
+import story_files
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -16,6 +17,8 @@ from omegaconf import OmegaConf
 from loopgrad.experiments.tasks import (
     IGNORE,
     Arc,
+    Babi,
+    Clutrr,
     Copy,
     LastSum,
     Maze,
@@ -46,7 +49,10 @@ STORED = {  # made of a folder that is written for the test
     "sudoku": lambda path: Sudoku(size=4, path=path),
     "maze": lambda path: Maze(path=path),
     "arc": lambda path: Arc(path=path, max_size=6),
+    "babi": lambda path: Babi(path=path, encoder="random", features=f"{path}/kept"),
+    "clutrr": lambda path: Clutrr(path=path, encoder="random", features=f"{path}/kept"),
 }
+FOLDERS = {**official_folders.FOLDERS, "babi": story_files.babi_19, "clutrr": story_files.clutrr}
 NAMES = [*(f"{type(task).__name__}{task.spec.seq_len}" for task in TASKS), *(f"{name} of a folder" for name in STORED)]
 every_task = pytest.mark.parametrize("task", [*TASKS, *STORED], ids=NAMES, indirect=True)
 
@@ -54,7 +60,7 @@ every_task = pytest.mark.parametrize("task", [*TASKS, *STORED], ids=NAMES, indir
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     place = tmp_path_factory.mktemp("official")
-    return {name: make(str(official_folders.FOLDERS[name](place / name))) for name, make in STORED.items()}
+    return {name: make(str(FOLDERS[name](place / name))) for name, make in STORED.items()}
 
 
 @pytest.fixture
@@ -184,7 +190,9 @@ def test_hyperparameters_out_of_range_are_named(task_class, name, value):
         task_class(**{name: value})
 
 
-MODULES = "arc arc_data arc_grids arc_votes base copying files maze sequences streams sudoku sudoku_generator"
+MODULES = (
+    "arc arc_data arc_grids arc_votes babi base clutrr copying files maze sequences streams sudoku sudoku_generator"
+)
 MODULES += " sudoku_solver symmetry text"
 
 

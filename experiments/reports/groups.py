@@ -1,0 +1,38 @@
+"""Accuracy by group of held-out samples, such as the number of hops: a table beside that of a comparison or a sweep."""
+
+from collections.abc import Sequence
+
+from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.reports import summary
+
+SIZES = (
+    summary.Column("parameters", ("parameters",), lambda value: f"{value:,.0f}"),
+    summary.Column("GFLOPs", ("flops",), lambda value: f"{value / 1e9:.2f}"),
+)
+LEGEND = "Held-out samples solved in percent, by group; in brackets after a group how many samples it has."
+
+
+def named(records: Sequence[RunRecord]) -> list[str]:
+    """Return the groups that every record has, in their order; none where some has none."""
+    first = list(records[0].get("groups") or {})
+    return [name for name in first if all(name in (record.get("groups") or {}) for record in records)]
+
+
+def header(records: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
+    """Return the heads of the columns, a group and its size."""
+    groups = records[0].get("groups") or {}
+    return [f"{name} ({groups[name]['samples']})" for name in names]
+
+
+def cells(records: Sequence[RunRecord], names: Sequence[str]) -> list[str]:
+    """Return the mean over records of the accuracy of each group, least and greatest in brackets."""
+    return [summary.spread(records, "groups", name, "exact_accuracy").text(summary.percent) for name in names]
+
+
+def table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and a row per estimator; nothing where there are no groups."""
+    names = named(records)
+    if not names:
+        return [], []
+    rows = [[name, *cells(group, names)] for name, group in summary.by_estimator(records).items()]
+    return ["estimator", *header(records, names)], rows

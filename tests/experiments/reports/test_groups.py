@@ -1,0 +1,36 @@
+"""Accuracy by group: means over seeds of each estimator in the order of the groups; nothing where none are told."""
+
+from loopgrad.experiments.records.kinds import RunRecord
+from loopgrad.experiments.records.schema import holds
+from loopgrad.experiments.reports import groups
+
+
+def record(estimator: str, seed: int, shares: dict | None) -> dict:
+    found = {"estimator": estimator, "seed": seed}
+    if shares is not None:
+        found["groups"] = {name: {"samples": 10, "exact_accuracy": share} for name, share in shares.items()}
+    return found
+
+
+def test_each_group_has_a_column_and_each_estimator_a_row():
+    made = [record("a", 0, {"k=2": 0.5, "k=10": 0.1}), record("b", 0, {"k=2": 1.0, "k=10": 0.0})]
+    made += [record("a", 1, {"k=2": 0.7, "k=10": 0.1}), record("b", 1, {"k=2": 1.0, "k=10": 0.2})]
+    header, rows = groups.table(made)
+    assert header == ["estimator", "k=2 (10)", "k=10 (10)"]
+    assert rows == [["a", "60.0 (50.0-70.0)", "10.0"], ["b", "100.0", "10.0 (0.0-20.0)"]]
+
+
+def test_groups_that_not_all_records_have_are_left_out():
+    some = [record("a", 0, {"k=2": 0.5, "k=3": 0.1}), record("b", 0, {"k=2": 1.0})]
+    assert groups.table(some)[0] == ["estimator", "k=2 (10)"]
+    assert groups.table([*some, record("c", 0, None)]) == ([], [])
+
+
+def test_shares_of_a_record_are_shares():
+    kind = RunRecord.__annotations__  # all of them, those of its bases too
+    assert "groups" in kind and "parameters" in kind
+    from loopgrad.experiments.records.kinds import Group
+
+    assert holds({"samples": 3, "exact_accuracy": 0.5}, Group)
+    assert not holds({"samples": 3, "exact_accuracy": 1.5}, Group)
+    assert not holds({"samples": -3, "exact_accuracy": 0.5}, Group)
