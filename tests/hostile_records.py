@@ -62,6 +62,18 @@ TEXTS = (
     "bptt",
     "z_L",
     "Infinity",
+    '" onmouseover="alert(1)" x="',
+    "' autofocus onfocus=alert(1) x='",
+    "x onload=alert(1) />",
+    "</title></svg></style></script><script>alert(1)</script>",
+    "</pre></textarea><svg/onload=alert(1)>",
+    "<a href=javascript:alert(1)>x</a>",
+    "<svg><use href='data:image/svg+xml;base64,PHN2Zy8+#x'/></svg>",
+    "<base href=//evil.example><meta http-equiv=refresh content=0;url=//evil.example>",
+    "--><!-- <![CDATA[ ]]> <?php ?> <!doctype x>",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}{# x #}",
+    "&quot; &#x22; &lt;img src=x&gt; &NewLine;",
+    "url(//evil.example/x.css) expression(alert(1)) @import 'x'",
 )
 # as they stand in JSON
 NUMBERS = (

@@ -4,6 +4,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from inert_pages import what_acts_on
 from markdown_it import MarkdownIt  # what rich needs
 
 READER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -54,6 +55,7 @@ def outline(page: str) -> list[str]:
 def what_acts_in(folder: Path, printed: str) -> list[str]:
     """Return what of a folder's report, figures and lines on the console is more than text."""
     found = what_acts((folder / "report.md").read_bytes().decode())
+    found += what_acts_on((folder / "report.html").read_bytes())
     found += [f"printed {it!r}" for it in sorted(set(printed)) if not it.isprintable() and it != "\n"]
     for path in folder.rglob("*"):
         if not path.name.isprintable():

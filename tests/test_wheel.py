@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 # gives the new environment the torch and the other libraries of this one; its loopgrad is not on this path, since it is
 # installed by a hook that only a .pth file in a real site-packages would set up
+SHIPPED = (".py", ".yaml", ".html", ".css", ".js")
 LIBRARIES = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
 
@@ -82,7 +83,7 @@ def installed(tmp_path_factory) -> Installed:
 
 
 def test_the_wheel_holds_the_packages_and_nothing_else(installed):
-    folders = [path for top in FOLDERS for path in (ROOT / top).rglob("*") if path.suffix in (".py", ".yaml")]
+    folders = [path for top in FOLDERS for path in (ROOT / top).rglob("*") if path.suffix in SHIPPED]
     source = {path.relative_to(ROOT).as_posix() for path in folders} | {"loopgrad/py.typed", "loopgrad/references.bib"}
     expected = {name if name.startswith("loopgrad/") else f"loopgrad/{name}" for name in source}
     assert {name for name in installed.files if ".dist-info/" not in name} == expected
@@ -92,7 +93,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(installed):
 
 def test_the_metadata_names_the_core_dependencies_and_the_extras(installed):
     required = re.findall(r"^Requires-Dist: ([\w-]+)[^;\n]*$", installed.metadata, re.MULTILINE)
-    assert sorted(required) == ["hydra-core", "numpy", "pyyaml", "rich", "safetensors", "scipy", "torch"]
+    assert sorted(required) == ["hydra-core", "jinja2", "numpy", "pyyaml", "rich", "safetensors", "scipy", "torch"]
     extras = re.findall(r"^Provides-Extra: (.+)$", installed.metadata, re.MULTILINE)
     assert set(extras) == set(PYPROJECT["project"]["optional-dependencies"])
     assert "\nLicense-Expression: Apache-2.0\n" in installed.metadata
@@ -132,4 +133,5 @@ def test_the_console_script_compares(installed):
     assert (record["estimator"], record["train_steps"], record["seed"]) == ("bptt", 2, 0)
     assert record["commit"] == "unknown", "the installed package is no checkout"
     assert (results / "report.md").read_text() and "bptt" in said
+    assert b"Content-Security-Policy" in (results / "report.html").read_bytes()
     assert sorted(path.name for path in installed.elsewhere.iterdir()) == [results.name], "written beside output_dir"

@@ -5,24 +5,15 @@
 The classes in use name the papers, and references.bib holds their entries.
 """
 
-import re
 from collections.abc import Iterator
-from importlib.resources import files
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-import loopgrad
 from loopgrad.experiments.conf.targets import target_of
 from loopgrad.experiments.conf.values import Names
+from loopgrad.experiments.reports.references import bibtex
 from loopgrad.models.reversible_cells import COUPLINGS
-
-TOOLKIT = """@software{{loopgrad,
-  title = {{{{loopgrad: memory-efficient alternatives to backprop-through-time for recursive networks}}}},
-  author = {{{{The loopgrad developers}}}},
-  version = {{{version}}},
-  year = {{2026}},
-}}"""
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
@@ -30,9 +21,7 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     used = [target_of(target) for target in targets(config)]
     if coupling := OmegaConf.select(config, "model.coupling"):
         used.append(COUPLINGS[coupling])
-    keys = {key for it in used for key in getattr(it, "references", ())}
-    known = entries()
-    print("\n\n".join([TOOLKIT.format(version=loopgrad.__version__), *(known[key] for key in sorted(keys))]))
+    print(bibtex(key for it in used for key in getattr(it, "references", ())))
 
 
 def targets(config: DictConfig) -> Iterator[str]:
@@ -43,9 +32,3 @@ def targets(config: DictConfig) -> Iterator[str]:
             yield config[key]
         elif isinstance(node, DictConfig) and not node._is_none():
             yield from targets(node)
-
-
-def entries() -> dict[str, str]:
-    """Return the entries of references.bib by key, as they are written there."""
-    text = files("loopgrad").joinpath("references.bib").read_text(encoding="utf-8")
-    return {entry[1]: entry[0] for entry in re.finditer(r"^@\w+\{(\S+),$.*?^\}$", text, re.MULTILINE | re.DOTALL)}

@@ -10,8 +10,8 @@ from loopgrad.analysis.files import whole_name
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 
-RESULTS = re.compile(r"records\.jsonl|report\.md|config\.json")
-FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json)")
+RESULTS = re.compile(r"records\.jsonl|report\.(md|html)|config\.json")
+FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json|html)")
 OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
 OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
 OF_WEIGHTS = re.compile(r".+\.json")
@@ -35,6 +35,7 @@ def check_inside(folder: Path, configuration: Mapping[str, Any]) -> None:
         "config.json",
         "records.jsonl",
         "report.md",
+        "report.html",
         *(f"{name}.{kind}" for name in ("comparison", "claim") for kind in ("png", "svg", "json")),
     ):
         if (folder / name).exists() and not (folder / name).is_file():

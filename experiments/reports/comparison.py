@@ -10,7 +10,8 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.records import LEVELS, RunRecord
 from loopgrad.experiments.records.kinds import Where
-from loopgrad.experiments.reports import groups, summary
+from loopgrad.experiments.reports import comparison_page, groups, summary
+from loopgrad.experiments.reports.html import document
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import making, rendered, say, write
@@ -36,7 +37,7 @@ MANY = 40  # estimators that a figure does not tell apart any more
 
 
 def render(folder: Path, console: Console) -> None:
-    """Write report.md and the figures beside records.jsonl, all or none, and print the table.
+    """Write report.md, report.html and the figures beside records.jsonl, all or none, and print the table.
 
     Raises:
         ConfigError: There are no records, or they are not those of a comparison.
@@ -48,12 +49,14 @@ def render(folder: Path, console: Console) -> None:
         page = _markdown(inert(found, markdown), found[0])
         page += "".join(f"\n![{Path(name).stem}]({name})\n" for name in figures if name.endswith(".png"))
         printed = inert(found, shown)
+        notes = [OTHER_ANSWERS] * summary.other_answers(found) + [PER_UPDATE] * _per_update(found)
+        single = document(comparison_page.page(printed, LEGEND, notes))
         # two narrow tables read better than one that a terminal has to fold; report.md has one, with every spread
         every = summary.columns_of(printed)
         told = [summary.table(printed, columns, always_spread=False) for columns in (every[:6], every[6:])]
         told += [by_group] if (by_group := groups.table(printed))[0] else []
         sentence = summary.reading(printed)
-    write(folder, page, figures)
+    write(folder, page, figures, single)
     if missing:
         say(console, f"No figures: {missing}.")
     for header, rows in told:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,9 @@ class Settled:
         count: Converged samples.
         total: Samples of this outcome.
         wilson: 95 % interval of the share, as if samples were independent.
-        clustered: The same by a bootstrap over puzzles, which seeds share; None with one seed or without samples.
-        seeds: Least and greatest share of a seed; None likewise.
+        clustered: The same by a bootstrap over puzzles, which seeds share; None with one seed, without samples or
+            where it was not asked for.
+        seeds: Least and greatest share of a seed; None with one seed or without samples.
     """
 
     count: int
@@ -119,8 +121,10 @@ class Settled:
         return f"{self.count} of {self.total} [{100 * self.wilson[0]:.1f}-{100 * self.wilson[1]:.1f} %]"
 
 
-def settled(condition: Condition, depth: int, stream: str = "joint", outcome: str = "all") -> Settled:
-    """Return how many samples converged."""
+def settled(
+    condition: Condition, depth: int, stream: str = "joint", outcome: str = "all", by_puzzle: bool = False
+) -> Settled:
+    """Return how many samples converged; `by_puzzle` says whether the bootstrap is taken, which takes longest."""
     labels, solved = _samples(condition, depth, stream)
     chosen = {"all": np.ones_like(solved), "solved": solved, "unsolved": ~solved}[outcome]
     converged = labels == LABELS.index("converged")
@@ -129,12 +133,17 @@ def settled(condition: Condition, depth: int, stream: str = "joint", outcome: st
         return Settled(0, 0, None, None, None)
     puzzles = np.concatenate([np.arange(record["samples"]) for record in condition.records])
     seeds = np.concatenate([np.full(record["samples"], i) for i, record in enumerate(condition.records)])
-    wilson = wilson_interval(count, total)
+    wilson = _wilson(count, total)
     if len(condition.records) == 1:
         return Settled(count, total, wilson, None, None)
-    clustered = _by_puzzle(converged[chosen], puzzles[chosen])
+    clustered = _by_puzzle(converged[chosen], puzzles[chosen]) if by_puzzle else None
     by_seed = [float(converged[chosen & (seeds == i)].mean()) for i in np.unique(seeds[chosen])]
     return Settled(count, total, wilson, clustered, (min(by_seed), max(by_seed)))
+
+
+@cache
+def _wilson(count: int, total: int) -> tuple[float, float]:
+    return wilson_interval(count, total)
 
 
 def _by_puzzle(converged: np.ndarray, puzzles: np.ndarray) -> tuple[float, float] | None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from loopgrad.experiments import records
 from loopgrad.experiments.records import OUTCOMES, WeightsRecord
 from loopgrad.experiments.records.kinds import Gap
-from loopgrad.experiments.reports import delta_figures
+from loopgrad.experiments.reports import delta_figures, deltas_page
 from loopgrad.experiments.reports.conditions import (
     Condition,
     at_last,
@@ -19,6 +19,7 @@ from loopgrad.experiments.reports.conditions import (
     outcomes,
     settled,
 )
+from loopgrad.experiments.reports.html import document
 from loopgrad.experiments.reports.inert import figure, inert, link, markdown, shown
 from loopgrad.experiments.reports.positions import by_position
 from loopgrad.experiments.reports.summary import Spread, band, percent, significant
@@ -36,7 +37,7 @@ recursion is extrapolated."""
 
 
 def render(folder: Path, console: Console) -> None:
-    """Write report.md and the common figures beside records.jsonl, all or none, and print the verdicts.
+    """Write report.md, report.html and the common figures beside records.jsonl, all or none, and print the verdicts.
 
     Raises:
         ConfigError: There are no records, or they are not those of an analysis.
@@ -52,10 +53,12 @@ def render(folder: Path, console: Console) -> None:
         for name in shown_here:
             stem = Path(name).stem
             lines += [f"![{markdown(stem)}]({link(name)})", "", caption(stem), ""]
-        every = conditions(inert(found, shown))
+        printed = inert(found, shown)
+        single = document(deltas_page.page(printed, LEGEND, _thresholds(printed)))
+        every = conditions(printed)
         told = console_table(*_rows(every))
         words = [sentence(every[0], s) for s in _streams(every[0])] if len(every) == 1 else [headline(every)]
-    write(folder, "\n".join(lines) + "\n", figures)
+    write(folder, "\n".join(lines) + "\n", figures, single)
     if missing:
         say(console, f"No figures: {missing}")
     console.print(told)
@@ -100,9 +103,12 @@ def _markdown(found: Sequence[WeightsRecord], made: WeightsRecord) -> list[str]:
         lines += ["## Gradients beside residual and spectral radius", "", *_gaps(every), ""]
     if any("spectrum" in record for record in found):
         lines += ["## The map where the recursion ends", "", *_spectra(every), ""]
-    thresholds = ", ".join(f"{name} {value}" for name, value in first["depths"][0]["thresholds"].items())
     samples = f"- {first['samples']} held-out samples of each of {len(found)} sets of weights"
-    return [*lines, *how_made(made), f"- thresholds: {thresholds}", samples]
+    return [*lines, *how_made(made), f"- thresholds: {_thresholds(found)}", samples]
+
+
+def _thresholds(found: Sequence[WeightsRecord]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in found[0]["depths"][0]["thresholds"].items())
 
 
 def _short(every: Sequence[Condition]) -> list[str]:

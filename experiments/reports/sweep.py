@@ -16,8 +16,9 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports import groups, shortcuts, summary
+from loopgrad.experiments.reports import groups, shortcuts, summary, sweep_page
 from loopgrad.experiments.reports.comparison import MANY, case_of
+from loopgrad.experiments.reports.html import Page, document
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.sweep_rows import Row, rows_of
 from loopgrad.experiments.reports.tables import console_table, how_made, table
@@ -42,6 +43,7 @@ VALUES = (
 )
 LONGEST = 60  # characters of a value that is shown
 MOST_CASES = 6  # comparisons that a page holds, a row of panels each
+CONFIG = "config.json of its folder holds the whole configuration of a job. sweep.csv has a line for each run."
 RESIDUAL = """\
 residual: how far one more cycle moves the states, over their scale, where the gradient is taken (median over samples);
 where each update reads a token of its own, how far that token moves them, not whether they settle."""
@@ -59,7 +61,7 @@ def jobs_of(folder: Path) -> dict[int, list[RunRecord]]:
 
 
 def render(folder: Path, console: Console) -> list[int]:
-    """Write report.md, sweep.csv and a figure into the folder of a sweep; return the jobs that have not ended.
+    """Write report.md, report.html, sweep.csv and a figure into a sweep's folder; return the jobs that have not ended.
 
     Raises:
         ConfigError: No job has ended, or no report can be made of their records.
@@ -79,7 +81,8 @@ def render(folder: Path, console: Console) -> list[int]:
         ]
         header, lines = _table(keys, rows, shown, short, spreads=False)
         sentences = _sentences(keys, rows, shown)
-    write(folder, page, {**drawn, "sweep.csv": _csv(keys, rows).encode()})
+        single = document(_single(keys, rows, missing))
+    write(folder, page, {**drawn, "sweep.csv": _csv(keys, rows).encode()}, single)
     if reason:
         say(console, f"No figure: {reason}.")
     console.print(console_table(header, lines, header[: len(keys) + 2]))
@@ -150,14 +153,13 @@ def _best(keys: Sequence[str], rows: Sequence[Row], how: Any) -> str:
 
 def _page(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) -> str:
     header, lines = _table(keys, rows, markdown, COLUMNS)
-    left = [f"Not ended, and so not in the table: jobs {', '.join(map(str, missing))}.", ""] if missing else []
+    left = [line for note in _left(missing) for line in (note, "")]
     sentences = [line for sentence in _sentences(keys, rows, markdown) for line in (sentence, "")]
-    config = "config.json of its folder holds the whole configuration of a job. sweep.csv has a line for each run."
     return "\n".join(
         [
             f"# A sweep of {len({number for row in rows for number in row.jobs})} jobs",
             *("", *sentences, *left, *table(header, lines)),
-            *("", "Values are means over seeds, least and greatest in brackets. " + config, "", RESIDUAL, ""),
+            *("", "Values are means over seeds, least and greatest in brackets. " + CONFIG, "", RESIDUAL, ""),
             *_by_group(keys, rows),
             *how_made(rows[0].records[0]),
             "",
@@ -173,6 +175,22 @@ def _by_group(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
     header += map(markdown, groups.header(every, names))
     lines = [[*line, *groups.cells(row.records, names)] for line, row in zip(lines, rows, strict=True)]
     return ["## By group", "", groups.LEGEND, "", *table(header, lines), ""]
+
+
+def _left(missing: Sequence[int]) -> list[str]:
+    return [f"Not ended, and so not in the table: jobs {', '.join(map(str, missing))}."] if missing else []
+
+
+def _single(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) -> Page:
+    """Return the page of HTML: of each comparison its curves, or those of all rows together."""
+    curves = []
+    for case in _cases(rows) or [rows]:
+        own = case is rows
+        names = [f"{shown(row.estimator)} {_settings(keys, row, shown) if own else ''}".strip() for row in case]
+        curves.append({name: _together([row], shown) for name, row in zip(names, case, strict=True)})
+    jobs = len({number for row in rows for number in row.jobs})
+    table = _table(keys, rows, shown, COLUMNS)
+    return sweep_page.page(table, _sentences(keys, rows, shown), curves, [*_left(missing), CONFIG, RESIDUAL], jobs)
 
 
 def _figures(keys: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, bytes], str]:

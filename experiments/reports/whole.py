@@ -40,9 +40,10 @@ def rendered(drawn: Iterable[tuple[str, plots.Drawn]]) -> dict[str, bytes]:
     return {f"{name}.{suffix}": it for name, figure in drawn for suffix, it in plots.rendered(figure).items()}
 
 
-def write(folder: Path, page: str, figures: Mapping[str, bytes]) -> None:
-    """Write report.md and the files of its figures into a folder, all or none."""
-    replace_all({**{folder / name: content for name, content in figures.items()}, folder / "report.md": page.encode()})
+def write(folder: Path, page: str, figures: Mapping[str, bytes], single: bytes) -> None:
+    """Write report.md, the files of its figures and report.html into a folder, all or none."""
+    contents = {folder / name: content for name, content in figures.items()}
+    replace_all({**contents, folder / "report.md": page.encode(), folder / "report.html": single})
 
 
 def say(console: Console, text: str) -> None:

@@ -37,7 +37,7 @@ def sentence(condition: Condition, stream: str) -> str:
     for depth, words in enumerate(("the depth of training", "extrapolated")):
         first = condition.records[0]
         dtype = first["dtype"].get(stream) or " and ".join(sorted(set(first["dtype"].values())))
-        found = settled(condition, depth, stream)
+        found = settled(condition, depth, stream, by_puzzle=True)
         apart = outcomes(condition, depth, stream)
         split = [f"{n.get('converged', 0)} of {sum(n.values())} {outcome}" for outcome, n in apart.items() if n]
         cycles = f"{first['depths'][depth]['cycles']} cycles, {words} ({', '.join(split)})"

@@ -104,7 +104,7 @@ def test_beginning_anew_removes_what_commands_wrote_and_nothing_of_others(tmp_pa
     for place in (run / "tensorboard", mine, kept, folder / "weights", folder / "figures", folder / "runs" / "empty"):
         place.mkdir(parents=True)
     ours = [run / "train.jsonl", run / "checkpoint.pt", run / "weights-000100.safetensors", folder / "records.jsonl"]
-    ours += [run / "tensorboard" / "events.out.tfevents.1.host", folder / "report.md"]
+    ours += [run / "tensorboard" / "events.out.tfevents.1.host", folder / "report.md", folder / "report.html"]
     others = [mine / "notes.md", run / "plot.py", folder / "weights" / "keep.bin", folder / "paper.pdf"]
     others += [kept / "checkpoint.pt", kept / "train.jsonl", folder / "weights" / "notes.json"]
     others += [folder / "figures" / "sketch-a.png", folder / "runs" / "empty"]
@@ -173,7 +173,9 @@ def test_a_folder_that_is_itself_a_link_is_as_good_as_another(tmp_path):
 
 
 @pytest.mark.parametrize("restart", [False, True])
-@pytest.mark.parametrize("name", ["runs", "weights", "figures", "records.jsonl", "report.md", "comparison.png"])
+@pytest.mark.parametrize(
+    "name", ["runs", "weights", "figures", "records.jsonl", "report.md", "report.html", "comparison.png"]
+)
 def test_what_lies_where_results_go_and_is_of_the_wrong_kind_is_named_and_left_alone(tmp_path, name, restart):
     folder = tmp_path / "results"
     with claimed(folder, VALUES, False):

@@ -11,8 +11,10 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import ClaimRecord, TrainedRecord
+from loopgrad.experiments.reports.claims import html
 from loopgrad.experiments.reports.claims.verdicts import findings, verdict
 from loopgrad.experiments.reports.claims.words import by_condition, paragraph, scores
+from loopgrad.experiments.reports.html import Chart, document
 from loopgrad.experiments.reports.inert import code, figure, inert, markdown, prose, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
 from loopgrad.experiments.reports.whole import making, rendered, say, write
@@ -31,7 +33,7 @@ PLACE = re.compile("[0-9]{1,9}")  # on the axis of a figure
 
 
 def render(folder: Path, console: Console) -> None:
-    """Write report.md and the figure beside the record of a claim, and print its table.
+    """Write report.md, report.html and the figure beside the record of a claim, and print its table.
 
     Raises:
         ConfigError: There is no record, or it is not that of a claim.
@@ -45,8 +47,9 @@ def render(folder: Path, console: Console) -> None:
         page += "".join(f"\n![claim]({name})\n" for name in figures if name.endswith(".png"))
         printed = inert(record, shown)
         header, rows = conditions_table(printed, brief=True)
+        single = document(html.page(printed, outcome, conditions_table(printed), _charts(printed)))
         told = paragraph(printed, findings(printed), outcome).replace("**", "")
-    write(folder, page, figures)
+    write(folder, page, figures, single)
     if missing:
         say(console, f"No figure: {missing}.")
     console.print(console_table(header, rows, header[:1]))
@@ -132,6 +135,14 @@ def draw(record: ClaimRecord) -> plots.Drawn:
     return plots.conditions(
         [_course(run, kind) for run in record["trainings"]], xlabel, "held-out samples exact (%)", log
     )
+
+
+def _charts(record: ClaimRecord) -> list[Chart]:
+    kind = record["figure"]
+    xlabel, log = AXES.get(kind, (kind, False))
+    courses = [_course(run, kind) for run in record["trainings"]]
+    points = [(it.condition, list(zip(it.x, it.values, strict=False))) for it in courses]
+    return [html.chart(kind, points, xlabel, log)]
 
 
 def _course(run: TrainedRecord, kind: str) -> plots.Course:

@@ -27,14 +27,20 @@ def heading(verdict: str) -> str:
 
 def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> str:
     """Return the paragraph of a claim, in which nothing is said twice."""
+    published, *parts = told(record, found, verdict)
+    return " ".join([f"**{heading(verdict)}** {record['statement']} {published}", *dict.fromkeys(parts)])
+
+
+def told(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> list[str]:
+    """Return what is said of a claim: what was published, what was run, what came out, what would change it."""
     runs = record["trainings"]
     seeds = sorted({it["seed"] for it in runs})
     steps = sorted({it["train_steps"] for it in runs})
-    told = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
+    trained = f"{steps[0]} steps" if len(steps) == 1 else f"{steps[0]} to {steps[-1]} steps"
     number = len({it["condition"] for it in runs})
     parts = [
-        f"**{heading(verdict)}** {record['statement']} Published: {record['published']}",
-        f"Here {_several(number, 'condition')} were trained for {told}, "
+        f"Published: {record['published']}",
+        f"Here {_several(number, 'condition')} were trained for {trained}, "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
         + (f"; {record['equal']}" if record["equal"] else "")
         + ".",
@@ -42,7 +48,7 @@ def paragraph(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> st
     ]
     if verdict == OPEN:
         parts += decided_by(record, found)
-    return " ".join([*dict.fromkeys(parts), f"What would change this: {record['change']}"])
+    return [*parts, f"What would change this: {record['change']}"]
 
 
 def in_short(record: ClaimRecord, found: Sequence[Finding], verdict: str) -> str:

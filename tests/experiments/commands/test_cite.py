@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 from repository import FOLDERS, module_name, sources
 
-from loopgrad.experiments.commands.cite import entries
+from loopgrad.experiments.reports.references import entries
 
 CONF = files("loopgrad.experiments.conf")
 

@@ -70,7 +70,7 @@ def test_the_records_are_strict_json(compared):
 
 
 def test_a_report_is_rendered_again_from_the_records_alone(loopgrad, compared, tmp_path):
-    files = ["report.md", "comparison.png", "comparison.svg", "residuals.png", "residuals.svg"]
+    files = ["report.md", "report.html", "comparison.png", "comparison.svg", "residuals.png", "residuals.svg"]
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(compared / "records.jsonl", alone)

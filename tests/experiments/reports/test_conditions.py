@@ -35,7 +35,7 @@ def test_seeds_are_pooled_and_outcomes_kept_apart():
 
 def test_the_bootstrap_draws_puzzles_and_not_samples():
     same = [record(seed, [CONVERGED] * 8 + [ORBIT] * 8, [1] * 16) for seed in range(20)]
-    found = settled(conditions(same)[0], 0)
+    found = settled(conditions(same)[0], 0, by_puzzle=True)
     # 320 samples of 16 puzzles: the interval is that of 16
     assert found.clustered[1] - found.clustered[0] > 0.4 > 0.2 > found.wilson[1] - found.wilson[0]
 

@@ -94,11 +94,11 @@ def test_every_hostile_text_is_inert_wherever_a_report_has_names(tmp_path, whole
     full = plots.rendered
     monkeypatch.setattr(plots, "rendered", lambda figure: full(figure, ("svg",)))
     texts = [text for text in TEXTS if 0 < len(text) <= 200 and text not in ("bptt", "joint", "z_L")]
-    for name, start in (("compared", 0), ("compared", 25), ("analysed", 0)):
+    for name, start in (("compared", 0), ("compared", 25), ("compared", 50), ("analysed", 0)):
         folder = tmp_path / f"{name}{start}"
         folder.mkdir()
         found = []
-        for i, text in enumerate(texts[start : start + (25 if name == "compared" else 60)]):
+        for i, text in enumerate(texts[start : start + (25 if name == "compared" else 80)]):
             record = json.loads(json.dumps(whole[name][0])) | {"device": text, "command": text, "commit": text}
             record |= {"estimator": text, "model": text, "task": text, "group": text, "name": text}
             found.append(record | {"versions": {text: text}, "seed": i})
@@ -117,7 +117,7 @@ def test_the_command_ends_in_a_report_or_in_one_line(tmp_path, whole):
             (folder / "records.jsonl").write_bytes(tampered(whole[list(whole)[seed // 12 % len(whole)]], seed))
             outcome = commands.run(folder, "report", "output_dir=.", limits={"RLIMIT_AS": 2**33})
             assert outcome.in_one_line() and outcome.code in (0, 2), (seed, outcome)
-            assert (folder / "report.md").exists() == (outcome.code == 0)
+            assert (folder / "report.md").exists() == (folder / "report.html").exists() == (outcome.code == 0)
             assert outcome.code or not what_acts_in(folder, outcome.out), seed
             ends[outcome.code] += 1
     print(f"commands by exit code: {dict(ends)}")

@@ -125,7 +125,9 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
         (tmp_path / name).mkdir()
         render(tmp_path / name, FOUR)
     made_files = sorted(path.name for path in (tmp_path / "a").iterdir() if path.name != "out.txt")
-    assert {"comparison.png", "comparison.svg", "residuals.png", "residuals.svg", "report.md"} <= set(made_files)
+    assert {"comparison.png", "comparison.svg", "residuals.png", "residuals.svg", "report.md", "report.html"} <= set(
+        made_files
+    )
     for name in made_files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
     for name in ("comparison", "residuals"):
@@ -169,7 +171,7 @@ def test_records_that_are_not_those_of_a_comparison_are_refused_in_one_line(tmp_
     with pytest.raises(ConfigError) as caught:
         render(tmp_path, damaged(change))
     assert "records.jsonl" in str(caught.value) and reason in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "report.md").exists()
+    assert not (tmp_path / "report.md").exists() and not (tmp_path / "report.html").exists()
 
 
 def test_a_report_needs_no_matplotlib(tmp_path, monkeypatch):

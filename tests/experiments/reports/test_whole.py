@@ -37,7 +37,7 @@ def quick(monkeypatch):
 def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, quick, failing):
     folder = tmp_path / "results"
     folder_with(folder, "shortcuts/0", 2)
-    for name in ("report.md", "comparison.png"):
+    for name in ("report.md", "report.html", "comparison.png"):
         (folder / name).write_text("old")
     before, calls = contents(folder), []
 
