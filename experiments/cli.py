@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,7 +43,7 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
   analyse   follow the recursion of trained weights: does it converge, for whom, and what are gradients worth there
   bench     measure estimators beside other libraries: loopgrad bench [NAME], recursion if none is named
   claims    test what is said of recursion: loopgrad claims lists it, loopgrad claims NAME or all runs it
-  report    render table and figures anew from the records in output_dir
+  report    render tables and figures anew from records; of several folders side by side: loopgrad report A B
   cite      print the BibTeX of what a configuration uses
 
 Configuration groups: task, model, estimator, trainer, analysis, experiment. For example:
@@ -123,12 +124,22 @@ def spelt(command: str, overrides: list[str]) -> list[str]:
     if command == "claims":
         found = [(it, LISTS.fullmatch(it)) for it in overrides]
         overrides = [f"{listed[1]}=[{','.join(quoted(listed[2]))}]" if listed else it for it, listed in found]
+    if command == "report":
+        return _folders(overrides)
     if command not in ("bench", "claims") or not overrides or not overrides[0].isidentifier():
         return overrides
     name, *rest = overrides
     if command == "bench":
         return [f"bench={name}", *below(name, rest)]
     return ["all=true" if name == "all" else f"claim={name}", *rest]
+
+
+def _folders(overrides: list[str]) -> list[str]:
+    """Return overrides with folders that are named in front as a key: output_dir= of one, folders= of several."""
+    named = list(takewhile(lambda it: "=" not in it and not it.startswith("-"), overrides))
+    quoted_each = ["'" + it.replace("\\", "\\\\").replace("'", "\\'") + "'" for it in named]
+    key = [f"output_dir={quoted_each[0]}"] if len(named) == 1 else [f"folders=[{','.join(quoted_each)}]"] * bool(named)
+    return [*key, *overrides[len(named) :]]
 
 
 def quoted(listed: str) -> Iterator[str]:

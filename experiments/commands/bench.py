@@ -21,6 +21,7 @@ from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.folders import held, output_folder
+from loopgrad.experiments.reports import bench_page
 from loopgrad.experiments.reports.tables import console_table
 
 
@@ -84,7 +85,7 @@ def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], 
         bench.figures(rows, path.parent)
     except ImportError as error:
         console.print(f"No figure: {error}")
-    console.print(f"Record: {path}")
+    console.print(f"Record: {path}, page: {bench_page.render(path)}")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -62,7 +62,7 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def _by_configuration(found: Sequence[tuple[int, RunRecord]]) -> tuple[list[str], list[Told]]:
-    told = [_told(record) for _, record in found]
+    told = [told_of(record) for _, record in found]
     shared: dict[tuple[str, str], set[str]] = {}
     for values in told:
         for key, (of, value) in values.items():
@@ -73,10 +73,10 @@ def _by_configuration(found: Sequence[tuple[int, RunRecord]]) -> tuple[list[str]
 
 
 def _plain(record: RunRecord) -> frozenset[tuple[str, str]]:
-    return frozenset((key, value) for key, (_, value) in _told(record).items())
+    return frozenset((key, value) for key, (_, value) in told_of(record).items())
 
 
-def _told(record: RunRecord) -> dict[str, tuple[str, str]]:
+def told_of(record: RunRecord) -> dict[str, tuple[str, str]]:
     """Return the configuration of a run but its seed, flat: for each key of what it is a part, and its value.
 
     Values are compared among parts of the same name: that a sorting task has no size tells nothing new.

@@ -102,7 +102,7 @@ def test_the_command_draws_its_figure_and_wrong_sizes_are_refused(loopgrad, tmp_
     result = loopgrad("bench", "forward", *sweeps, *sizes, "bench.draws=1", "output_dir=out")
     assert result.code == 0 and "zeroth order" in result.out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["forward-figure.json", "forward-figure.png", "forward-figure.svg", "forward.json"]
+    assert names == ["forward-figure.json", "forward-figure.png", "forward-figure.svg", "forward.html", "forward.json"]
     (record,) = records.read(tmp_path / "out" / "forward.json")
     assert [row["K"] for row in record["rows"][:14]] == [1] * 4 + [2] * 5 + [0] * 5
     assert len(record["rows"]) == 14 + 10

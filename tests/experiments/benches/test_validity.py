@@ -30,7 +30,13 @@ def test_the_command_draws_its_figure(loopgrad, tmp_path):
     result = loopgrad("bench", "validity", *sizes, "output_dir=out")
     assert result.code == 0 and "implicit" in result.out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["validity-figure.json", "validity-figure.png", "validity-figure.svg", "validity.json"]
+    assert names == [
+        "validity-figure.json",
+        "validity-figure.png",
+        "validity-figure.svg",
+        "validity.html",
+        "validity.json",
+    ]
     (record,) = records.read(tmp_path / "out" / "validity.json")
     assert len(record["rows"]) == 4 and record["command"].startswith("loopgrad bench validity")
     assert loopgrad("bench", "validity", "bench.radii=[5]", "output_dir=other").code == 2

@@ -5,7 +5,11 @@ import math
 
 import pytest
 from inert_pages import Reader, read, what_acts_on
+from repository import ROOT
+from rich.console import Console
 
+from loopgrad.analysis import plots
+from loopgrad.experiments.reports import sweep
 from loopgrad.experiments.reports.html import (
     Bar,
     Cell,
@@ -23,6 +27,7 @@ from loopgrad.experiments.reports.html import (
     number,
 )
 from loopgrad.experiments.reports.html.charts import drawn, thinned
+from loopgrad.experiments.reports.html.recipe import LONGEST, configured
 from loopgrad.experiments.reports.html.scales import Scale, ticks, told
 
 CHART = Chart("Learning", "By hand.", "step", "exact", [Series("bptt", [Point(0, 0), Point(10, 5, 4, 6)])])
@@ -181,7 +186,18 @@ def test_the_hashes_of_the_policy_are_those_of_style_and_script():
 
 
 def test_a_configuration_longer_than_any_of_ours_is_cut_off():
-    from loopgrad.experiments.reports.html.recipe import LONGEST, configured
-
     assert json.loads(configured({"a": [1, "x"]})) == {"a": [1, "x"]}
     assert len(configured({"a": "x" * 2 * LONGEST})) < LONGEST + 100
+
+
+@pytest.mark.slow
+def test_the_published_example_is_what_its_records_give(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "rendered", lambda drawn: {})
+    published = ROOT / "docs/results/shortcuts"
+    for job in "01":
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "records.jsonl").write_bytes((published / job / "records.jsonl").read_bytes())
+    sweep.render(tmp_path, Console(quiet=True))
+    made = (tmp_path / "report.html").read_bytes()
+    assert made == (published / "report.html").read_bytes(), "render it anew: loopgrad report docs/results/shortcuts"
+    assert what_acts_on(made) == [] and len(made) < 500_000
