@@ -115,7 +115,7 @@ class Deep(Bench):
     def _foreseen(self, name: str, size: int, layers: int, num_steps: int, copies: int) -> int:
         like = torch.zeros(self.tokens, size, dtype=torch.bfloat16)
         make = partial(_cell, name, size, layers, num_steps, torch.device("cpu"))
-        given = {"num_steps": num_steps, "memory_budget": 2**60, "batch_size": 1, "copies": copies}
+        given: dict[str, Any] = {"num_steps": num_steps, "memory_budget": 2**60, "batch_size": 1, "copies": copies}
         (row,) = plan(make, like, like, estimators={name: METHODS[name]}, **given)
         if row.bytes is None:
             raise ValueError(f"{name} cannot be foreseen: {row.remark}")

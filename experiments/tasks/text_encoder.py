@@ -150,8 +150,8 @@ class FolderEncoder:
         place = self._place()
         if place is None or importlib.util.find_spec("transformers") is None:
             raise ValueError("an encoder of text needs two packages: pip install 'loopgrad[text]'")
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoModel, AutoTokenizer  # pyright: ignore[reportMissingImports]
+        from transformers.utils import logging  # pyright: ignore[reportMissingImports]
 
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
