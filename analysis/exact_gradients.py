@@ -76,6 +76,7 @@ def reference_gradients(loss: Callable[[nn.Module], torch.Tensor], module: nn.Mo
     Example:
         >>> import torch
         >>> from loopgrad.analysis import compare_gradients, gradients_of, reference_gradients
+        >>> _ = torch.manual_seed(0)
         >>> linear = torch.nn.Linear(3, 1)
         >>> loss = lambda module: module(torch.ones(2, 3, dtype=module.weight.dtype)).square().sum()
         >>> compare_gradients(gradients_of(loss, linear), reference_gradients(loss, linear)).relative_error < 1e-5

@@ -65,6 +65,9 @@ def test_a_model_has_as_many_weights_as_published(name):
     class Task:
         spec = SPECS[name.split("_")[1]]
 
+        def frozen(self):
+            return None
+
     model = build_model(composed("train", [f"experiment=published/{name}"]).model, Task(), seed=0)
     own = sum(p.numel() for p in model.parameters()) - model.embedding.puzzles.weight.numel()
     assert own == pytest.approx(WEIGHTS.get(name, WEIGHTS["hrm"]), rel=2e-3)
