@@ -19,8 +19,8 @@ OWNER = "CheapestExact(memory_budget={!r})"
 class CheapestExact(Estimator):
     """BPTT's gradient, in the way of fewest cell evaluations whose foreseen peak fits a budget.
 
-    With T updates: all graphs, T evaluations, where they fit; else the checkpoints of `CheckpointedBPTT(memory_budget=
-    ...)`; or `ReversibleBPTT`, 2T evaluations, where the cell can be undone exactly and checkpoints need more.
+    With T updates: all graphs, T evaluations, where they fit; else the checkpoints that `CheckpointedBPTT` takes within
+    the budget; or `ReversibleBPTT`, 2T evaluations, where the cell can be undone exactly and checkpoints need more.
 
     Args:
         memory_budget: Bytes of the recursion, or a string such as "24GiB". Weights, their optimiser and what lies

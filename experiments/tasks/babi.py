@@ -18,7 +18,7 @@ _BACK = {"n": "s", "s": "n", "e": "w", "w": "e"}
 
 @dataclass(frozen=True)
 class Babi(StoryTask):
-    """Answer questions about stories: task 2, 15, 16, 17, 18 or 19 of bAbI, from the files qa2_..._train.txt and so on.
+    """Answer questions about stories: task 2, 15, 16, 17, 18 or 19 of bAbI, from its published files.
 
     What is right is the answer of the file; of task 19 (paths) any moves, as many as there are answer slots, that lead
     from room to room by what the story says and end where they should.
