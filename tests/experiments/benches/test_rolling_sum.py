@@ -99,7 +99,10 @@ def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
         result = loopgrad("bench", "rolling_sum", *sizes, f"bench.workers={workers}", f"output_dir=out{workers}")
         assert result.code == 0 and "random truncation" in result.out
     names = {path.name for path in (tmp_path / "out2").iterdir()}
-    assert names == {f"rolling_sum-figure.{kind}" for kind in ("svg", "png", "json")} | {"rolling_sum.json"}
+    assert names == {f"rolling_sum-figure.{kind}" for kind in ("svg", "png", "json")} | {
+        "rolling_sum.json",
+        "rolling_sum.html",
+    }
     one, two = (records.read(tmp_path / f"out{i}" / "rolling_sum.json")[0] for i in (1, 2))
     assert one["rows"] == two["rows"] and len(one["rows"]) == 12
 

@@ -221,7 +221,7 @@ def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
         result = loopgrad("bench", "text", *sizes, f"bench.workers={workers}", f"output_dir=out{workers}")
         assert result.code == 0 and "not trained" in result.out and "What to use:" in " ".join(result.out.split())
     names = {path.name for path in (tmp_path / "out2").iterdir()}
-    assert names == {f"text-figure.{kind}" for kind in ("svg", "png", "json")} | {"text.json"}
+    assert names == {f"text-figure.{kind}" for kind in ("svg", "png", "json")} | {"text.json", "text.html"}
     one, two = (records.read(tmp_path / f"out{i}" / "text.json")[0] for i in (1, 2))
     assert str(one["rows"]) == str(two["rows"]) and len(one["rows"]) == 7  # nan is not itself
 
