@@ -220,5 +220,15 @@ def trained_model(plan: Plan) -> Model:
 
 
 def history(plan: Plan) -> list[dict[str, Any]]:
-    """Return what each step of a run measured."""
-    return records.read(plan.folder / "train.jsonl")
+    """Return what each step of a finished run measured.
+
+    Raises:
+        ConfigError: The log does not hold each step once and in order, as where a folder was copied into one in use.
+    """
+    found, steps = records.read(plan.folder / "train.jsonl"), plan.trainer.train_steps
+    if [entry.get("step") for entry in found] != list(range(1, steps + 1)):
+        raise ConfigError(
+            f"{plan.folder / 'train.jsonl'} does not hold each of {steps} steps once and in order, so something else "
+            f"has written into it: remove {plan.folder}, and the same command trains it anew"
+        )
+    return found

@@ -219,3 +219,13 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint_of_the_step_before_and_
     assert kept["step"] == len(records.read(tmp_path / "r" / "train.jsonl")) >= 1
     with pytest.raises(NonFinite, match=re.escape(str(caught.value))):
         execute(blown, lambda *_: None)
+
+
+@pytest.mark.parametrize("spoil", [lambda lines: lines + lines[-1:], lambda lines: lines[1:], lambda lines: lines[::-1]])
+def test_a_log_that_is_not_each_step_once_makes_no_record(tmp_path, spoil):
+    it = plan(tmp_path / "r")
+    execute(it, lambda *_: None)
+    log = tmp_path / "r" / "train.jsonl"
+    log.write_text("".join(spoil(log.read_text().splitlines(keepends=True))))
+    with pytest.raises(ConfigError, match=r"train\.jsonl does not hold each of 6 steps once and in order.*: remove"):
+        history(it)
