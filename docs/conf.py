@@ -17,6 +17,7 @@ extensions = [
     "myst_parser",
     "sphinxcontrib.bibtex",
     "mathml",
+    "rendered",
     "generated",
 ]
 exclude_patterns = ["_build"]

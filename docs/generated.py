@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+from rendered import folders, pages
 from sphinx.application import Sphinx
 
 from loopgrad import analysis, gradients, models
@@ -40,6 +41,10 @@ DRAWN = {
     "text-figure": "Held-out loss of a language model against FLOPs and against peak memory.",
     "validity-figure": "Gradient error of estimators against residual and spectral radius.",
 }
+
+GALLERY = """Every figure of the results, with the command that made it; a click shows one in full.
+What was found is also told by [pages with curves](guides/reports.md), whose tables sort and whose marks tell their
+values: save one and open it anywhere."""
 
 PACKAGES = {
     models: "What is iterated: layers, cells, recursive models, halting and deep supervision. "
@@ -104,7 +109,7 @@ def package_page(package: ModuleType, text: str) -> str:
 
 def gallery() -> str:
     """Return the page of all figures below results, each group with the command of the record beside it."""
-    parts = ["# Gallery", "Every figure of the results, with the command that made it; a click shows one in full."]
+    parts = ["# Gallery", GALLERY, "## Pages with curves", linked()]
     groups: dict[tuple[Path, Path], list[Path]] = {}
     for figure in sorted(RESULTS.rglob("*.png")):
         groups.setdefault(origin_of(figure), []).append(figure)
@@ -119,6 +124,16 @@ def gallery() -> str:
             f"Commit {found['commit']}, {found['date']}; [record]({record.relative_to(HERE).as_posix()}).",
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def linked() -> str:
+    """Return links to the pages with curves, a line for each kind of result."""
+    lines: dict[str, list[str]] = {}
+    for page in (page for folder in folders() for page in pages(folder)):
+        kind, *name = page.relative_to(RESULTS).with_suffix("").parts
+        told = " ".join(part for part in name if part not in ("report", "cpu")).replace("_", " ") or "report"
+        lines.setdefault(kind, []).append(f"[{told}]({page.relative_to(HERE).as_posix()})")
+    return "\n".join(f"- {kind.capitalize()}: {', '.join(links)}" for kind, links in lines.items())
 
 
 def origin_of(figure: Path) -> tuple[Path, Path]:

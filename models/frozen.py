@@ -1,5 +1,6 @@
 """Frozen encoders: vectors of tokens, looked up or computed, that no graph, optimiser, average or checkpoint holds."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class SlotLayout:
         return self.first_question + self.questions
 
 
-class FrozenEncoder(OneLine):
+class FrozenEncoder(OneLine, ABC):
     """Maps tokens (batch, slots) to vectors (batch, slots, size), without a graph, and is the same for ever.
 
     It has no parameters of its own as far as a model is concerned: copies of a model share it, and casting a model
@@ -84,13 +85,13 @@ class FrozenEncoder(OneLine):
         self.move(fn(torch.zeros(1)).device)
         return self
 
+    @abstractmethod
     def move(self, device: torch.device) -> None:
         """Bring the encoder to a device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def vectors(self, tokens: Tensor) -> Tensor:
         """Return the vectors of tokens, (batch, slots, size), anything where the layout has none."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> Tensor:

@@ -66,10 +66,8 @@ class LatentLoop(LatentReasoner):
         seed: int = 0,
     ):
         check_sizes(num_loops=num_loops)
-        generator, parts = (
-            torch.Generator().manual_seed(seed),
-            _parts(frozen, hidden_size, num_heads, expansion, positions),
-        )
+        generator = torch.Generator().manual_seed(seed)
+        parts = _parts(frozen, hidden_size, num_heads, expansion, positions)
         embedding = SlotEmbedding(frozen, hidden_size, generator, seq_len)
         cell = SlotLoop(parts.net(num_layers, generator))
         answer = Linear(hidden_size, frozen.layout.answers, generator, bias=True)
@@ -116,10 +114,8 @@ class LatentStack(OneDepth):
         seed: int = 0,
     ):
         check_sizes(depth=depth)
-        generator, parts = (
-            torch.Generator().manual_seed(seed),
-            _parts(frozen, hidden_size, num_heads, expansion, positions),
-        )
+        generator = torch.Generator().manual_seed(seed)
+        parts = _parts(frozen, hidden_size, num_heads, expansion, positions)
         embedding = SlotEmbedding(frozen, hidden_size, generator, seq_len)
         cell = SlotStack([parts.net(1, generator) for _ in range(depth)])
         answer = Linear(hidden_size, frozen.layout.answers, generator, bias=True)
@@ -170,10 +166,8 @@ class LatentTRM(LatentReasoner):
         seed: int = 0,
     ):
         check_sizes(H_cycles=H_cycles, L_cycles=L_cycles)
-        generator, parts = (
-            torch.Generator().manual_seed(seed),
-            _parts(frozen, hidden_size, num_heads, expansion, positions),
-        )
+        generator = torch.Generator().manual_seed(seed)
+        parts = _parts(frozen, hidden_size, num_heads, expansion, positions)
         embedding = SlotEmbedding(frozen, hidden_size, generator, seq_len)
         cell = SlotTwoStream(parts.net(num_layers, generator), L_cycles)
         answer, steps = Linear(hidden_size, frozen.layout.answers, generator, bias=True), H_cycles * cell.period

@@ -29,6 +29,15 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     if config.pool:
         raise ConfigError("pool=true: puts seeds of several folders together, and none is given: folders=[A,B]")
     folder = output_folder("results/compare" if config.output_dir is None else config.output_dir)
+    render(folder, console)
+
+
+def render(folder: Path, console: Console) -> None:
+    """Write the report of the records in a folder: of a comparison, a claim, an analysis, a sweep or benches.
+
+    Raises:
+        ConfigError: There are no records, or no report can be made of them.
+    """
     if not (folder / "records.jsonl").exists():
         if (folder / "0").is_dir():
             with held(folder):
