@@ -6,6 +6,8 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 CONSTRAINTS = .venv/constraints.txt
 # A file's tests go to one worker, which builds their fixtures once.
 WORKERS ?= 2
+# tests start hundreds of interpreters, which are to find compiled modules
+export PYTHONDONTWRITEBYTECODE :=
 PYTEST = .venv/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: setup compare test test-slow lint types docs clean

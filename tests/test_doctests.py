@@ -39,6 +39,7 @@ def test_the_modules_are_those_that_the_packages_list():
     assert walked | set(tops) == set(MODULES)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_print_what_they_say(name):
     for test in examples(name):
@@ -82,6 +83,7 @@ def run_block(before: int, code: str, page: str, folder: Path) -> None:
         runpy.run_path(str(program), run_name="__main__")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

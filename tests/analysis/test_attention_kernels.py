@@ -43,6 +43,7 @@ JOINS = {
 Z = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("join", JOINS)
 def test_spectra_are_those_of_attention_written_by_hand(join, causal):

@@ -32,6 +32,7 @@ def maps(case, dtype=torch.float64):
     return built, told, StateMap(built.copy, built.move(built.state), built.move_inputs(built.inputs), steps)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("case", CASES)
 def test_a_map_and_what_is_measured_of_it_are_those_of_the_copy(case):
     built, f, copy = maps(case)

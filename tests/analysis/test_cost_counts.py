@@ -59,6 +59,7 @@ def two_streams(num_steps, estimator):
     return cell, x, run
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("estimator", "evaluations", "vjps"),
     [

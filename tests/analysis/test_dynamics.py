@@ -92,6 +92,7 @@ CASES = [pytest.param(*system, marks=pytest.mark.slow) if system[0] in MORE else
 every_system = pytest.mark.parametrize(("name", "fn", "start", "steps", "label", "exponent"), CASES)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("noise", NOISE)
 @every_system
 def test_every_start_of_a_known_system_has_its_label(name, fn, start, steps, label, exponent, noise):

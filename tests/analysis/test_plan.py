@@ -145,6 +145,7 @@ def test_a_budget_of_its_own_is_what_is_left_and_the_step_stays_within():
     assert row.evaluations > 21  # all graphs do not fit
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "estimator",
     [

@@ -242,6 +242,7 @@ def test_drawing_keeps_the_users_settings():
     assert drawn.figure.get_figwidth() == 3.4
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_by_drawing_only_and_its_lack_names_the_extra():
     code = """
 import sys

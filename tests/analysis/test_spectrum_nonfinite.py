@@ -65,6 +65,7 @@ def test_a_sample_with_nan_in_its_input_is_nan_and_alone(measure, n, activation)
     np.testing.assert_array_equal(others(spoilt), others(sound))
 
 
+@pytest.mark.one_in(3)
 @each
 @both
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ def test_a_state_with_one_number_that_is_not_finite_is_nan_and_alone(measure, n,
     np.testing.assert_array_equal(others(spoilt), others(sound))
 
 
+@pytest.mark.one_in(3)
 @each
 @both
 def test_an_infinite_input_is_nan_where_the_map_passes_it_on(measure, n):

@@ -34,6 +34,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "gated", [True, pytest.param(False, marks=pytest.mark.slow)]
 )  # from a state of zeros a gate is not seen in the image

@@ -147,6 +147,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("redirected", "code", "line"),
     [

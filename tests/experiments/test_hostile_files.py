@@ -60,6 +60,7 @@ def refusal(place, **given) -> str:
 NAMES = list(nodes(__import__("pathlib").Path(__import__("tempfile").mkdtemp()) / "canary"))
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_in_a_checkpoint_is_called_or_imported(run, canary, name, place):
@@ -132,6 +133,7 @@ def test_no_pickle_hidden_in_an_archive_runs(run, canary):
     assert "TorchScript" in refusal(run)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", yamls(__import__("pathlib").Path("canary")))
 def test_all_config_yaml_is_plain_values_and_bounded(tmp_path, canary, name):
     torch.save({"model.inner.L_level.layers.0.x": torch.zeros(2, 2)}, tmp_path / "step_1")

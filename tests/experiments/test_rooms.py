@@ -83,6 +83,7 @@ def test_no_module_reads_itself_through_others():
         tuple(TopologicalSorter(graph | {f"{HOUSE}.errors": {f"{HOUSE}.cli"}}).static_order())
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

@@ -77,6 +77,7 @@ LONG += [(perceptron, 256, 0), (gru, 256, 0), (perceptron, 1024, 1), (perceptron
 CASES += [pytest.param(*case, marks=pytest.mark.slow) for case in LONG]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("problem", "num_steps", "which"), CASES)
 def test_measured_peak_is_within_the_budget_and_evaluations_within_the_optimum(problem, num_steps, which):
     torch.manual_seed(0)

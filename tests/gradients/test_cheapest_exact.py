@@ -50,6 +50,7 @@ def test_the_way_of_fewest_evaluations_that_fits_is_taken(coupled, share, evalua
     assert all(torch.equal(a, b) for a, b in zip(found, exact, strict=True))
 
 
+@pytest.mark.slow
 def test_the_least_budget_takes_many_evaluations_and_where_updates_can_be_undone_two_of_each():
     for coupled in (False, True):
         budget = f"{least(coupled)[1]}KiB"

@@ -46,6 +46,7 @@ def by_hand(couple, cell, num_steps, last):
     return leaves_of(detached(state)), gradients(loss_of(state), witness), list(witness.cell.buffers())
 
 
+@pytest.mark.one_in(3)
 @every_estimator
 @every_cell
 @pytest.mark.parametrize("num_steps", LENGTHS)
@@ -98,6 +99,7 @@ def test_affine_gradient_equals_the_closed_form(case):
         assert got["state 0"] is None
 
 
+@pytest.mark.one_in(2)
 @every_estimator
 @pytest.mark.parametrize("cell", ["affine", "two_streams", "recurrent", "dataclass_state", "attention", "closure"])
 def test_directional_derivative_equals_finite_differences(case, cell):
@@ -184,6 +186,7 @@ def test_two_rollouts_before_one_backward_and_accumulation(case):
             torch.testing.assert_close(tensor.grad, sum(parts), rtol=1e-12, atol=1e-12, msg=name)
 
 
+@pytest.mark.one_in(3)
 @every_estimator
 @every_cell
 def test_hooks_of_each_tensor_fire_once(case, cell):

@@ -122,6 +122,7 @@ def test_every_state_is_that_of_float64_to_the_bit(coupling, kind, num_steps):
         assert state.tails and not wide.tails
 
 
+@pytest.mark.one_in(2)
 @some_couplings
 @every_state
 @pytest.mark.parametrize("num_steps", [9, FULL])

@@ -35,6 +35,7 @@ def outcome(model, case, loss_of):
     return loss.detach(), found, drawn, dict(foreign.module.named_buffers())
 
 
+@pytest.mark.one_in(3)
 @every_model
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in FURTHER else n for n in CASES])
 def test_gradient_is_bptts_or_meets_its_relation(name, model):

@@ -72,6 +72,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_ten_steps_of_training_follow_bptt_and_leave_the_module_as_it_was(name, model):
     case = CASES[name]

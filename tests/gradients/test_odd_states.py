@@ -105,6 +105,7 @@ def test_flags_ids_and_counters_are_carried(name):
         torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.one_in(3)
 @every_estimator
 @pytest.mark.parametrize("start", ["expanded", "transposed", "empty", "inference", "0-dim inputs"])
 def test_first_states_and_inputs_of_every_make(name, start):

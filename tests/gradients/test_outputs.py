@@ -27,6 +27,7 @@ def sources_of(problem, readout, encoder):
     return [tensor for tensor in found if tensor.requires_grad]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("save", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SAVES], **named)
 @every_cell
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)

@@ -55,6 +55,7 @@ def test_all_answers_under_checkpoints_cost_themselves_and_enter_no_snapshot(num
     assert kept.peak_bytes - plain.peak_bytes <= 2 * outputs + 0.1 * plain.peak_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", ["sum", *(pytest.param(it, marks=pytest.mark.slow) for it in ("all", 4))])
 def test_a_budget_holds_with_answers_whose_graphs_are_larger_than_the_cells(save):
     wide = nn.Linear(SIZE, 2048)

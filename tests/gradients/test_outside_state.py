@@ -62,6 +62,7 @@ def test_checkpoints_are_exact_or_refused(name, estimator):
     exact_or_refused(CHECKPOINTED[estimator], OUTSIDE[name])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("how", REVERSIBLE)
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_couplings_are_exact_or_refused(name, how):

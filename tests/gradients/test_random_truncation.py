@@ -33,6 +33,7 @@ def filled(found, problem):
     return {n: torch.zeros_like(t) if found[n] is None else found[n] for n, t in problem.sources().items()}
 
 
+@pytest.mark.one_in(3)
 @every_distribution
 @pytest.mark.parametrize("unit", ["mean_steps", "mean_cycles"])
 @pytest.mark.parametrize("name", ["affine", "two_streams", "recurrent", "twice", "dataclass_state", "closure"])

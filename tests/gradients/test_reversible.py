@@ -23,6 +23,7 @@ def test_gradient_equals_bptt_bit_for_bit(coupling, num_steps):
     assert all(map(torch.equal, ours[1], bptt[1]))
 
 
+@pytest.mark.one_in(3)
 @every_coupling
 @pytest.mark.parametrize("cell", [name for name in CELLS if name not in (*REWRITING, "twice")])
 def test_every_cell_of_the_suite_equals_bptt_bit_for_bit(coupling, cell):
@@ -71,6 +72,7 @@ class Mixed(nn.Module):
         return torch.tanh(self.twice(z)) if step % 2 else self.both(z).sin()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("encoded", [False, True])
 @pytest.mark.parametrize("cache", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cell", ["plain", "mixed", "mixed, two updates a cycle"])
@@ -121,6 +123,7 @@ def peak_bytes(estimator, cell, z, x, num_steps):
     return peak.peak
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("measure", [saved_bytes, pytest.param(peak_bytes, marks=pytest.mark.slow)])
 @every_coupling
 def test_memory_does_not_grow_but_for_the_lost_digits(coupling, measure):

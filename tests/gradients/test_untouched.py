@@ -213,6 +213,7 @@ def test_an_exception_in_the_cell_leaves_no_trace(name):
         handle.remove()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", ["bptt", "sqrt", "truncated", "implicit", "leapfrog", "forward_mode"])
 def test_four_threads_share_a_cell(name):
     cell = problem(name).eval()

@@ -107,6 +107,7 @@ def test_the_command_is_the_same_with_two_workers(loopgrad, tmp_path):
     assert one["rows"] == two["rows"] and len(one["rows"]) == 12
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("override", "message"),
     [

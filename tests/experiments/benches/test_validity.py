@@ -25,6 +25,7 @@ def test_the_gradients_of_one_feature_are_those_of_the_geometric_series():
     assert one_step["radius"] == pytest.approx(0.5, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_draws_its_figure(loopgrad, tmp_path):
     sizes = ("bench.width=8", "bench.lengths=[4,16]", "bench.radii=[0.5]")
     result = loopgrad("bench", "validity", *sizes, "output_dir=out")

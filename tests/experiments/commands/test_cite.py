@@ -92,6 +92,7 @@ BIBLIOGRAPHY = parsed("\n".join(entries().values()))
 FEW = ("estimator=truncated", "halting=act", "model=looped_lm", "trainer=published", "task=copy")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "choice", [choice if choice in FEW else pytest.param(choice, marks=pytest.mark.slow) for choice in PAPERS]
 )

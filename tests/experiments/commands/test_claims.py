@@ -53,6 +53,7 @@ def test_claims_are_listed_by_their_whole_names_in_a_narrow_terminal(loopgrad, t
     assert "\n  claims " in USAGE
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -140,6 +141,7 @@ def test_a_claim_is_trained_read_recorded_and_reported(done, loopgrad, mine, mon
     assert (done / "mine" / "tiny" / "records.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_page_elsewhere_shows_the_figures_from_there(done, tmp_path):
     pytest.importorskip("matplotlib")
     page = tmp_path / "docs" / "claims.md"

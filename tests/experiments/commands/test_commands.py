@@ -114,6 +114,7 @@ def test_restart_replaces_results_and_leaves_what_is_not_ours(loopgrad, compared
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("restart", ["false", "true"])
 @pytest.mark.parametrize(
     "content", [{"thesis.tex": "x"}, {"config.json": '{"hidden_size": 3}'}, {"config.json": "{\n}"}]
@@ -128,6 +129,7 @@ def test_a_folder_of_somebody_else_is_refused_and_left_alone(refused, tiny, tmp_
     assert {path.name: path.read_text() for path in (tmp_path / "theirs").iterdir()} == content
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("command", [pytest.param("compare", marks=pytest.mark.slow), "train", "bench", "report"])
 @pytest.mark.parametrize("place", ["file.txt/below", "/proc/none/such"])
 def test_a_folder_that_cannot_be_made_is_refused_in_one_line(refused, tmp_path, command, place):

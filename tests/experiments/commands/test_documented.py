@@ -63,6 +63,7 @@ def test_the_pages_are_found():
 SOME = [words if i % 3 == 0 else pytest.param(words, marks=pytest.mark.slow) for i, words in enumerate(LOOPGRAD)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("words", SOME, ids=" ".join)
 def test_a_command_can_be_composed(words):
     composed(*split(words), sweep="-m" in words)

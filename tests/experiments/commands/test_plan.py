@@ -58,6 +58,7 @@ def test_a_model_has_a_row_for_each_estimator_and_the_cheapest_exact_one_is_name
     assert list(tmp_path.iterdir()) == []  # it writes nothing
 
 
+@pytest.mark.slow
 def test_a_smaller_memory_makes_another_the_cheapest_and_auto_is_told_its_budget(loopgrad):
     result = loopgrad(
         "plan", *TINY, "trainer.batch_size=64", "estimator=[bptt,auto]", "memory_budget=20MiB", "model.H_cycles=4"
@@ -68,6 +69,7 @@ def test_a_smaller_memory_makes_another_the_cheapest_and_auto_is_told_its_budget
     assert "estimator.auto.memory_budget=" in result.out and "fits 20MiB: auto." in result.out
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "typed",
     [
@@ -85,6 +87,7 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
     assert rows["bptt"][-3:-1] == ["6", "6"] and rows["checkpointed"][-3:-1] == ["12", "6"]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

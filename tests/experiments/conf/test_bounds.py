@@ -43,6 +43,7 @@ REFUSED = {
 LINES = [line if i % 3 == 0 else pytest.param(line, marks=pytest.mark.slow) for i, line in enumerate(REFUSED)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[:60])
 def test_nonsense_is_refused_by_its_key(refused, line):
     assert REFUSED[line] in refused(*line.split())

@@ -36,6 +36,7 @@ def test_the_groups_are_those_of_the_readme_and_none_is_empty():
     assert all(choices(group) for group in GROUPS)
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(
     ("command", "name"),
     [
@@ -50,6 +51,7 @@ def test_every_experiment_composes_for_every_command(command, name):
         check(node, "node", {"vocab_size", "seq_len"})
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", choices("task"))
 def test_every_task_builds(name):
     if name.startswith("arc"):
@@ -62,6 +64,7 @@ def latent(name: str) -> bool:
     return name.startswith("latent")
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [name for name in choices("model") if not latent(name)])
 def test_every_model_builds_with_its_defaults_at_a_small_width(name):
     heads = [] if name in ("gru", "lstm", "ntm") else ["model.num_heads=2"]
@@ -72,6 +75,7 @@ def test_every_model_builds_with_its_defaults_at_a_small_width(name):
     assert model.input_per_update == (model.num_steps == 6 and model.causal) == (not heads)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", [name for name in choices("model") if latent(name)])
 def test_every_model_of_frozen_vectors_builds_with_its_defaults(name, tmp_path):
     task = Babi(path=str(story_files.babi_19(tmp_path)), encoder="random", features=str(tmp_path / "features"))
@@ -98,6 +102,7 @@ def test_heads_of_equal_size_have_as_many_weights_with_minilm_s_vectors():
     assert weights("latent_stack") > 3.3 * loop
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", choices("estimator"))
 def test_every_estimator_builds_under_its_own_name(name):
     config = composed("train", [f"estimator={name}"])
@@ -139,6 +144,7 @@ def test_every_analysis_builds_and_leaves_no_default_unsaid(name):
     assert set(node) - {"_target_"} == set(Examination.__dataclass_fields__)
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", choices("bench"))
 def test_every_bench_builds(name):
     node = composed("bench", [f"bench={name}"]).bench

@@ -98,6 +98,7 @@ def ids(cases):
     return [f"{command} {' '.join(overrides)}" for command, overrides, _ in cases]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("command", "overrides", "words"), AS_TYPED, ids=ids(AS_TYPED))
 def test_a_command_that_is_misspelt_ends_in_one_line(refused_as_typed, command, overrides, words):
     line = refused_as_typed(command, *overrides)
@@ -108,6 +109,7 @@ def test_a_command_that_is_misspelt_ends_in_one_line(refused_as_typed, command, 
 CASES = [case if i % 3 == 0 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(MISSPELT)]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("command", "overrides", "words"), CASES, ids=ids(MISSPELT))
 def test_what_is_misspelt_is_refused_with_the_nearest_name(refused, command, overrides, words):
     line = refused(command, *overrides)

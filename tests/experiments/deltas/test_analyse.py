@@ -152,6 +152,7 @@ def test_it_goes_on_with_what_is_left_and_examines_changed_weights_anew(loopgrad
     assert did[3:] == [did[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "class_name"),
     [

@@ -45,6 +45,7 @@ def test_weights_that_have_diverged_are_reported(compared, tmp_path, monkeypatch
     assert "2 not finite" in (out / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_counted_beside_the_others(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(plots, "save", lambda *_: [])  # what takes its time

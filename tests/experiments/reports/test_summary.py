@@ -80,6 +80,7 @@ def test_the_table_holds_means_and_spreads_by_hand():
     assert first["residual"] == "0.02"
 
 
+@pytest.mark.slow
 def test_matches_have_a_column_only_where_samples_have_other_right_answers(tmp_path):
     told = [made(match_accuracy=0.25), made("one_step", match_accuracy=0.5)]
     header, rows = summary.table(told)
@@ -136,6 +137,7 @@ def test_the_same_records_give_the_same_bytes(tmp_path):
         assert "bptt" in words and "one_step" in words
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     "values",
     [

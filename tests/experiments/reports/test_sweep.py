@@ -68,6 +68,7 @@ def test_what_varies_is_found_and_seeds_are_together(job, tmp_path):
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} >= {"sweep.png", "sweep.svg"}
 
 
+@pytest.mark.slow
 def test_estimators_tasks_and_their_own_keys(job, tmp_path):
     jobs = [
         [job("bptt"), job("one_step")],
@@ -136,6 +137,7 @@ def test_more_comparisons_than_a_page_holds_are_told_by_the_best(job, tmp_path):
     assert "Best of 14: one_step with x=6 solves 60.0 %" in rendered(tmp_path, *jobs)[1]
 
 
+@pytest.mark.slow
 def test_overrides_of_others_stay_text(job, tmp_path):
     texts = [text for text in TEXTS if 0 < len(text) < 500]
     jobs = [

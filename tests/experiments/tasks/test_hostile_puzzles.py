@@ -25,6 +25,7 @@ def ended(path):
     return ""
 
 
+@pytest.mark.slow
 def test_a_hundred_files_are_read_or_refused_by_name(tmp_path):
     ends = Counter()
     for seed in SEEDS:

@@ -86,6 +86,7 @@ def test_rendering_sets_boxes_apart():
     ]
 
 
+@pytest.mark.slow
 def test_puzzles_that_do_not_exist_in_such_numbers_are_refused():
     with pytest.raises(ValueError, match=r"Sudoku\(num_train=9, num_test=300\).*with 16-16 givens"):
         Sudoku(size=4, num_train=9, num_test=300, min_givens=16, max_givens=16).test_set()

@@ -89,6 +89,7 @@ def test_a_cell_without_a_net_is_refused_with_what_there_is():
         check_compiled(trainer(compile="net"), {}, MODELS["gru"]())
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_before_it_is_called_and_no_name_changes():
     plain, net = model(), model()
     run = begin(trainer(compile="net"), TASK, net, 0)

@@ -44,6 +44,7 @@ def timeless(entries):
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("halting", [QHalt(3, 0.5), QLearning(3, 0.5)], ids=["QHalt", "QLearning"])
 @pytest.mark.parametrize("cut", [1, 4])
 def test_going_on_from_a_checkpoint_is_bit_identical(tmp_path, cut, halting):

@@ -22,6 +22,7 @@ def planned(folder, *overrides):
     return plans(parts(composed("compare", [*overrides, "seeds=[0,1,2]"])), [0, 1, 2], folder)
 
 
+@pytest.mark.one_in(2)
 @every_random
 def test_every_seed_of_a_comparison_has_noise_of_its_own_that_its_record_repeats(name, tiny, tmp_path):
     found = planned(tmp_path, *tiny, f"estimator=[bptt,{name}]")

@@ -11,6 +11,7 @@ with warnings.catch_warnings():
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scalars_are_those_of_the_log(loopgrad, tiny, tmp_path):
     assert loopgrad("train", *tiny, "tensorboard=true", "output_dir=out").code == 0
