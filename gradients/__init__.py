@@ -7,6 +7,7 @@ from loopgrad.gradients.batch_dims import BatchDims
 from loopgrad.gradients.bptt import BPTT
 from loopgrad.gradients.cheapest_exact import CheapestExact
 from loopgrad.gradients.checkpointed import CheckpointedBPTT
+from loopgrad.gradients.compressed import CompressedBPTT
 from loopgrad.gradients.contract import Estimator, Rollout, Stats
 from loopgrad.gradients.depth_distribution import DepthDistribution
 from loopgrad.gradients.deq import TorchDEQ
@@ -32,6 +33,7 @@ __all__ = [
     "BatchDims",
     "CheapestExact",
     "CheckpointedBPTT",
+    "CompressedBPTT",
     "CycleEvent",
     "DepthDistribution",
     "Estimator",

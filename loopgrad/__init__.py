@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopgrad.gradients import BPTT as BPTT
     from loopgrad.gradients import CheapestExact as CheapestExact
     from loopgrad.gradients import CheckpointedBPTT as CheckpointedBPTT
+    from loopgrad.gradients import CompressedBPTT as CompressedBPTT
     from loopgrad.gradients import ForwardGradient as ForwardGradient
     from loopgrad.gradients import ForwardMode as ForwardMode
     from loopgrad.gradients import ImplicitGradient as ImplicitGradient
@@ -48,6 +49,7 @@ else:
             "BPTT",
             "CheapestExact",
             "CheckpointedBPTT",
+            "CompressedBPTT",
             "ForwardGradient",
             "ForwardMode",
             "ImplicitGradient",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from loopgrad.gradients import (
     BPTT,
     CheckpointedBPTT,
+    CompressedBPTT,
     Estimator,
     ImplicitGradient,
     PhantomGradient,
@@ -126,6 +127,7 @@ CASES: dict[str, Case] = {
     "checkpointed_4": Case(CheckpointedBPTT(4)),
     "checkpointed_binomial_1": Case(CheckpointedBPTT("binomial", num_snapshots=1)),
     "checkpointed_budget": Case(CheckpointedBPTT(memory_budget="1MiB")),
+    "compressed_whole": Case(CompressedBPTT(rank=10_000)),
     "truncated_whole": Case(TruncatedBPTT(num_steps=99)),
     "implicit_whole": Case(ImplicitGradient(forward_rtol=0, max_gradient_error=0, fallback=CheckpointedBPTT())),
     # so long a mean that every draw takes all updates, with weights of one

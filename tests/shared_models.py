@@ -9,6 +9,7 @@ from torch import nn
 from loopgrad.gradients import (
     BPTT,
     CheckpointedBPTT,
+    CompressedBPTT,
     Estimator,
     ForwardGradient,
     ForwardMode,
@@ -28,6 +29,7 @@ ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "checkpointed 1": lambda: CheckpointedBPTT(1),
     "binomial": lambda: CheckpointedBPTT("binomial", num_snapshots=2),
     "budget": lambda: CheckpointedBPTT(memory_budget="30KiB"),
+    "compressed": lambda: CompressedBPTT(rank=99),
     "truncated": lambda: TruncatedBPTT(num_cycles=1),
     "random updates": lambda: TruncatedBPTT(scope=RandomUpdates(0.5, seed=3)),
     "random truncation": lambda: RandomTruncation(mean_steps=3, seed=5),
