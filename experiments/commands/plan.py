@@ -138,7 +138,9 @@ def _words(rows: list[Planned], step: Step, budget: int, said: str) -> str:
         "an accelerator's scratch and allocator are not: leave a tenth."
     ]
     best = cheapest_exact(rows)
-    if best is None:
+    if best is None and not any(row.kind == "exact" for row in rows):
+        lines.append("None of these is exact: estimator=[bptt,checkpointed] are.")
+    elif best is None:
         lines.append(f"No exact gradient fits {said}: take a smaller batch or a larger memory_budget.")
     else:
         lines.append(f"The cheapest exact gradient that fits {said}: {best.name}.")

@@ -58,6 +58,11 @@ def test_a_model_has_a_row_for_each_estimator_and_the_cheapest_exact_one_is_name
     assert list(tmp_path.iterdir()) == []  # it writes nothing
 
 
+def test_where_nothing_exact_is_asked_for_nothing_is_said_of_what_fits(loopgrad):
+    result = loopgrad("plan", *TINY, "estimator=one_step")
+    assert "None of these is exact: estimator=[bptt,checkpointed] are." in result.out
+
+
 @pytest.mark.slow
 def test_a_smaller_memory_makes_another_the_cheapest_and_auto_is_told_its_budget(loopgrad):
     result = loopgrad(
