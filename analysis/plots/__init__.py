@@ -13,6 +13,7 @@ from loopgrad.analysis.plots.comparison import (
 from loopgrad.analysis.plots.costs import Trade, memory, pareto
 from loopgrad.analysis.plots.courses import Course, conditions
 from loopgrad.analysis.plots.forward import Estimate, forward_cosines
+from loopgrad.analysis.plots.fronts import Price, error_and_memory
 from loopgrad.analysis.plots.learning_curves import Learning, learning
 from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
@@ -30,6 +31,7 @@ __all__ = [
     "Estimate",
     "Learning",
     "Point",
+    "Price",
     "Progress",
     "Run",
     "Trade",
@@ -37,6 +39,7 @@ __all__ = [
     "accuracy_and_cost_by_case",
     "conditions",
     "eigenvalue_cloud",
+    "error_and_memory",
     "forward_cosines",
     "heatmap",
     "learning",

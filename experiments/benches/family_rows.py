@@ -1,0 +1,85 @@
+"""The families of gradients that are compared, each as a user calls it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from loopgrad.experiments.benches.family_cells import Couple, Problem
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    CompressedBPTT,
+    Estimator,
+    ForwardGradient,
+    ImplicitGradient,
+    LowRankES,
+    PhantomGradient,
+    RandomTruncation,
+    ReversibleBPTT,
+    TruncatedBPTT,
+)
+from loopgrad.models import Leapfrog
+
+POPULATION = 8
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A family.
+
+    Attributes:
+        estimator: Makes it from the seed of its noise.
+        random: Whether it draws.
+        side_by_side: Runs of the recursion that do not wait for each other.
+        couple: Makes a cell what it runs on.
+        only: The cells that it is for; () for all.
+        up_to: Updates that it is measured at.
+    """
+
+    estimator: Callable[[int], Estimator]
+    random: bool = False
+    side_by_side: int = 1
+    couple: Couple | None = None
+    only: tuple[str, ...] = ()
+    up_to: int = 10**9
+
+    def fits(self, problem: Problem) -> bool:
+        """Return whether it is measured on a problem."""
+        return problem.length <= self.up_to and (not self.only or problem.name in self.only)
+
+    def depth(self, evaluations: int, vjps: int, length: int) -> int:
+        """Return how many updates run one after the other, forward and back."""
+        return -(-evaluations // self.side_by_side) + vjps
+
+
+def _always(estimator: Estimator) -> Callable[[int], Estimator]:
+    return lambda seed: estimator
+
+
+def _leapfrog(cell: nn.Module, length: int) -> nn.Module:
+    return Leapfrog(cell, scale=1 / length, arithmetic="float64")
+
+
+CONTENDERS: dict[str, Contender] = {
+    "BPTT": Contender(_always(BPTT())),
+    "CheckpointedBPTT": Contender(_always(CheckpointedBPTT())),
+    "CheckpointedBPTT(1)": Contender(_always(CheckpointedBPTT(1))),
+    "CheckpointedBPTT(binomial, 4)": Contender(_always(CheckpointedBPTT("binomial", num_snapshots=4))),
+    "ReversibleBPTT of a leapfrog": Contender(_always(ReversibleBPTT()), couple=_leapfrog),
+    "CompressedBPTT(bfloat16)": Contender(_always(CompressedBPTT("bfloat16"))),
+    "CompressedBPTT(int8)": Contender(_always(CompressedBPTT("int8"))),
+    "CompressedBPTT(rank=4)": Contender(_always(CompressedBPTT(rank=4))),
+    "TruncatedBPTT(1)": Contender(_always(TruncatedBPTT(num_steps=1))),
+    "TruncatedBPTT(8)": Contender(_always(TruncatedBPTT(num_steps=8))),
+    "RandomTruncation(8)": Contender(lambda seed: RandomTruncation(mean_steps=8, seed=seed), random=True),
+    "ImplicitGradient": Contender(_always(ImplicitGradient()), only=("block", "equilibrium")),
+    "PhantomGradient(4)": Contender(_always(PhantomGradient(4)), only=("block", "equilibrium")),
+    "ForwardGradient": Contender(lambda seed: ForwardGradient(seed=seed), random=True),
+    "ForwardGradient(weights)": Contender(
+        lambda seed: ForwardGradient(perturb="weights", window=0, seed=seed), random=True
+    ),
+    "LowRankES": Contender(
+        lambda seed: LowRankES(population=POPULATION, seed=seed), random=True, side_by_side=2 * POPULATION + 1
+    ),
+}
