@@ -5,7 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import GREY, PAGE, Drawn, Row, columns_of, grouped, label_log, lifted, looks, panels, plain
+from loopgrad.analysis.plots.style import (
+    GREY,
+    PAGE,
+    Drawn,
+    Row,
+    columns_of,
+    grouped,
+    label_log,
+    lifted,
+    looks,
+    panels,
+    plain,
+)
 
 
 class Price(NamedTuple):

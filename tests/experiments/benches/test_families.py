@@ -1,4 +1,4 @@
-"""The bench of families: exact rows are exact, who is beaten is told as counted by hand, the command draws its figure."""
+"""The bench of families: exact rows are exact, who is beaten is told as counted by hand, the command draws."""
 
 import pytest
 
