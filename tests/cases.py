@@ -13,6 +13,7 @@ from torch import nn
 
 from loopgrad.gradients import (
     BPTT,
+    RTRL,
     CheapestExact,
     CheckpointedBPTT,
     Estimator,
@@ -36,6 +37,8 @@ class EstimatorCase:
     refused: tuple[str, ...] = ()
     # how many cycles more are evaluated and differentiated, to foresee the others
     traces: int = 0
+    # whether updates are differentiated backward, and not forward
+    backward: bool = True
 
     def build(self, name: str) -> "Problem":
         problem = build(name)
@@ -81,6 +84,9 @@ def of_the_guide() -> Estimator:
     return names["LastTwoUpdates"]()
 
 
+# attention takes another kernel, which rounds otherwise; updates that write buffers have no forward-mode rules
+FORWARD = ("attention", "slots", "buffers", "normalised")
+
 ESTIMATORS = [
     EstimatorCase("bptt", BPTT()),
     EstimatorCase("checkpointed_sqrt", CheckpointedBPTT()),
@@ -112,6 +118,7 @@ ESTIMATORS = [
     # attention takes another kernel, which rounds otherwise: tested in test_forward_gradient_cells.py
     EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention", "slots")),
     EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
+    EstimatorCase("rtrl", RTRL(), refused=FORWARD, backward=False),
     EstimatorCase(
         "cheapest_exact_damped",
         CheapestExact("1GiB"),
