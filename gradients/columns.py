@@ -35,6 +35,11 @@ class Group:
     start: int
     local: int
 
+    @property
+    def lead(self) -> int:
+        """How many rows have columns of their own."""
+        return self.shape[0] if self.per_sample else 1
+
 
 class Columns:
     """Columns of everything that requires grad: the initial state, and what the cell reads beside it.
@@ -124,8 +129,7 @@ class Columns:
             of_group = colours[group.local : group.local + group.width]
             chosen = (of_group >= 0).nonzero().flatten()
             seed = tensor.new_zeros((count, *group.shape), requires_grad=False)
-            lead = group.shape[0] if group.per_sample else 1
-            seed.view(count, lead, group.width)[of_group[chosen], :, chosen] = 1
+            seed.view(count, group.lead, group.width)[of_group[chosen], :, chosen] = 1
             found.append(seed)
         return found
 

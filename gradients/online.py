@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from loopgrad.gradients.checks import check_choice
+from loopgrad.gradients.checks import check_choice, check_int
 from loopgrad.gradients.columns import Columns
 from loopgrad.gradients.compiled import refuse_compiled
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
@@ -24,10 +24,12 @@ class Online(Estimator):
 
     Attributes:
         scope: "sample" if samples do not see each other, "batch" if they do.
+        max_numbers: Most numbers that the tangents of an update may hold.
         needs_pattern: Whether the estimate depends on where derivatives are zero, and not the cost alone.
     """
 
     scope: Literal["sample", "batch"] = field(default="sample", kw_only=True)
+    max_numbers: int = field(default=2**28, kw_only=True)
 
     memory = "O(1)"
     outputs = "carried"
@@ -36,6 +38,7 @@ class Online(Estimator):
 
     def __post_init__(self) -> None:
         check_choice(type(self).__name__, "scope", self.scope, ("sample", "batch"))
+        check_int(type(self).__name__, "max_numbers", self.max_numbers, 1)
 
     @abstractmethod
     def carried(self, columns: Columns, patterns: Patterns, like: Tensor) -> Carried:

@@ -83,6 +83,7 @@ class OnlinePass:
                 break
             columns = Columns(self.cell, self.rows, sum(map(is_floating, self.start)), shared)
             patterns = find(self, columns)
+            self._check_size(columns, patterns)
             with self.conditions.restored(self.cell.cell) if attempt else nullcontext({}) as buffers:
                 known = self._attempt(buffers, columns, patterns)
             check_unchanged(self.cell.sources, versions, "its updates cannot be run again")
@@ -98,6 +99,16 @@ class OnlinePass:
             f"each other, as in batch normalisation{pattern} (off by {float(known.off):.1e}, allowed {bound:.1e}): use "  # pyright: ignore
             f"{name}(scope='batch'), {ways}"
         )
+
+    def _check_size(self, columns: Columns, patterns: Patterns) -> None:
+        tangents, rows = columns.features + patterns.colours[1] + 1, self.rows.batch or 1
+        numbers = tangents * (columns.width + rows * columns.features)
+        if numbers > self.how.max_numbers:
+            raise ValueError(
+                f"{type(self.how).__name__} would carry {tangents} tangents of {columns.width} numbers and {rows} "
+                f"states of {columns.features} through an update, {numbers} in all, and takes at most "
+                f"max_numbers={self.how.max_numbers}: raise it, or use CheckpointedBPTT(), which carries none"
+            )
 
     def _attempt(self, buffers: dict[str, Tensor], columns: Columns, patterns: Patterns) -> Known:
         cell, generator = self.cell, torch.Generator().manual_seed(1)

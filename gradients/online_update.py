@@ -60,8 +60,7 @@ class Pushing:
         self.seeds: list[Tensor] = []
         for group, seed in zip(groups, seeds, strict=True):
             drawn = torch.randn(group.shape, dtype=rows.dtype, generator=generator).to(device)
-            lead = batch if group.per_sample else 1
-            own.append(drawn.reshape(lead, group.width).expand(batch, group.width))
+            own.append(drawn.reshape(group.lead, group.width).expand(batch, group.width))
             still = seed.new_zeros(width, *group.shape)
             self.seeds.append(torch.cat([still, seed, drawn.to(seed.dtype).unsqueeze(0)]))
         identity = torch.eye(width, dtype=rows.dtype, device=device).unsqueeze(1).expand(width, batch, width)

@@ -1,5 +1,6 @@
 """Where the derivatives of an update and of a readout are other than zero, as a probe at random states finds it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +10,9 @@ from torch import Tensor
 from loopgrad.gradients.columns import Columns, colours_of, identity_colours, noise_like
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import alias, is_floating, leaf_view, next_number, search
-from loopgrad.gradients.online_update import Pushing
-from loopgrad.gradients.tangents import Carrying
+from loopgrad.gradients.row_layout import RowLayout
 
-_PROBES = 2  # at so many random states each: a number that is zero by accident in one of them is not in the other
+_PROBES = 16  # of samples at least, each at a random state: what a ReLU turns off in one of them it does not in all
 
 
 @dataclass
@@ -37,38 +37,67 @@ class Patterns:
 
 
 def probed(run: Any, columns: Columns) -> Patterns:
-    """Return the patterns of the first cycle of an `OnlinePass`, found at random states and inputs."""
+    """Return the patterns of the first cycle of an `OnlinePass`, found at random states and inputs.
+
+    A vector-Jacobian product for each feature, with random weights for rows, tells which columns it depends on.
+    """
     count = min(period_of(run.cell.cell), run.num_steps)
-    device, generator = columns.local.device, torch.Generator().manual_seed(0)
-    every = torch.arange(columns.width, device=device), columns.width
-    pattern = torch.zeros(columns.features, columns.width, dtype=torch.bool, device=device)
-    state, answer = torch.zeros(columns.features, columns.features, dtype=torch.bool, device=device), None
-    pushing = Pushing(columns, torch.ones_like(pattern), every, generator)
-    with run.conditions.restored(run.cell.cell) as buffers, Carrying(run.cell.cell):
-        for _ in range(_PROBES):
+    generator = torch.Generator().manual_seed(0)
+    asks = run.saving is not None and run.saving.count > 0
+    pattern = state = answer = None
+    with run.conditions.restored(run.cell.cell) as buffers:
+        for _ in range(max(2, -(-_PROBES // max(run.rows.batch or 1, 1)))):
             for step in range(count):
-                others = run.cell.narrowed(run.cell.others, step, step + 1)
-                given = run.cell.num_inputs
-                others = [*noise_like(others[:given], generator), *others[given:]]
-
-                def update(leaves: list, read: list, step: int = step, buffers: Any = buffers) -> list:
-                    return run.update(leaves, read, buffers, step)
-
-                def ask(leaves: list, read: list, step: int = step, buffers: Any = buffers) -> list:
-                    return run.answer(leaves, read, buffers, step)
-
-                start = noise_like(run.start, generator)
-                made = pushing(update, start, others, lambda _: run.rows, step)
+                leaves = [alias(leaf, True) for leaf in noise_like(run.start, generator)]
+                others = run.cell.stand_ins([tensor.requires_grad for tensor in run.cell.others])
+                others = run.cell.narrowed(others, step, step + 1)
+                moved = noise_like(others[: run.cell.num_inputs], generator)
+                for i, tensor in enumerate(moved):
+                    others[i] = alias(tensor, others[i].requires_grad)
+                views = run.cell.leaf_views(others)
+                after = run.update([leaf_view(leaf) for leaf in leaves], views, buffers, step)
+                of_state, of_columns = _depends(run, after, run.rows, leaves, others, columns, generator)
                 run.stats.cell_evaluations += 1
-                pattern |= (made.tangents != 0).any(1).T
-                state |= (made.through != 0).any(0)
-                if run.saving is not None and run.saving.count:
-                    told = pushing(ask, made.leaves, others, lambda _: run.of_answer, step)
-                    seen = (told.tangents != 0).any(1).T
+                pattern = of_columns if pattern is None else pattern | of_columns
+                state = of_state if state is None else state | of_state
+                if asks:
+                    leaves = [alias(leaf, True) for leaf in after]
+                    told = run.answer([leaf_view(leaf) for leaf in leaves], views, buffers, step)
+                    _, seen = _depends(run, told, run.of_answer, leaves, others, columns, generator)
                     answer = seen if answer is None else answer | seen
-    reached = _reached(run, count)
+    assert pattern is not None and state is not None
     of_answer = None if answer is None else colours_of(answer)
-    return Patterns(pattern, colours_of(pattern), state, answer, of_answer, reached)
+    return Patterns(pattern, colours_of(pattern), state, answer, of_answer, _reached(run, count))
+
+
+def _depends(
+    run: Any,
+    found: Sequence[Any],
+    rows: RowLayout | None,
+    leaves: Sequence[Any],
+    others: Sequence[Tensor],
+    columns: Columns,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return on which features (outputs, features) and columns (outputs, width) what is `found` depends."""
+    device = columns.local.device
+    matrix = torch.zeros(1, 0) if rows is None else rows.join(list(filter(is_floating, found)))
+    of_state = torch.zeros(matrix.shape[1], columns.features, dtype=torch.bool, device=device)
+    of_columns = torch.zeros(matrix.shape[1], columns.width, dtype=torch.bool, device=device)
+    if not matrix.requires_grad:
+        return of_state, of_columns
+    groups = [(tensor, group) for tensor, group in zip(others, columns.of_others, strict=True) if group is not None]
+    floating, weights = list(filter(is_floating, leaves)), torch.randn(len(matrix), generator=generator).to(matrix)
+    asked = [*floating, *(tensor for tensor, _ in groups)]
+    for i in range(matrix.shape[1]):
+        given = torch.autograd.grad(matrix[:, i], asked, weights, retain_graph=True, allow_unused=True)
+        of_state[i] = (run.rows.join(given[: len(floating)]) != 0).any(0)
+        for gradient, (_, group) in zip(given[len(floating) :], groups, strict=True):
+            if gradient is not None:
+                seen = gradient.reshape(group.lead, group.width) != 0
+                of_columns[i, group.local : group.local + group.width] = seen.any(0)
+    run.stats.vjps += matrix.shape[1]
+    return of_state, of_columns
 
 
 def dense(run: Any, columns: Columns) -> Patterns:

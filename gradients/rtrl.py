@@ -26,6 +26,7 @@ class RTRL(Online):
     Args:
         scope: "sample" if samples do not see each other, "batch" if they do, as in batch normalisation: J is then one
             matrix for the whole batch.
+        max_numbers: Most numbers that the tangents of an update may hold, lest a large cell fill the memory.
 
     Forward values are those of `BPTT`, bit for bit, except in attention, whose kernel with forward rules differs.
 

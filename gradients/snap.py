@@ -25,6 +25,7 @@ class SnAp(Online):
     Args:
         num_steps: n.
         scope: "sample" if samples do not see each other, "batch" if they do.
+        max_numbers: Most numbers that the tangents of an update may hold, lest a large cell fill the memory.
 
     Cost:
         That of `RTRL` with the entries that are kept in place of all: B P numbers for n = 1 and RNNs, LSTMs and GRUs,
@@ -82,6 +83,7 @@ class DiagonalRTRL(Online):
 
     Args:
         scope: "sample" if samples do not see each other, "batch" if they do.
+        max_numbers: Most numbers that the tangents of an update may hold, lest a large cell fill the memory.
 
     Cost:
         Saves a number for each feature on which a parameter acts immediately: B P for RNNs, LSTMs, GRUs and recurrent

@@ -27,6 +27,7 @@ class UORO(Online):
         seed: Seed of the estimator's own generator, from which each forward pass draws a fresh one; None starts it
             from the system's entropy. Ranks of torch.distributed draw different noise even with the same seed.
         scope: "sample" if samples do not see each other, "batch" if they do: one rank then serves all of them.
+        max_numbers: Most numbers that the tangents of an update may hold, lest a large cell fill the memory.
 
     Variance:
         Of order n times the squared norm of the gradient, for n features of a sample, and it grows with T where the

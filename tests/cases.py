@@ -20,6 +20,7 @@ from loopgrad.gradients import (
     ForwardGradient,
     ImplicitGradient,
     ReversibleBPTT,
+    SnAp,
     TruncatedBPTT,
 )
 from loopgrad.gradients.contract import period_of
@@ -119,6 +120,8 @@ ESTIMATORS = [
     EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention", "slots")),
     EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
     EstimatorCase("rtrl", RTRL(), refused=FORWARD, backward=False),
+    # what is reached in so many steps is all; a mask needs zeros that are the same at every update
+    EstimatorCase("snap_whole", SnAp(10_000), refused=(*FORWARD, "recurrent", "twice"), backward=False),
     EstimatorCase(
         "cheapest_exact_damped",
         CheapestExact("1GiB"),
