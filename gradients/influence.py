@@ -28,6 +28,15 @@ class Immediate:
         found = self._tangents[colours.clamp(min=0)][:, :, features]  # (columns, rows, features)
         return torch.where(pattern & read, found.permute(1, 2, 0), 0.0)
 
+    def entries(self, features: Tensor, columns: Tensor, pattern: Tensor) -> Tensor:
+        """Return (rows, entries), given the feature and the column of each, zeros where there is no `pattern`."""
+        if not len(self._tangents):
+            return self._tangents.new_zeros(self._tangents.shape[1], len(features))
+        colours = self._colours[columns]
+        read = colours >= 0 if self._read is None else (colours >= 0) & self._read[columns]
+        found = self._tangents.movedim(1, 0)[:, colours.clamp(min=0), features]
+        return torch.where(pattern & read, found, 0.0)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -93,21 +102,62 @@ class Carried(ABC):
         """Return the same of other tensors, as autograd has kept them."""
 
 
+class Traces(Carried):
+    """Entries of J that depend on themselves alone from update to update: J_ip <- (dF/dz)_ii J_ip + (dF/dp)_ip.
+
+    Args:
+        features: i of each.
+        columns: p of each.
+        pattern: Of each, whether its immediate influence may be other than zero.
+        values: (rows, entries).
+        count: Number of columns in all.
+    """
+
+    def __init__(self, features: Tensor, columns: Tensor, pattern: Tensor, values: Tensor, count: int):
+        self.features, self.columns, self.pattern = features, columns, pattern
+        self.values, self.count = values, count
+
+    @classmethod
+    def start(cls, kept: Tensor, pattern: Tensor, first: Tensor, like: Tensor) -> "Traces":
+        """Return those of the initial state: see `Influence.start`."""
+        features, columns = kept.nonzero().unbind(1)
+        values = _identity(kept, first)[features, columns].to(like.dtype).expand(len(like), -1).clone()
+        return cls(features, columns, pattern[features, columns], values, kept.shape[1])
+
+    def push(self, through: Tensor, immediate: Immediate) -> None:
+        """Push each by its own derivative."""
+        pushed = through.diagonal(dim1=1, dim2=2)[:, self.features] * self.values
+        self.values = pushed.add_(immediate.entries(self.features, self.columns, self.pattern))
+
+    def read(self, adjoints: Tensor) -> Tensor:
+        """Return the products with J."""
+        found = adjoints.new_zeros(*adjoints.shape[:2], self.count)
+        return found.index_add_(2, self.columns, adjoints[:, :, self.features] * self.values.unsqueeze(1))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The values."""
+        return [self.values]
+
+    def holding(self, tensors: list[Tensor]) -> "Traces":
+        """Return the same with other values."""
+        return Traces(self.features, self.columns, self.pattern, tensors[0], self.count)
+
+
 class Influence(Carried):
     """The influence matrix J (rows, features, columns), as far as a mask keeps it.
 
     Args:
-        blocks: Of the mask.
+        blocks: Of the mask, of columns that are kept in several features.
         values: Of each block (rows, |features|, |columns|).
-        columns: How many there are in all.
-        diagonal: Whether dF/dz is taken for its diagonal.
+        traces: Of columns that are kept in one feature, which depend on themselves alone.
     """
 
-    def __init__(self, blocks: list[Block], values: list[Tensor], columns: int, diagonal: bool = False):
-        self.blocks, self.values, self.columns, self.diagonal = blocks, values, columns, diagonal
+    def __init__(self, blocks: list[Block], values: list[Tensor], traces: Traces):
+        self.blocks, self.values, self.traces = blocks, values, traces
 
     @classmethod
-    def start(cls, kept: Tensor, pattern: Tensor, first: Tensor, like: Tensor, diagonal: bool = False) -> "Influence":
+    def start(cls, kept: Tensor, pattern: Tensor, first: Tensor, like: Tensor) -> "Influence":
         """Return that of the initial state.
 
         Args:
@@ -115,41 +165,36 @@ class Influence(Carried):
             pattern: (features, columns) of dF/dp.
             first: (column, feature) of each column of the initial state, whose influence on it is the identity.
             like: (rows, ...) of its dtype and device.
-            diagonal: Whether dF/dz is taken for its diagonal.
         """
-        blocks, values = blocks_of(kept, pattern), []
-        identity = torch.zeros_like(kept)
-        identity[first[1], first[0]] = True
+        single = kept.sum(0) == 1
+        blocks, values, identity = blocks_of(kept & ~single, pattern), [], _identity(kept, first)
         for block in blocks:
             value = identity[block.features][:, block.columns].to(like.dtype)
             values.append(value.expand(len(like), *value.shape).clone())
-        return cls(blocks, values, kept.shape[1], diagonal)
+        return cls(blocks, values, Traces.start(kept & single, pattern, first, like))
 
     def push(self, through: Tensor, immediate: Immediate) -> None:
         """J <- dF/dz J + dF/dp, where entries are kept."""
-        diagonal = through.diagonal(dim1=1, dim2=2)
+        self.traces.push(through, immediate)
         for i, block in enumerate(self.blocks):
-            if self.diagonal:
-                pushed = diagonal[:, block.features, None] * self.values[i]
-            else:
-                pushed = through[:, block.features][:, :, block.features] @ self.values[i]
+            pushed = through[:, block.features][:, :, block.features] @ self.values[i]
             self.values[i] = pushed.add_(immediate.part(block.features, block.columns, block.pattern))
 
     def read(self, adjoints: Tensor) -> Tensor:
         """Return the products with J."""
-        found = adjoints.new_zeros(*adjoints.shape[:2], self.columns)
+        found = self.traces.read(adjoints)
         for block, value in zip(self.blocks, self.values, strict=True):
             found[:, :, block.columns] = adjoints[:, :, block.features] @ value
         return found
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The values of the blocks."""
-        return self.values
+        """The values of the blocks, and the traces."""
+        return [*self.values, *self.traces.tensors]
 
     def holding(self, tensors: list[Tensor]) -> "Influence":
         """Return the same with other values."""
-        return Influence(self.blocks, tensors, self.columns, self.diagonal)
+        return Influence(self.blocks, tensors[:-1], self.traces.holding(tensors[-1:]))
 
 
 class RankOne(Carried):
@@ -159,20 +204,20 @@ class RankOne(Carried):
     (Tallec and Ollivier 2018).
 
     Args:
-        blocks: Of the immediate influence.
+        entries: (feature, column) of each entry of the immediate influence, (2, how many).
         state: s, (rows, features).
         trace: theta, (rows, columns).
         generator: Draws nu.
     """
 
-    def __init__(self, blocks: list[Block], state: Tensor, trace: Tensor, generator: torch.Generator):
-        self.blocks, self.state, self.trace, self.generator = blocks, state, trace, generator
+    def __init__(self, entries: Tensor, state: Tensor, trace: Tensor, generator: torch.Generator):
+        self.entries, self.state, self.trace, self.generator = entries, state, trace, generator
 
     @classmethod
     def start(cls, pattern: Tensor, first: Tensor, like: Tensor, generator: torch.Generator) -> "RankOne":
         """Return that of the initial state, whose influence on itself is the identity: see `Influence.start`."""
         trace = like.new_zeros(len(like), pattern.shape[1])
-        found = cls(blocks_of(pattern, pattern), torch.zeros_like(like), trace, generator)
+        found = cls(pattern.nonzero().T, torch.zeros_like(like), trace, generator)
         if first.shape[1]:
             found.state[:, first[1]] = found._signs()[:, first[1]]
             trace[:, first[0]] = found.state[:, first[1]]
@@ -185,9 +230,9 @@ class RankOne(Carried):
     def push(self, through: Tensor, immediate: Immediate) -> None:
         """Push s, and take in the immediate influence of a fresh nu."""
         nu, fresh = self._signs(), torch.zeros_like(self.trace)
-        for block in self.blocks:
-            part = immediate.part(block.features, block.columns, block.pattern)
-            fresh[:, block.columns] = torch.einsum("ri,rik->rk", nu[:, block.features], part)
+        features, columns = self.entries
+        part = immediate.entries(features, columns, torch.ones_like(features, dtype=torch.bool))
+        fresh.index_add_(1, columns, nu[:, features] * part)
         pushed = torch.einsum("rij,rj->ri", through, self.state)
         old, new = _root(self.trace, pushed), _root(fresh, nu)
         self.state, self.trace = old * pushed + new * nu, self.trace / old + fresh / new
@@ -204,7 +249,14 @@ class RankOne(Carried):
     def holding(self, tensors: list[Tensor]) -> "RankOne":
         """Return the same with another s and theta."""
         state, trace = tensors
-        return RankOne(self.blocks, state, trace, self.generator)
+        return RankOne(self.entries, state, trace, self.generator)
+
+
+def _identity(kept: Tensor, first: Tensor) -> Tensor:
+    """Return ones where a column of the initial state is its own feature, like a mask (features, columns)."""
+    identity = torch.zeros_like(kept)
+    identity[first[1], first[0]] = True
+    return identity
 
 
 def _root(a: Tensor, b: Tensor) -> Tensor:

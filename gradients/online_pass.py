@@ -25,7 +25,7 @@ from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.stepwise import Steps
-from loopgrad.gradients.tangents import CannotCarry, Carrying
+from loopgrad.gradients.tangents import CannotCarry
 
 
 @dataclass
@@ -119,7 +119,7 @@ class OnlinePass:
         carried = self.how.carried(columns, patterns, like)
         found: list[Tensor | None] = [] if self.saving is None else [None] * self.saving.rows
         offs = []
-        with Carrying(cell.cell):
+        with torch.no_grad():
             for step in range(self.num_steps):
                 others = cell.narrowed(cell.others, step, step + 1)
                 given = leaves

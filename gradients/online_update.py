@@ -11,7 +11,7 @@ from loopgrad.gradients.columns import Columns
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
 from loopgrad.gradients.influence import Immediate
 from loopgrad.gradients.row_layout import RowLayout
-from loopgrad.gradients.tangents import join_tangents, pushed, split_tangents, without_graph
+from loopgrad.gradients.tangents import Carrying, join_tangents, pushed, split_tangents, without_graph
 
 
 @dataclass
@@ -100,7 +100,8 @@ class Pushing:
             return list(filter(is_floating, after)), [leaf for leaf in after if _is_carried(leaf)]
 
         tangents = split_tangents(self.state, floating)
-        found, along, carried = pushed(update, floating, [others[i] for i in moving], tangents, self.seeds)
+        with Carrying(self.columns.cell.cell):
+            found, along, carried = pushed(update, floating, [others[i] for i in moving], tangents, self.seeds)
         check_nothing_hidden(found, still, since)
         queue, found = iter(carried), [leaf.detach() for leaf in found]
         every = merged(found, [next(queue) if _is_carried(leaf) else leaf for leaf in after])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from loopgrad.gradients.checks import check_int
 from loopgrad.gradients.columns import Columns
-from loopgrad.gradients.influence import Carried, Influence, reach
+from loopgrad.gradients.influence import Carried, Influence, Traces, reach
 from loopgrad.gradients.online import Online, of_columns
 from loopgrad.gradients.patterns import Patterns
 
@@ -117,4 +117,4 @@ class DiagonalRTRL(Online):
     def carried(self, columns: Columns, patterns: Patterns, like: Tensor) -> Carried:
         """Return the traces of the initial state."""
         pattern, kept = of_columns(columns, patterns)
-        return Influence.start(kept, pattern, columns.of_state, like, diagonal=True)
+        return Traces.start(kept, pattern, columns.of_state, like)
