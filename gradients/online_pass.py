@@ -9,6 +9,7 @@ from torch import Tensor
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.agreement import is_split
+from loopgrad.gradients.answer_influence import AnswerInfluence
 from loopgrad.gradients.carried_answers import CarriedAnswers
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.columns import Columns
@@ -16,7 +17,7 @@ from loopgrad.gradients.contract import check_shapes, check_structure, run
 from loopgrad.gradients.forward_recursion import ForwardStats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating
-from loopgrad.gradients.influence import Carried
+from loopgrad.gradients.influence import Carried, precisely
 from loopgrad.gradients.observed import seeing_all
 from loopgrad.gradients.online_update import Pushing
 from loopgrad.gradients.outputs import countable
@@ -70,8 +71,13 @@ class OnlinePass:
                 "no rule there: use CheckpointedBPTT()"
             )
         self.known = seeing_all(self.cell, self.conditions, self._run, self.stats, self.num_steps)
-        answers = [found for found in self.known.of_answers if found is not None]
-        return self.known.last, [*self.known.carried.tensors, *answers]
+        known, self.answered = self.known, [found is not None for found in self.known.of_answers]
+        carried, self.count = known.carried.tensors, len(known.carried.tensors)
+        answers = [found for found in known.of_answers if found is not None]
+        # autograd keeps these alone, and frees them in time
+        empty = known.carried.holding([tensor.new_zeros(0) for tensor in carried])
+        self.known = replace(known, last=[], carried=empty, of_answers=[])
+        return known.last, [*carried, *answers]
 
     def _run(self) -> Known:
         """Try the zeros that a probe finds; where an update has others, take no number for zero and run again."""
@@ -117,8 +123,7 @@ class OnlinePass:
         leaves, kept = list(self.start), self.kept
         like = self.rows.join(leaves).detach()
         carried = self.how.carried(columns, patterns, like)
-        found: list[Tensor | None] = [] if self.saving is None else [None] * self.saving.rows
-        offs = []
+        influence, offs = AnswerInfluence(self.saving), []
         with torch.no_grad():
             for step in range(self.num_steps):
                 others = cell.narrowed(cell.others, step, step + 1)
@@ -137,7 +142,8 @@ class OnlinePass:
                 leaves = made.leaves
                 check_structure(self.unflatten(list(given)), self.unflatten(list(leaves)))
                 check_shapes(type(self.how).__name__, self.unflatten(list(given)), self.unflatten(list(leaves)))
-                carried.push(made.through, made.immediate)
+                with precisely(like):
+                    carried.push(made.through, made.immediate)
                 if self.saving is None or (place := self.saving.places[step]) is None:
                     continue
                 assert patterns.answer is not None
@@ -145,18 +151,11 @@ class OnlinePass:
                 told = asking(answer, leaves, others, lambda _: self.of_answer, step)
                 offs.append(asking.off(told))
                 kept = self._taken(kept, told.leaves, place)
-                if not told.through.shape[1]:
-                    continue
-                every = torch.arange(told.through.shape[1], device=like.device)
-                all_columns = torch.arange(columns.count, device=like.device)
-                fresh = told.immediate.part(every, all_columns, columns.spread(patterns.answer))
-                fresh += carried.read(told.through)
-                kept_at = 0 if self.saving.summed else place
-                old = found[kept_at]
-                found[kept_at] = fresh if old is None else old + fresh
+                if told.through.shape[1]:
+                    influence.take(told, columns.spread(patterns.answer), carried, place)
         last = leaves if self.saving is None else tree.flatten((self.unflatten(leaves), kept))[0]
         off = torch.stack(offs).max() if offs else like.new_zeros(())
-        return Known(last, columns, patterns, carried, found, off)
+        return Known(last, columns, patterns, carried, influence.found, off)
 
     def update(self, leaves: list, others: list, buffers: dict[str, Tensor], step: int) -> list[Any]:
         """Return the leaves of the state after update `step`; the readout is not asked."""
@@ -206,17 +205,17 @@ class OnlineRecursion(RecursionNode):
         refuse_second_derivative(type(pass_.how).__name__)
         known: Known = pass_.known
         width = sum(map(is_floating, pass_.start))
-        count = len(known.carried.tensors)
-        carried = known.carried.holding(saved[:count])
-        g = pass_.rows.join(cotangents[:width])
-        found = _products(g, lambda adjoint: carried.read(adjoint.unsqueeze(1)).squeeze(1))
-        queue, rest = iter(saved[count:]), cotangents[width:]
-        for place, of_answer in enumerate(known.of_answers):
-            if of_answer is None or pass_.of_answer is None:
-                continue
-            matrix, per = next(queue), len(rest) // len(known.of_answers)
-            g = pass_.of_answer.join(rest[place * per : (place + 1) * per])
-            found = found + _products(g, lambda adjoint, m=matrix: torch.einsum("rm,rmk->rk", adjoint, m))
+        with precisely(saved[0]):
+            carried = known.carried.holding(saved[: pass_.count])
+            g = pass_.rows.join(cotangents[:width])
+            found = _products(g, lambda adjoint: carried.read(adjoint.unsqueeze(1)).squeeze(1))
+            queue, rest = iter(saved[pass_.count :]), cotangents[width:]
+            for place, answered in enumerate(pass_.answered):
+                if not answered:
+                    continue
+                matrix, per = next(queue), len(rest) // len(pass_.answered)
+                g = pass_.of_answer.join(rest[place * per : (place + 1) * per])
+                found = found + _products(g, lambda adjoint, m=matrix: torch.einsum("rm,rmk->rk", adjoint, m))
         every = known.columns.gradients(found, known.patterns.reached)
         return (
             None,

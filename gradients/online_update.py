@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loopgrad.gradients.columns import Columns
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
-from loopgrad.gradients.influence import Immediate
+from loopgrad.gradients.influence import Immediate, precisely
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import Carrying, join_tangents, pushed, split_tangents, without_graph
 
@@ -120,7 +120,8 @@ class Pushing:
         check = known.check
         if not check.numel():
             return check.new_zeros(())
-        summed = torch.einsum("rij,rj->ri", known.through, self.direction)
+        with precisely(check):
+            summed = torch.einsum("rij,rj->ri", known.through, self.direction)
         if self.count:
             summed = summed + (self._shown * known.tangents).sum(0)
         off = (summed - check).abs().max() / (summed.abs().max() + check.abs().max())

@@ -34,8 +34,9 @@ class RTRL(Online):
         Saves J, B n P numbers for B samples of n features and P numbers that are differentiated, at any T, and as many
         P for each number of a sample's answers. An update takes n + C tangents, C being about P / n for RNNs, LSTMs and
         GRUs and up to P for others, each of a few forward passes, and B n^2 P multiplications. While it runs, these
-        tangents hold n + C times its widest intermediate and (n + C) P numbers. `xs` that require grad count with all
-        their updates: an encoder of a long sequence makes P grow with T.
+        tangents hold n + C times its widest intermediate and (n + C) P numbers. The probe evaluates a cycle on 16
+        samples at least and takes n vector-Jacobian products of each evaluation, once per call. `xs` that require grad
+        count with all their updates: an encoder of a long sequence makes P grow with T.
     Not recommended when:
         T is below about P, and the sequence is at hand: `CheckpointedBPTT` has the same gradient for less of both.
         n P beyond some millions.

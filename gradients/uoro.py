@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from loopgrad.gradients.columns import Columns
-from loopgrad.gradients.influence import Carried, RankOne
+from loopgrad.gradients.influence import Carried
 from loopgrad.gradients.noise import check_seed, fresh_seed, generator_of
 from loopgrad.gradients.online import Online, of_columns
 from loopgrad.gradients.patterns import Patterns
+from loopgrad.gradients.rank_one import RankOne
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class Online(Bench):
         hidden_size: Features.
         batch_size: Sequences.
         delays: Updates between the first bit and the question.
-        trained: Delays at which networks are trained.
+        trained: Delays at which networks are trained, minutes each; none by default.
         updates: Of the weights.
         learning_rate: Of Adam.
         draws: Of UORO.
@@ -105,8 +105,8 @@ class Online(Bench):
 
     hidden_size: int = 16
     batch_size: int = 16
-    delays: tuple[int, ...] = (10, 100)
-    trained: tuple[int, ...] = (10,)
+    delays: tuple[int, ...] = (10, 30, 100)
+    trained: tuple[int, ...] = ()
     updates: int = 120
     learning_rate: float = 0.03
     draws: int = 4

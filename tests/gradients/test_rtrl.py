@@ -1,5 +1,7 @@
 """Real-time recurrent learning against a plain loop, with a loss at every update."""
 
+import weakref
+
 import pytest
 import torch
 from online_cases import CELLS, by_hand, problem, sources_of, weighed
@@ -46,6 +48,41 @@ def test_of_samples_that_end_early_and_of_one_sample():
         rollouts = [estimator(cell, state, None, len(xs), **given) for estimator in (RTRL(), BPTT())]
         sources = sources_of(cell, readout, state, xs)
         close(*(torch.autograd.grad(weighed(r.state, r.outputs), sources) for r in rollouts))
+
+
+def test_a_stream_may_be_cut_into_rollouts():
+    cell, readout, state, xs = problem("lstm", num_steps=9)
+    sources, last, losses = sources_of(cell, readout, state, xs), state, 0
+    for start, stop in ((0, 4), (4, 9)):
+        given = {"xs": xs[start:stop], "readout": readout, "save": "sum", "start": start}
+        rollout = RTRL()(cell, last, None, stop - start, **given)
+        last, losses = rollout.state, losses + rollout.outputs
+    expected = weighed(*by_hand(cell, readout, state, xs))
+    close(torch.autograd.grad(weighed(last, losses), sources), torch.autograd.grad(expected, sources))
+
+
+@pytest.mark.parametrize("name", ["gru", "trm_like"])
+def test_under_autocast_it_is_as_near_as_bfloat16_allows(name):
+    cell, readout, state, xs = problem(name, dtype=torch.float32)
+    given, found = {"xs": xs, "readout": readout, "save": "sum"}, []
+    for estimator in (RTRL(), BPTT()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rollout = estimator(cell, state, None, len(xs), **given)
+            loss = weighed(rollout.state, rollout.outputs)
+            gradients = torch.autograd.grad(loss, sources_of(cell, readout, state, xs))
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    assert (found[0] - found[1]).norm() < 0.03 * found[1].norm()
+
+
+def test_what_is_carried_is_freed_after_backward():
+    cell, readout, state, xs = problem("gru")
+    rollout = RTRL()(cell, state, None, len(xs), xs=xs, readout=readout, save="sum")
+    node = rollout.outputs.grad_fn
+    alive = [weakref.ref(tensor) for tensor in node.saved_tensors]
+    pass_ = node.run
+    rollout.outputs.sum().backward()
+    assert max(t.numel() for t in pass_.known.carried.tensors) == 0
+    assert all(ref() is None for ref in alive)
 
 
 class Meeting(nn.Module):
