@@ -22,13 +22,18 @@ from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.ramp import Ramp
 from loopgrad.gradients.random_truncation import RandomTruncation
 from loopgrad.gradients.reversible import ReversibleBPTT
+from loopgrad.gradients.rtrl import RTRL
 from loopgrad.gradients.scopes import BackwardSteps, EveryCycle, LastOf, RandomUpdates, Scope
+from loopgrad.gradients.snap import DiagonalRTRL, SnAp
 from loopgrad.gradients.stationary import Stationary
 from loopgrad.gradients.truncated import TruncatedBPTT
 from loopgrad.gradients.until import Until
+from loopgrad.gradients.uoro import UORO
 
 __all__ = [
     "BPTT",
+    "RTRL",
+    "UORO",
     "BackwardSteps",
     "BatchDims",
     "CheapestExact",
@@ -36,6 +41,7 @@ __all__ = [
     "CompressedBPTT",
     "CycleEvent",
     "DepthDistribution",
+    "DiagonalRTRL",
     "Estimator",
     "EveryCycle",
     "ForwardGradient",
@@ -54,6 +60,7 @@ __all__ = [
     "ReversibleBPTT",
     "Rollout",
     "Scope",
+    "SnAp",
     "Stationary",
     "Stats",
     "TorchDEQ",

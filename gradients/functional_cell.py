@@ -56,7 +56,7 @@ class FunctionalCell:
         self.num_inputs, self.others = len(given), [*given, *known.values()]
         steps = inputs if isinstance(inputs, Steps) else Steps(inputs)
         first = len(tree.tensors(steps.inputs))
-        self.scanned, self._axis = range(first, first + len(tree.tensors(steps.xs))), steps.axis
+        self.scanned, self.axis = range(first, first + len(tree.tensors(steps.xs))), steps.axis
         self.kept = Kept({})
 
     @property
@@ -98,7 +98,7 @@ class FunctionalCell:
 
     def of_updates(self, whole: Tensor, start: int, stop: int) -> Tensor:
         """Return the part of a scanned tensor that some updates read, in its memory."""
-        return whole.detach().narrow(axis_of(whole, self._axis), start, stop - start)
+        return whole.detach().narrow(axis_of(whole, self.axis), start, stop - start)
 
     def narrowed(self, others: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
         """Return stand-ins for `others` that hold of scanned tensors what some updates read."""

@@ -45,6 +45,11 @@ class RowLayout:
         # counted here: of an empty batch torch cannot say what -1 would be
         self._sizes = [leaf.shape[1:].numel() if per_sample else leaf.numel() for leaf in leaves]
 
+    @property
+    def width(self) -> int:
+        """How many features a row has."""
+        return sum(self._sizes)
+
     def join(self, leaves: Sequence[Any]) -> Tensor:
         """Return the matrix of the leaves of a state, or of its floating ones alone; None stands for zeros."""
         count, parts = (self.batch if self.batch is not None else 1), []

@@ -77,11 +77,13 @@ def carry(
         )
     v = [of_others[i] for i in moving]
     given = next((d for d in directions if d is not None), None)
-    leaves, others = list(map(_detached, leaves)), list(map(_detached, others))
+    leaves, others = list(map(without_graph, leaves)), list(map(without_graph, others))
     floating, u = list(filter(is_floating, leaves)), None
     if given is not None:
-        u = _join([_zeros(given, leaf) if d is None else d for leaf, d in zip(floating, of_state, strict=True)], rows)
-    with _Carrying(cell.cell):
+        u = join_tangents(
+            [_zeros(given, leaf) if d is None else d for leaf, d in zip(floating, of_state, strict=True)], rows
+        )
+    with Carrying(cell.cell):
         for step in steps:
             after: list[Any] = []
             since = next_number()
@@ -93,12 +95,12 @@ def carry(
                 after[:] = cell.run_on(merged(state, before), read, buffers, step, step + 1)
                 return list(filter(is_floating, after)), [leaf for leaf in after if _is_carried(leaf)]
 
-            pushed: list[Tensor] = []
+            along: list[Tensor] = []
             if u is None:
                 floating, carried = update(floating, [others[i] for i in moving])
             else:
-                floating, pushed, carried = _pushed(
-                    update, floating, [others[i] for i in moving], _split(u, floating), v
+                floating, along, carried = pushed(
+                    update, floating, [others[i] for i in moving], split_tangents(u, floating), v
                 )
             # what the cell reads itself, in code that a mode cannot see, is right as it is unless it is to move
             check_nothing_hidden(floating, still, since)
@@ -109,7 +111,7 @@ def carry(
             leaves = merged(floating, after)
             if prints is not None and is_landmark(step + 1, steps.stop):
                 prints.meet(step + 1, leaves)
-            u = u if u is None else _join(pushed, rows).detach()
+            u = u if u is None else join_tangents(along, rows).detach()
             if noise is not None and step != steps[-1]:
                 drawn = noise.draw(rows.join(leaves).shape, rows.dtype)
                 u = drawn if u is None else u.add_(drawn)
@@ -120,7 +122,7 @@ def _is_carried(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and not is_floating(leaf)
 
 
-def _detached(leaf: Any) -> Any:
+def without_graph(leaf: Any) -> Any:
     """Return a leaf without its graph, and a copy where its elements share memory, as those of an expanded one."""
     if not isinstance(leaf, Tensor):
         return leaf
@@ -128,7 +130,20 @@ def _detached(leaf: Any) -> Any:
     return leaf.detach().contiguous() if shares else leaf.detach()
 
 
-def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor], list]:
+def pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[list[Tensor], list[Tensor], list]:
+    """Return update(leaves, moved), its tangents along (u, v), (K, *shape) each, and what it hands on beside.
+
+    Args:
+        update: Returns floating tensors, and tensors that are carried.
+        leaves: Its first arguments.
+        moved: Its second arguments.
+        u: Tangents (K, *shape) of the first.
+        v: Of the second.
+
+    Raises:
+        CannotCarry: An operator cannot carry tangents.
+    """
+
     def along(u: list, v: list) -> Any:
         return jvp(update, (leaves, moved), (u, v), has_aux=True)
 
@@ -149,7 +164,7 @@ def _pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[l
         ) from error
 
 
-class _Carrying:
+class Carrying:
     """Runs updates on operators with forward AD, and keeps no cast of a tangent in autocast's cache.
 
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
@@ -171,14 +186,16 @@ class _Carrying:
         self._graph_free.__exit__(*exception)
 
 
-def _join(tangents: Sequence[Tensor], rows: RowLayout) -> Tensor:
+def join_tangents(tangents: Sequence[Tensor], rows: RowLayout) -> Tensor:
+    """Return tangents (K, *shape) of the leaves of a state as one tensor (K, rows, features)."""
     count = rows.batch if rows.batch is not None else 1
     sizes = [t[0].numel() // count if count else t.shape[2:].numel() for t in tangents]
     parts = [t.to(rows.dtype).reshape(len(t), count, size) for t, size in zip(tangents, sizes, strict=True)]
     return torch.cat(parts, dim=2)
 
 
-def _split(u: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+def split_tangents(u: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tangents (K, *shape) of each leaf, given (K, rows, features)."""
     rows = u.shape[1]
     sizes = [leaf.numel() // rows if rows else leaf.shape[1:].numel() for leaf in leaves]
     parts = zip(u.split(sizes, dim=2), leaves, strict=True)

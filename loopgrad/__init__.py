@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from loopgrad.analysis import record as record
     from loopgrad.analysis import spectral_radius as spectral_radius
     from loopgrad.gradients import BPTT as BPTT
+    from loopgrad.gradients import RTRL as RTRL
+    from loopgrad.gradients import UORO as UORO
     from loopgrad.gradients import CheapestExact as CheapestExact
     from loopgrad.gradients import CheckpointedBPTT as CheckpointedBPTT
     from loopgrad.gradients import CompressedBPTT as CompressedBPTT
+    from loopgrad.gradients import DiagonalRTRL as DiagonalRTRL
     from loopgrad.gradients import ForwardGradient as ForwardGradient
     from loopgrad.gradients import ForwardMode as ForwardMode
     from loopgrad.gradients import ImplicitGradient as ImplicitGradient
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from loopgrad.gradients import RandomTruncation as RandomTruncation
     from loopgrad.gradients import ReversibleBPTT as ReversibleBPTT
     from loopgrad.gradients import Rollout as Rollout
+    from loopgrad.gradients import SnAp as SnAp
     from loopgrad.gradients import Stationary as Stationary
     from loopgrad.gradients import TorchDEQ as TorchDEQ
     from loopgrad.gradients import TruncatedBPTT as TruncatedBPTT
@@ -50,18 +54,22 @@ else:
             "CheapestExact",
             "CheckpointedBPTT",
             "CompressedBPTT",
+            "DiagonalRTRL",
             "ForwardGradient",
             "ForwardMode",
             "ImplicitGradient",
             "LowRankES",
             "PhantomGradient",
+            "RTRL",
             "Ramp",
             "RandomTruncation",
             "ReversibleBPTT",
             "Rollout",
+            "SnAp",
             "Stationary",
             "TorchDEQ",
             "TruncatedBPTT",
+            "UORO",
         ),
         "models": ("HRM", "TRM", "Damped", "FeedForward", "Leapfrog", "Momentum"),
     }

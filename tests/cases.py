@@ -13,6 +13,7 @@ from torch import nn
 
 from loopgrad.gradients import (
     BPTT,
+    RTRL,
     CheapestExact,
     CheckpointedBPTT,
     CompressedBPTT,
@@ -20,6 +21,7 @@ from loopgrad.gradients import (
     ForwardGradient,
     ImplicitGradient,
     ReversibleBPTT,
+    SnAp,
     TruncatedBPTT,
 )
 from loopgrad.gradients.contract import period_of
@@ -37,6 +39,8 @@ class EstimatorCase:
     refused: tuple[str, ...] = ()
     # how many cycles more are evaluated and differentiated, to foresee the others
     traces: int = 0
+    # whether updates are differentiated backward, and not forward
+    backward: bool = True
 
     def build(self, name: str) -> "Problem":
         problem = build(name)
@@ -82,6 +86,9 @@ def of_the_guide() -> Estimator:
     return names["LastTwoUpdates"]()
 
 
+# attention takes another kernel, which rounds otherwise; updates that write buffers have no forward-mode rules
+FORWARD = ("attention", "slots", "buffers", "normalised")
+
 ESTIMATORS = [
     EstimatorCase("bptt", BPTT()),
     EstimatorCase("checkpointed_sqrt", CheckpointedBPTT()),
@@ -114,6 +121,9 @@ ESTIMATORS = [
     # attention takes another kernel, which rounds otherwise: tested in test_forward_gradient_cells.py
     EstimatorCase("forward_first_update", OfTheFirstUpdate(2, seed=0), refused=("attention", "slots")),
     EstimatorCase("forward_first_update_central", OfTheFirstUpdate(2, mode="central", seed=0)),
+    EstimatorCase("rtrl", RTRL(), refused=FORWARD, backward=False),
+    # what is reached in so many steps is all; a mask needs zeros that are the same at every update
+    EstimatorCase("snap_whole", SnAp(10_000), refused=(*FORWARD, "recurrent", "twice"), backward=False),
     EstimatorCase(
         "cheapest_exact_damped",
         CheapestExact("1GiB"),

@@ -73,7 +73,7 @@ class Families(Bench):
             "saved MiB": cost.saved_bytes / 2**20,
             "peak MiB": cost.peak_bytes / 2**20,
             "GFLOPs": cost.flops / 1e9,
-            "depth": contender.depth(cost.cell_evaluations, cost.vjps, problem.length),
+            "depth": contender.depth(cost.cell_evaluations or 0, cost.vjps or 0),
         }
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:

@@ -8,8 +8,11 @@ from torch import nn
 from loopgrad.experiments.benches.family_cells import Couple, Problem
 from loopgrad.gradients import (
     BPTT,
+    RTRL,
+    UORO,
     CheckpointedBPTT,
     CompressedBPTT,
+    DiagonalRTRL,
     Estimator,
     ForwardGradient,
     ImplicitGradient,
@@ -17,11 +20,13 @@ from loopgrad.gradients import (
     PhantomGradient,
     RandomTruncation,
     ReversibleBPTT,
+    SnAp,
     TruncatedBPTT,
 )
 from loopgrad.models import Leapfrog
 
 POPULATION = 8
+SMALL = "gru", "equilibrium"  # states of one vector per sample
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Contender:
         """Return whether it is measured on a problem."""
         return problem.length <= self.up_to and (not self.only or problem.name in self.only)
 
-    def depth(self, evaluations: int, vjps: int, length: int) -> int:
+    def depth(self, evaluations: int, vjps: int) -> int:
         """Return how many updates run one after the other, forward and back."""
         return -(-evaluations // self.side_by_side) + vjps
 
@@ -79,6 +84,10 @@ CONTENDERS: dict[str, Contender] = {
     "ForwardGradient(weights)": Contender(
         lambda seed: ForwardGradient(perturb="weights", window=0, seed=seed), random=True
     ),
+    "RTRL": Contender(_always(RTRL()), only=SMALL),
+    "SnAp(1)": Contender(_always(SnAp(1)), only=SMALL),
+    "DiagonalRTRL": Contender(_always(DiagonalRTRL()), only=SMALL),
+    "UORO": Contender(lambda seed: UORO(seed=seed), random=True, only=SMALL),
     "LowRankES": Contender(
         lambda seed: LowRankES(population=POPULATION, seed=seed), random=True, side_by_side=2 * POPULATION + 1
     ),

@@ -16,6 +16,7 @@ from loopgrad.gradients import (
     TorchDEQ,
     TruncatedBPTT,
 )
+from loopgrad.gradients.online import Online
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import Coupling, FixedSegments
 from loopgrad.models.model import Model
@@ -75,7 +76,7 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
     except ValueError as error:
         raise ConfigError(f"trainer.{error}") from error
     for name, estimator in estimators.items():
-        if isinstance(estimator, ForwardGradient | ForwardMode | LowRankES):
+        if isinstance(estimator, ForwardGradient | ForwardMode | LowRankES | Online):
             raise ConfigError(
                 f"estimator.{name}: {type(estimator).__name__} carries tangents through an update, or other weights "
                 "into it, and compiled code takes neither: leave it out, or set trainer.compile=none"

@@ -252,7 +252,8 @@ def test_stats_count_what_is_done(case):
     loss_of(rollout.state).backward()
     assert rollout.stats.cell_evaluations == len(evaluations)
     traced = case.traces * period_of(problem.cell)
-    assert rollout.stats.vjps == (differentiated(case, problem, 9) or 9) + traced
+    if case.backward:
+        assert rollout.stats.vjps == (differentiated(case, problem, 9) or 9) + traced
 
 
 @every_estimator

@@ -1,0 +1,158 @@
+"""Real-time recurrent learning against a plain loop, with a loss at every update."""
+
+import weakref
+
+import pytest
+import torch
+from online_cases import CELLS, by_hand, problem, sources_of, weighed
+from torch import nn
+
+from loopgrad.gradients import BPTT, RTRL, Stationary
+
+
+def close(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= 1e-10 * (1 + b.norm())
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+def test_equals_bptt_with_a_loss_at_every_update(name, scope):
+    cell, readout, state, xs = problem(name)
+    rollout = RTRL(scope=scope)(cell, state, None, len(xs), xs=xs, readout=readout, save="sum")
+    last, losses = by_hand(cell, readout, state, xs)
+    assert torch.equal(rollout.outputs, losses)
+    sources = sources_of(cell, readout, state, xs)
+    close(
+        *(torch.autograd.grad(weighed(*pair), sources) for pair in ((rollout.state, rollout.outputs), (last, losses)))
+    )
+
+
+@pytest.mark.parametrize("save", ["all", [1, 4], "last"])
+def test_equals_bptt_for_answers_that_are_kept_one_by_one(save):
+    cell, readout, state, xs = problem("gru")
+    given = {"xs": xs, "readout": readout, "save": save}
+    found = [
+        torch.autograd.grad(
+            estimator(cell, state, None, len(xs), **given).outputs.square().sum(), sources_of(cell, readout, state, xs)
+        )
+        for estimator in (RTRL(), BPTT())
+    ]
+    close(*found)
+
+
+def test_of_samples_that_end_early_and_of_one_sample():
+    for batch, lengths in ((3, [2, 7, 4]), (1, None)):
+        cell, readout, state, xs = problem("gru", batch=batch)
+        given = {"xs": xs, "readout": readout, "save": "sum", "lengths": lengths}
+        rollouts = [estimator(cell, state, None, len(xs), **given) for estimator in (RTRL(), BPTT())]
+        sources = sources_of(cell, readout, state, xs)
+        close(*(torch.autograd.grad(weighed(r.state, r.outputs), sources) for r in rollouts))
+
+
+def test_a_stream_may_be_cut_into_rollouts():
+    cell, readout, state, xs = problem("lstm", num_steps=9)
+    sources, last, losses = sources_of(cell, readout, state, xs), state, 0
+    for start, stop in ((0, 4), (4, 9)):
+        given = {"xs": xs[start:stop], "readout": readout, "save": "sum", "start": start}
+        rollout = RTRL()(cell, last, None, stop - start, **given)
+        last, losses = rollout.state, losses + rollout.outputs
+    expected = weighed(*by_hand(cell, readout, state, xs))
+    close(torch.autograd.grad(weighed(last, losses), sources), torch.autograd.grad(expected, sources))
+
+
+@pytest.mark.parametrize("name", ["gru", "trm_like"])
+def test_under_autocast_it_is_as_near_as_bfloat16_allows(name):
+    cell, readout, state, xs = problem(name, dtype=torch.float32)
+    given, found = {"xs": xs, "readout": readout, "save": "sum"}, []
+    for estimator in (RTRL(), BPTT()):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rollout = estimator(cell, state, None, len(xs), **given)
+            loss = weighed(rollout.state, rollout.outputs)
+            gradients = torch.autograd.grad(loss, sources_of(cell, readout, state, xs))
+        found.append(torch.cat([gradient.flatten() for gradient in gradients]))
+    assert (found[0] - found[1]).norm() < 0.03 * found[1].norm()
+
+
+def test_what_is_carried_is_freed_after_backward():
+    cell, readout, state, xs = problem("gru")
+    rollout = RTRL()(cell, state, None, len(xs), xs=xs, readout=readout, save="sum")
+    node = rollout.outputs.grad_fn
+    alive = [weakref.ref(tensor) for tensor in node.saved_tensors]
+    pass_ = node.run
+    rollout.outputs.sum().backward()
+    assert max(t.numel() for t in pass_.known.carried.tensors) == 0
+    assert all(ref() is None for ref in alive)
+
+
+class Meeting(nn.Module):
+    """Samples see each other's mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4).double()
+
+    def forward(self, state, inputs, step):
+        return torch.tanh(self.linear(state - state.mean(0)) + inputs)
+
+
+def test_samples_that_see_each_other_are_refused_and_exact_as_one_batch():
+    torch.manual_seed(0)
+    cell, state, inputs = Meeting(), torch.randn(3, 4).double(), torch.randn(3, 4).double().requires_grad_()
+    with pytest.raises(RuntimeError, match=r"samples see each other.*RTRL\(scope='batch'\)"):
+        RTRL()(cell, state, inputs, 6)
+    sources = [*cell.parameters(), inputs]
+    close(
+        *(
+            torch.autograd.grad(estimator(cell, state, inputs, 6).state.sin().sum(), sources)
+            for estimator in (RTRL(scope="batch"), BPTT())
+        )
+    )
+
+
+def test_an_input_that_all_samples_share_is_found_out():
+    """Its first dimension is that of the batch, and it is a matrix all the same."""
+    torch.manual_seed(0)
+    matrix, state = torch.randn(4, 4).double().requires_grad_(), torch.randn(4, 4).double()
+    cell = Stationary(lambda z, x: torch.tanh(z @ x), parameters=[])
+    close(
+        *(
+            torch.autograd.grad(estimator(cell, state, matrix, 6).state.square().sum(), [matrix])
+            for estimator in (RTRL(), BPTT())
+        )
+    )
+
+
+def test_what_is_saved_does_not_grow_with_the_updates():
+    def saved(num_steps):
+        cell, readout, state, xs = problem("gru", num_steps)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t):
+            RTRL()(cell, state.detach(), None, num_steps, xs=xs.detach(), readout=readout, save="sum")
+        return sum(kept), sum(p.numel() for p in cell.parameters()), sum(p.numel() for p in readout.parameters())
+
+    (few, cell, readout), (many, _, _) = saved(3), saved(40)
+    # J of three samples with five features, and a row for each sample's loss; the rest are the graphs of the probe
+    influence = 8 * 3 * (5 * cell + cell + readout)
+    assert few == many
+    assert influence <= few < 2 * influence
+
+
+def test_a_sample_without_a_part_in_the_loss_may_be_infinite():
+    state = torch.tensor([[1.0], [3e38]]).requires_grad_()
+    w = torch.tensor(1.5, requires_grad=True)
+    cell = Stationary(lambda z, x: w * z * z, parameters=[w])
+    rollout = RTRL()(cell, state, None, 3)
+    assert not rollout.state[1].isfinite().any()
+    (found,) = torch.autograd.grad(rollout.state[0].sum(), w)
+    torch.testing.assert_close(found, torch.tensor(7 * 1.5**6))
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match="scope='row'"):
+        RTRL(scope="row")
+    with pytest.raises(ValueError, match="max_numbers=0"):
+        RTRL(max_numbers=0)
+    cell, _, state, xs = problem("gru")
+    with pytest.raises(ValueError, match=r"RTRL would carry \d+ tangents.*max_numbers=1000.*CheckpointedBPTT"):
+        RTRL(max_numbers=1000)(cell, state, None, len(xs), xs=xs)
