@@ -129,7 +129,9 @@ def _sizes(node: DictConfig | dict[str, Any], task: Task, classes: Classes | Non
     if target and ("frozen" in known) != (frozen is not None):
         name, kind = target.rpartition(".")[2], type(task).__name__
         if frozen is None:
-            raise ConfigError(f"model: {name} reads frozen vectors, and {kind} has none: use task=clutrr or babi19")
+            raise ConfigError(
+                f"model: {name} reads frozen vectors, and {kind} has none: use task=clutrr, babi19 or digits4"
+            )
         raise ConfigError(
             f"model: {name} learns vectors of tokens, and those of {kind} stand for texts with frozen vectors: use "
             "model=latent_loop, latent_stack, latent_trm, latent_mlp or latent_linear"

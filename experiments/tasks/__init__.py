@@ -9,6 +9,7 @@ from loopgrad.experiments.tasks.babi import Babi
 from loopgrad.experiments.tasks.base import IGNORE, Batch, Task, TokenSpec
 from loopgrad.experiments.tasks.clutrr import Clutrr
 from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
+from loopgrad.experiments.tasks.digit_sudoku import DigitSudoku
 from loopgrad.experiments.tasks.last_sum import LastSum, SumBySteps
 from loopgrad.experiments.tasks.maze import Maze
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
@@ -23,6 +24,7 @@ __all__ = [
     "Batch",
     "Clutrr",
     "Copy",
+    "DigitSudoku",
     "LastSum",
     "Maze",
     "RepeatCopy",

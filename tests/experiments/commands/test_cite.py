@@ -68,6 +68,7 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "task=arc2": ["2505.11831"],
     "task=sudoku9": [TRM],
     "task=copy": [TURING],
+    **{f"task=digits{size}": ["1905.12149"] for size in (4, 6)},
     "task=clutrr": ["1908.06177", MEMORY],
     **{f"task=babi{number}": ["1502.05698", MEMORY] for number in (2, 15, 16, 17, 18, 19)},
     "task=repeat_copy": [TURING],

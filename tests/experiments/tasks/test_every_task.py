@@ -20,6 +20,7 @@ from loopgrad.experiments.tasks import (
     Babi,
     Clutrr,
     Copy,
+    DigitSudoku,
     LastSum,
     Maze,
     RepeatCopy,
@@ -50,9 +51,10 @@ STORED = {  # made of a folder that is written for the test
     "maze": lambda path: Maze(path=path),
     "arc": lambda path: Arc(path=path, max_size=6),
     "babi": lambda path: Babi(path=path, encoder="random", features=f"{path}/kept"),
+    "digits": lambda path: DigitSudoku(4, num_train=30, num_test=10, features=f"{path}/kept"),
     "clutrr": lambda path: Clutrr(path=path, encoder="random", features=f"{path}/kept"),
 }
-FOLDERS = {**official_folders.FOLDERS, "babi": story_files.babi_19, "clutrr": story_files.clutrr}
+FOLDERS = {**official_folders.FOLDERS, "babi": story_files.babi_19, "clutrr": story_files.clutrr, "digits": str}
 NAMES = [*(f"{type(task).__name__}{task.spec.seq_len}" for task in TASKS), *(f"{name} of a folder" for name in STORED)]
 every_task = pytest.mark.parametrize("task", [*TASKS, *STORED], ids=NAMES, indirect=True)
 
