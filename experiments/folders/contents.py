@@ -11,7 +11,7 @@ from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 
 RESULTS = re.compile(r"records\.jsonl|report\.(md|html)|config\.json")
-FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json|html)")
+FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json|html|rows\.jsonl)")
 OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
 OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
 OF_WEIGHTS = re.compile(r".+\.json")

@@ -221,7 +221,9 @@ def test_a_loss_that_is_not_finite_leaves_the_checkpoint_of_the_step_before_and_
         execute(blown, lambda *_: None)
 
 
-@pytest.mark.parametrize("spoil", [lambda lines: lines + lines[-1:], lambda lines: lines[1:], lambda lines: lines[::-1]])
+@pytest.mark.parametrize(
+    "spoil", [lambda lines: lines + lines[-1:], lambda lines: lines[1:], lambda lines: lines[::-1]]
+)
 def test_a_log_that_is_not_each_step_once_makes_no_record(tmp_path, spoil):
     it = plan(tmp_path / "r")
     execute(it, lambda *_: None)
