@@ -34,7 +34,7 @@ def test_killed_before_any_change_on_the_disk_a_command_is_completed_by_itself(t
         assert commands.run(tmp_path, *TRAIN, "output_dir=trained").code == 0
         (tmp_path / "before").mkdir()
         if name == "train_anew":  # over what another run has left, more of it than this one writes
-            other = [*TRAIN, "trainer.train_steps=3", "tensorboard=true"]
+            other = [*TRAIN, "trainer.train_steps=3", "logger=tensorboard"]
             assert commands.run(tmp_path / "before", *other, "output_dir=out").code == 0
 
         def run(place, **how):
