@@ -136,17 +136,17 @@ class TensorBoard(Scalars):
 
 
 class Wandb(Scalars):
-    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise; steps are handed on when a checkpoint does.
+    """A run of Weights & Biases, offline unless WANDB_MODE says otherwise; steps are handed on with each checkpoint.
 
-    An interrupted run goes on under the same id, which a file beside the offline runs keeps.
+    An interrupted run goes on under the same id, which a file beside the offline runs keeps. What a kill leaves of an
+    offline run may lack anything, so the next one has all steps from the first; online those that the server lacks.
     """
 
     def __init__(self, folder: Path, name: str, told: Mapping[str, Any], kept: Sequence[Entry]) -> None:
         import wandb  # pyright: ignore[reportMissingImports]
 
         place, mode = folder / "wandb" / "id.txt", os.environ.get("WANDB_MODE") or "offline"
-        new = not kept or not place.is_file()
-        if new:
+        if not kept or not place.is_file():
             replace_text(place, uuid.uuid4().hex[:16])
         number = place.read_text().strip()
         settings = wandb.Settings(silent=True, console="off")
@@ -161,7 +161,8 @@ class Wandb(Scalars):
             resume=resume,
             settings=settings,
         )
-        self._waiting: list[Entry] = list(kept) if new else []  # the run was begun without
+        first = 0 if mode == "offline" else self._run.step
+        self._waiting: list[Entry] = [entry for entry in kept if entry["step"] >= first]
 
     def write(self, entry: Entry) -> None:
         """Keep it until the next checkpoint."""

@@ -42,17 +42,19 @@ class Wandb(types.ModuleType):
 
     def __init__(self):
         super().__init__("wandb")
-        self.made, self.logged, self.ended = [], [], 0
+        self.made, self.logged, self.ended, self.step = [], [], 0, 0
 
     def Settings(self, **given):
         return given
 
     def init(self, **given):
         self.made.append(given)
+        self.logged = [] if given["mode"] == "offline" else self.logged  # another file
         return self
 
     def log(self, numbers, step):
         self.logged.append((step, numbers))
+        self.step = step + 1
 
     def finish(self):
         self.ended += 1
@@ -118,6 +120,16 @@ def test_what_wandb_is_handed_is_the_log_each_step_once(cut, tmp_path, wandb):
     assert len({made["id"] for made in wandb.made}) == 1 and wandb.ended == len(wandb.made) == 3
     (mode,) = {made["mode"] for made in wandb.made}
     assert mode == "offline" and wandb.made[0]["config"]["task"]["size"] == 4
+
+
+@pytest.mark.slow
+def test_a_server_is_sent_what_it_lacks(cut, wandb, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    handed = []
+    log = Wandb.log
+    monkeypatch.setattr(Wandb, "log", lambda self, told, step: (handed.append(step), log(self, told, step)))
+    cut("logger=wandb")
+    assert handed == list(range(1, 8))
 
 
 @pytest.mark.slow
