@@ -13,7 +13,7 @@ from loopgrad.experiments.benches import validity
 from loopgrad.experiments.benches.kept import KeptLedger
 from loopgrad.experiments.benches.ledger import Ledger, Part
 from loopgrad.experiments.benches.shown import ShownRows
-from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.errors import ConfigError, WorkerLost
 
 ABOUT = {"bench": {"_target_": "a.b.C", "lengths": [1, 2]}, "versions": {"torch": "2"}, "commit": "c"}
 VALUES = [0.1, 1e-300, 1 / 3, math.pi, 2**60, "words", None, True, [1.5, [2, None]], math.inf]
@@ -23,7 +23,7 @@ class Watched:
     """What the ledger tells of its work."""
 
     def __init__(self):
-        self.said, self.done, self.total = [], 0, 0
+        self.said, self.done, self.total, self.kept = [], 0, 0, 0
 
     def expect(self, rows):
         self.total += rows
@@ -33,6 +33,7 @@ class Watched:
 
     def end(self, name, rows, kept):
         self.done += rows
+        self.kept += rows * kept
 
 
 def parts(called, stop_at=None):
@@ -226,9 +227,10 @@ def test_the_time_left_is_told_from_rows_that_were_measured(tmp_path):
 @pytest.mark.slow
 def test_jobs_of_workers_are_kept_as_they_end(tmp_path):
     path = tmp_path / "x.rows.jsonl"
-    with pytest.raises(KeyboardInterrupt):  # one after the other; the second is kept, or not begun
+    with pytest.raises(WorkerLost):  # 5 is kept or not, as it ends before that or after
         ledger(path)[0].mapped(work, [5, 7, 6], 2, Found)
-    book, _ = ledger(path)
-    kept = set(book._found)
-    assert "5" in kept and "7" not in kept
+    assert ledger(path)[0].mapped(work, [5, 6], 2, Found) == [Found(n**2, [n / 3]) for n in (5, 6)]
+    book, watched = ledger(path)
+    assert {*book._found} == {"5", "6"}
     assert book.mapped(work, [5, 6, 8], 2, Found) == [Found(n**2, [n / 3]) for n in (5, 6, 8)]
+    assert watched.kept == 2
