@@ -22,7 +22,7 @@ CASES = {  # and every how many-th of its changes is one before which it is kill
     "train_anew": ([*TRAIN, "restart=true"], 17),
     "compare": (["compare", *SMALL, "estimator=[one_step]", "seeds=[0]", "workers=1", "timing_repeats=1"], 23),
     "analyse": (ANALYSE, 4),
-    "bench": (["bench", *FITS, "bench.num_layers=1"], 5),
+    "bench": (["bench", *FITS, "bench.num_layers=1"], 13),
 }
 
 
