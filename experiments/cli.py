@@ -1,4 +1,4 @@
-"""The console script: loopgrad compare | train | plan | analyse | bench | claims | report | cite, with Hydra overrides.
+"""The console script: loopgrad compare | train | plan | analyse | show | bench | claims | report | cite, and overrides.
 
 loopgrad COMMAND --help lists the groups and keys of a command.
 """
@@ -33,7 +33,7 @@ from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
 OF_TASK = "of_task"
 LISTS = re.compile(r"(also|\+?claim\.sizes\.\w+\.(?:every|conditions\.\w+))=\[(.*)\]", re.DOTALL)  # of overrides
-COMMANDS = ("compare", "train", "plan", "analyse", "bench", "claims", "report", "cite")
+COMMANDS = ("compare", "train", "plan", "analyse", "show", "bench", "claims", "report", "cite")
 TOGETHER = ("compare", "train")  # those that several processes can share
 USAGE = """usage: loopgrad COMMAND [key=value ...]
 
@@ -41,6 +41,7 @@ USAGE = """usage: loopgrad COMMAND [key=value ...]
   train     train one model under one estimator, with checkpoints to go on from
   plan      will it fit: bytes, evaluations and largest batch of each estimator, before anything is run
   analyse   follow the recursion of trained weights: does it converge, for whom, and what are gradients worth there
+  show      one sample of the test set through the recursion of trained weights, segment by segment
   bench     measure estimators beside other libraries: loopgrad bench [NAME], recursion if none is named
   claims    test what is said of recursion: loopgrad claims lists it, loopgrad claims NAME or all runs it
   report    render tables and figures anew from records; of several folders side by side: loopgrad report A B
@@ -51,6 +52,7 @@ Configuration groups: task, model, estimator, trainer, analysis, experiment. For
   loopgrad train task=sudoku9 task.path=puzzles.csv estimator=checkpointed
   loopgrad plan model=trm_published task=sudoku9 memory_budget=24GiB
   loopgrad analyse checkpoint=results/compare
+  loopgrad show checkpoint=results/train sample=3
   torchrun --nproc_per_node=2 -m loopgrad train task=sudoku9 task.path=puzzles.csv
 loopgrad COMMAND --help shows all keys; -m sweeps over comma-separated values, as Hydra does.
 

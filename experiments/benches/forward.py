@@ -6,6 +6,7 @@ Beside each of them stands what the exact gradient costs at the same memory, and
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from loopgrad.analysis import compare_gradients, plots
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.forward_points import Measured, Problem, Setting, schedules, within_flops, within_peak
 from loopgrad.experiments.benches.forward_words import words
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ForwardGradient, TruncatedBPTT
 
 COLUMNS = ("K", "gradient", "cosine", "sd", "law", "rel. MSE", "C", "K*", "peak KiB", "forwards")
@@ -96,16 +98,18 @@ class Forward(Bench):
             if min([value] if isinstance(value, int) else value, default=above) < above:
                 raise ValueError(f"{name}={value} must be at least {above}, above window")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Return one row per point and gradient."""
         base = Setting(self.batch_size, self.size, self.num_steps, self.shared)
         others = [Setting(self.batch_size, n, self.num_steps, self.shared) for n in self.features]
         others += [Setting(self.batch_size, self.size, n, self.shared) for n in self.lengths]
         others += [Setting(n, self.size, self.num_steps, self.shared) for n in self.batches]
-        found = self._at(base, sorted({*self.tangents, self.num_tangents}))
-        for setting in dict.fromkeys(it for it in others if it != base):
-            found += self._at(setting, [self.num_tangents])
-        return found
+        places = [(base, sorted({*self.tangents, self.num_tangents}))]
+        places += [(it, [self.num_tangents]) for it in dict.fromkeys(others) if it != base]
+        parts = [
+            Part(str(setting), partial(self._at, setting, k), 5 + len(k) * len(self._ways())) for setting, k in places
+        ]
+        return list(ledger.each(parts))
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw the cosines of all but the exact gradients."""

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import (
     BPTT,
     CheckpointedBPTT,
@@ -116,8 +117,11 @@ class Gathers(Bench):
         if self.batch_size % WORLD:
             raise ValueError(f"batch_size={self.batch_size} must be even: each of two processes has half of it")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every method in every way to share, in two processes."""
+        return list(ledger.each([Part("two processes", self._measured_by_both)]))
+
+    def _measured_by_both(self) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             started: Any = multiprocessing.start_processes(
                 _measured, (self, folder), nprocs=WORLD, join=False, start_method="spawn"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from loopgrad.analysis import interleaved, measure, median_ratio
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.inner_training import HYPERPARAMETERS, Problem, mlp, reference, ridge
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, ReversibleBPTT, TruncatedBPTT
 from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.models import Damped
@@ -46,7 +47,7 @@ class Hypergradient(Bench):
     seed: int = 0
     repeats: int = field(default=3, kw_only=True)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every estimator on both problems at every length."""
         if self.hidden_size < 2 or self.samples < 1 or not all(length > 0 for length in self.lengths):
             raise ValueError("hidden_size must be at least 2, samples and all lengths at least 1")
@@ -54,12 +55,16 @@ class Hypergradient(Bench):
             "ridge": ridge(self.hidden_size // 2, self.samples, seed=self.seed),
             "mlp": mlp(hidden=self.hidden_size, samples=self.samples, seed=self.seed),
         }
-        rows = []
-        for name, problem in problems.items():
-            for length in self.lengths:
-                found = measured(problem, length, self.repeats)
-                rows += [{"problem": name, "T": length, "estimator": key, **row} for key, row in found.items()]
-        return rows
+        parts = [
+            Part(f"{name}, {length} updates", partial(self._of, name, problem, length), len(_estimators()) + 1)
+            for name, problem in problems.items()
+            for length in self.lengths
+        ]
+        return list(ledger.each(parts))
+
+    def _of(self, name: str, problem: Problem, length: int) -> list[dict[str, Any]]:
+        found = measured(problem, length, self.repeats)
+        return [{"problem": name, "T": length, "estimator": key, **row} for key, row in found.items()]
 
 
 def _estimators() -> dict[str, Estimator]:

@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.func import functional_call, jacrev, vmap
 from loopgrad.analysis import measure, median_ratio
 from loopgrad.experiments.benches.cells import SiluCell
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import Estimator, ImplicitGradient, TorchDEQ
 
 OURS = ("gcr", "gmres", "bicgstab", "neumann", "anderson")
@@ -44,9 +46,14 @@ class Implicit(Bench):
     per_decade: int = 4
     repeats: int = field(default=7, kw_only=True)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure both cells."""
-        return [row for gain, injection in ((0.5, 4.0), (0.1, 1.0)) for row in self._of(gain, injection)]
+        rows = len(self.targets) * (len(OURS) + len(THEIRS))
+        parts = [
+            Part(f"gain {gain}, injection {injection}", partial(self._of, gain, injection), rows)
+            for gain, injection in ((0.5, 4.0), (0.1, 1.0))
+        ]
+        return list(ledger.each(parts))
 
     def _of(self, gain: float, injection: float) -> list[dict[str, Any]]:
         problem = Problem.of(self.hidden_size, self.batch_size, gain, injection)

@@ -1,6 +1,7 @@
 """How many shortest paths the mazes of a set have: where there are several, exact match scores the tie-break too."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from loopgrad.analysis import plots
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.experiments.tasks import Maze
 from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.tasks.official_folder import read_folder
@@ -35,7 +37,7 @@ class Mazes(Bench):
 
     least: ClassVar = {"size": 2}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Count."""
         if self.path is None:
             task = Maze(size=self.size, augment=False)
@@ -44,13 +46,13 @@ class Mazes(Bench):
             groups = folder.train.num_groups, folder.test.num_groups
             task = Maze(path=self.path, num_train=groups[0], num_test=groups[1], augment=False)
         parts = (("train", task.train_batch(0, 0, task.num_train)), ("test", task.test_set()))
-        return [self._row(name, task, batch) for name, batch in parts]
+        return list(ledger.each([Part(name, partial(self._rows, name, task, batch)) for name, batch in parts]))
 
-    def _row(self, name: str, task: Maze, batch: Batch) -> dict[str, Any]:
+    def _rows(self, name: str, task: Maze, batch: Batch) -> list[dict[str, Any]]:
         batch = batch[: self.num_mazes or len(batch)]
         counts = sorted(task.count_shortest_paths(batch.inputs))
         right = task.is_solved(batch.inputs, batch.labels)
-        return {
+        row = {
             "part": name,
             "mazes": len(counts),
             "single": sum(count == 1 for count in counts) / len(counts),
@@ -60,6 +62,7 @@ class Mazes(Bench):
             "labels shortest": right.double().mean().item(),
             "counts": [count if count < EXACT else float(count) for count in counts],
         }
+        return [row]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw the share of mazes with at most so many shortest paths."""

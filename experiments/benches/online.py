@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from loopgrad.analysis import measure, plots
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.experiments.training.seeds import seed_for
 from loopgrad.gradients import (
     BPTT,
@@ -114,20 +116,27 @@ class Online(Bench):
 
     may_be_empty: ClassVar = frozenset({"trained"})
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> Iterator[dict[str, Any]]:
         """Measure, and train."""
+        parts = []
         for delay in self.delays:
-            fresh, generator = self._network(delay, self.seeds[0]), torch.Generator().manual_seed(1)
-            x, labels = fresh.batch(self.batch_size, generator)
-            learnt = self._trained(delay, self.seeds[0], BPTT(), self.updates)[0]
-            window = self._window(fresh, x, labels)
-            for name in NAMES:
-                row: dict[str, Any] = {"delay": delay, "gradient": name, "window": None}
-                row["window"] = window if name == "truncated" else None
-                for network, when in ((fresh, "first"), (learnt, "later")):
-                    row |= self._agreement(network, x, labels, name, window, when)
-                row |= self._cost(fresh, x, labels, name, window)
-                yield row | self._taught(delay, name, window)
+            given = cache(partial(self._given, delay))
+            parts += [Part(f"delay {delay}, {name}", partial(self._row, delay, name, given)) for name in NAMES]
+        yield from ledger.each(parts)
+
+    def _given(self, delay: int) -> tuple[Tensor, Tensor, Recall, Recall, int]:
+        """Return a batch, the network as it begins and after training, and the window of the truncated gradient."""
+        fresh, generator = self._network(delay, self.seeds[0]), torch.Generator().manual_seed(1)
+        x, labels = fresh.batch(self.batch_size, generator)
+        learnt = self._trained(delay, self.seeds[0], BPTT(), self.updates)[0]
+        return x, labels, fresh, learnt, self._window(fresh, x, labels)
+
+    def _row(self, delay: int, name: str, given: Callable[[], Any]) -> list[dict[str, Any]]:
+        x, labels, fresh, learnt, window = given()
+        row: dict[str, Any] = {"delay": delay, "gradient": name, "window": window if name == "truncated" else None}
+        for network, when in ((fresh, "first"), (learnt, "later")):
+            row |= self._agreement(network, x, labels, name, window, when)
+        return [row | self._cost(fresh, x, labels, name, window) | self._taught(delay, name, window)]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw the held-out loss against FLOPs and against bytes."""

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from loopgrad.analysis import interleaved, measure, median_ratio
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT, Stationary, TruncatedBPTT
 from loopgrad.models import Leapfrog
 
@@ -66,9 +67,14 @@ class Outputs(Bench):
     lengths: tuple[int, ...] = (256, 1024)
     repeats: int = field(default=7, kw_only=True)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every method at every length, for the sum of the losses and for all of them."""
-        return [row for length in self.lengths for save in ("sum", "all") for row in self._at(length, save)]
+        parts = [
+            Part(f"{length} updates, {save}", partial(self._at, length, save), len(METHODS))
+            for length in self.lengths
+            for save in ("sum", "all")
+        ]
+        return list(ledger.each(parts))
 
     def _at(self, length: int, save: str) -> list[dict[str, Any]]:
         generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from loopgrad.analysis import cast, compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import ResidualCell
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 
 Method = Callable[[nn.Module, Any, Tensor, int], Any]
@@ -39,9 +40,10 @@ class Recursion(Bench):
     lengths: tuple[int, ...] = (64, 256)
     repeats: int = field(default=7, kw_only=True)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every method at every length."""
-        return [row for length in self.lengths for row in self._at(length)]
+        parts = [Part(f"{length} updates", partial(self._at, length), len(METHODS)) for length in self.lengths]
+        return list(ledger.each(parts))
 
     def _at(self, length: int) -> list[dict[str, Any]]:
         generator = torch.Generator().manual_seed(0)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from loopgrad.analysis import compare_gradients, interleaved, measure, median_ratio, reference_gradients
 from loopgrad.experiments.benches.cells import BranchCell
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.experiments.benches.peers import BETA, Maker, Method, memcnn, revdeq, revlib
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ReversibleBPTT
 from loopgrad.models import Damped, Leapfrog
@@ -68,11 +69,16 @@ class Reversible(Bench):
             raise ValueError(f"lengths={list(self.lengths)} must be even numbers of at least 2")
         super().__post_init__()
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Measure every method of both groups at every length."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the peers' deprecated calls, at import, forward and backward
-            return [row for length in self.lengths for group in GROUPS for row in self._at(length, group)]
+            parts = [
+                Part(f"{group}, {length} updates", partial(self._at, length, group), len(GROUPS[group]))
+                for length in self.lengths
+                for group in GROUPS
+            ]
+            return list(ledger.each(parts))
 
     def _at(self, length: int, group: str) -> list[dict[str, Any]]:
         makers, generator = GROUPS[group], torch.Generator().manual_seed(0)

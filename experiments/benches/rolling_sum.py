@@ -11,9 +11,10 @@ from torch import nn
 
 from loopgrad.analysis import measure, plots
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger
 from loopgrad.experiments.benches.rates import best_rates
 from loopgrad.experiments.benches.reader import RollingSums, Target
-from loopgrad.experiments.processes import at_once, mapped
+from loopgrad.experiments.processes import at_once
 from loopgrad.experiments.training.seeds import seed_for
 from loopgrad.gradients import (
     BPTT,
@@ -80,11 +81,11 @@ class RollingSum(Bench):
         for target, length in zip(self.targets, self.lengths, strict=True):
             RollingSums(target, length, self.modulus)  # pyright: ignore[reportArgumentType]
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Choose learning rates, train, and measure."""
         cases = list(zip(self.targets, self.lengths, self.updates, strict=True))
         workers = at_once(1000, self.workers, torch.device("cpu"), self.num_threads)
-        chosen = self._learning_rates(cases, workers)
+        chosen = self._learning_rates(cases, workers, ledger)
         rows = [
             [Training(self, target, length, updates, name, chosen[target, name], seed) for seed in self.seeds]  # pyright: ignore
             for target, length, updates in cases
@@ -92,7 +93,7 @@ class RollingSum(Bench):
         ]
         # the longest first, so that none is waited for at the end
         jobs = sorted((job for row in reversed(rows) for job in row), key=lambda job: -job.length * job.updates)
-        curves = dict(zip(jobs, mapped(train, jobs, workers), strict=True))
+        curves = dict(zip(jobs, ledger.mapped(train, jobs, workers, Curve), strict=True))
         return [_row(row, [curves[job] for job in row]) for row in rows]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -109,7 +110,9 @@ class RollingSum(Bench):
         ]
         plots.save(plots.learning(curves), folder / "rolling_sum-figure")
 
-    def _learning_rates(self, cases: Sequence[Any], workers: int) -> dict[tuple[str, str], float]:
+    def _learning_rates(
+        self, cases: Sequence[Any], workers: int, ledger: Ledger = NOTHING_KEPT
+    ) -> dict[tuple[str, str], float]:
         first = {target: (length, updates) for target, length, updates in reversed(cases)}
         tried = [
             Training(self, target, *sizes, name, rate, max(self.seeds) + 1, data_seed=1)  # pyright: ignore
@@ -119,7 +122,7 @@ class RollingSum(Bench):
         ]
         if len(self.learning_rates) == 1:
             return {(job.target, job.name): job.learning_rate for job in tried}
-        ended = zip(tried, mapped(train, tried, workers), strict=True)
+        ended = zip(tried, ledger.mapped(train, tried, workers, Curve), strict=True)
         return best_rates(((job.target, job.name), job.learning_rate, curve.losses[-1]) for job, curve in ended)
 
 

@@ -3,7 +3,9 @@
 z = tanh(W z + x), gradient of W; W is scaled until the Jacobian at the last state has the wanted spectral radius.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from loopgrad.analysis import StateMap, plots, spectral_radius
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import BPTT, Estimator, ImplicitGradient, Stationary, TruncatedBPTT
 
 
@@ -41,17 +44,18 @@ class Validity(Bench):
         if not all(0 < radius < 3 for radius in self.radii):
             raise ValueError(f"radii={list(self.radii)} must be between 0 and 3")
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Return one row per radius, length and estimator."""
         generator = torch.Generator().manual_seed(self.seed)
         w = torch.randn(self.width, self.width, generator=generator, dtype=torch.float64) / self.width**0.5
         x, c = (torch.randn(self.batch_size, self.width, generator=generator, dtype=torch.float64) for _ in range(2))
-        found = []
-        for wanted in self.radii:
+
+        def of(wanted: float) -> Iterator[dict[str, Any]]:
             gain = self._gain(w, x / 2, wanted)
             for length in self.lengths:
-                found += [{"wanted": wanted} | row for row in _compared(gain * w, x / 2, c, length)]
-        return found
+                yield from ({"wanted": wanted} | row for row in _compared(gain * w, x / 2, c, length))
+
+        return list(ledger.each([Part(f"radius {it}", partial(of, it), 2 * len(self.lengths)) for it in self.radii]))
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
         """Draw the gradients against the residual."""

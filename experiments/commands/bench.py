@@ -3,7 +3,8 @@
     loopgrad bench
     loopgrad bench trm bench.official_path=PATH
 
-Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact.
+Times are medians of ratios of rounds run in turn; bytes and FLOPs are exact. Rows are kept as they end, in
+NAME.rows.jsonl beside the record: a bench that was cut off goes on from there.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from rich.table import Table
 
 from loopgrad.experiments import provenance, records
 from loopgrad.experiments.benches.contract import Bench
+from loopgrad.experiments.benches.kept import KeptLedger
+from loopgrad.experiments.benches.shown import ShownRows
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.values import Names, check_count
 from loopgrad.experiments.errors import ConfigError
@@ -31,6 +34,8 @@ def main(config: DictConfig, names: Names, console: Console) -> None:
     bench: Bench = build(config.bench, "bench")
     name = config.bench["_target_"].split(".")[-2]
     path = output_folder(config.output_dir) / f"{name}.json"
+    if not isinstance(config.restart, bool):
+        raise ConfigError(f"restart={config.restart}: must be true or false")
     check_count("bench.repeats", bench.repeats)
     check_count("bench.num_threads", bench.num_threads)
     torch.set_num_threads(bench.num_threads)
@@ -64,14 +69,22 @@ def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], 
         **made,
         "device": provenance.device_name(bench.place()),
     }
-    with console.status(f"Measuring: {name}"):
+    about = {key: record[key] for key in ("bench", "versions", "commit", "device")}
+    with ShownRows(name, console) as shown:
+        ledger = KeptLedger(path.with_suffix(".rows.jsonl"), about, shown, config.restart)
+        for remark in ledger.remarks:
+            console.print(remark)
+        if ledger.count:
+            console.print(f"{name}: goes on with what {ledger.path} does not hold")
         try:
-            found = bench.rows()
+            found = bench.rows(ledger)
             for row in found:
                 rows.append(row)
                 if streaming := isinstance(found, Iterator):  # it may take minutes to the next
                     records.write(path, [{**record, "unfinished": True}])
                     console.print(_line(row))
+        except ConfigError:
+            raise
         except (ValueError, ImportError) as error:  # sizes that do not fit, or a checkout that cannot be imported
             raise ConfigError(f"bench: {error}") from error
     if not rows:
@@ -86,6 +99,7 @@ def _measure(bench: Bench, name: str, config: DictConfig, made: dict[str, Any], 
     except ImportError as error:
         console.print(f"No figure: {error}")
     console.print(f"Record: {path}, page: {bench_page.render(path)}")
+    ledger.remove()
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -24,6 +24,7 @@ from loopgrad.experiments.conf.targets import hints_of, parameters_of, target_of
 from loopgrad.experiments.errors import ConfigError
 
 CONF = "loopgrad.experiments.conf"
+RENAMED = {"tensorboard": "logger=tensorboard, or logger=none"}
 
 
 def composed(command: str, overrides: list[str], sweep: bool = False) -> DictConfig:
@@ -187,6 +188,8 @@ def _check_key(override: Override, base: DictConfig, overrides: list[Override], 
         return
     if addable and not override.is_delete():
         raise ConfigError(f"{line}: {key} is not set so far; to add it, write +{line}")
+    if key in RENAMED:
+        raise ConfigError(f"{line}: there is no key {key} any more: say {RENAMED[key]}")
     raise ConfigError(f"{line}: there is no key {key}; {nearest(key, [*known, *sorted(groups)])}")
 
 

@@ -15,7 +15,7 @@ from loopgrad.experiments.folders.locks import InUse, NoLock, locked
 TRAINING = frozenset({"task", "model", "estimator", "trainer"})
 ANALYSIS = frozenset({"checkpoint", "analysis", "estimator"})
 LOCK = ".loopgrad.lock"
-PASSING = ("output_dir", "restart", "workers", "tensorboard")  # keys that change no result
+PASSING = ("output_dir", "restart", "workers", "logger", "tensorboard")  # keys that change no result
 NOT_FOR_US = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
 
 

@@ -11,8 +11,8 @@ from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 
 RESULTS = re.compile(r"records\.jsonl|report\.(md|html)|config\.json")
-FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json|html)")
-OF_RUNS = re.compile(r"train\.jsonl|checkpoint\.pt|weights(-\d+)?\.safetensors")
+FIGURES = re.compile(r"[\w.@-]+\.(png|svg|json|html|rows\.jsonl)")
+OF_RUNS = re.compile(r"train\.jsonl|scalars\.csv|checkpoint\.pt|weights(-\d+)?\.safetensors")
 OF_BOARDS = re.compile(r"events\.out\.tfevents\..+")
 OF_WEIGHTS = re.compile(r".+\.json")
 
@@ -43,6 +43,7 @@ def check_inside(folder: Path, configuration: Mapping[str, Any]) -> None:
     for run in _runs(folder, configuration):
         _refuse_link(run)
         _refuse_link(run / "tensorboard")
+        _refuse_link(run / "wandb")
 
 
 def _refuse_link(place: Path) -> None:

@@ -48,21 +48,30 @@ def at_once(jobs: int, workers: int | None, device: "torch.device", num_threads:
     return max(1, min(jobs, workers or 1))
 
 
-def mapped(fn: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> list[Result]:
+def mapped(
+    fn: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    ended: Callable[[int, Result], None] = lambda place, result: None,
+) -> list[Result]:
     """Return [fn(job) for job in jobs], `workers` at a time; the results do not depend on how many.
 
     Args:
         fn: A function of the top level of a module; it and what it returns go from process to process.
         jobs: Its arguments; those that take longest best come first.
         workers: Processes; with 1 there is none but this one.
+        ended: Called with the place of a job in the list and its result, as soon as it has one.
 
     Raises:
         WorkerLost: A worker died.
         Exception: What fn raised.
     """
-    if workers == 1:
-        return [fn(job) for job in jobs]
     found: dict[int, Any] = {}
+    if workers == 1:
+        for index, job in enumerate(jobs):
+            found[index] = fn(job)
+            ended(index, found[index])
+        return list(found.values())
     with closing(completed(partial(_numbered, fn), list(enumerate(jobs)), workers)) as endings:
         for ending in endings:
             if isinstance(ending.error, WorkerLost):
@@ -70,6 +79,7 @@ def mapped(fn: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> li
             if ending.error:
                 raise ending.error
             found[ending.job[0]] = ending.result
+            ended(ending.job[0], found[ending.job[0]])
     return [found[index] for index in range(len(jobs))]
 
 

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from loopgrad.experiments.tasks.making import shown
+
 PATIENCE = 5000
 """Items in a row that may be of no use before `split_by_class` gives up."""
 
@@ -81,21 +83,23 @@ def split_by_class(
     side_of: dict[Hashable, int] = {}
     seen: set[Hashable] = set()
     idle = 0
-    while any(len(chosen) < number for chosen, number in zip(sets, wanted, strict=True)):
-        if idle >= PATIENCE:
-            raise ValueError(
-                f"{owner}(num_train={num_train}, num_test={num_test}): only {len(sets[0])} and {len(sets[1])} "
-                f"different {what} were found: ask for fewer, or {remedy}"
-            )
-        idle += 1
-        item, identity, equivalence = next(items)
-        if equivalence not in side_of:
-            left = [number - len(chosen) for chosen, number in zip(sets, wanted, strict=True)]
-            side_of[equivalence] = int(rng.random() * sum(left) >= left[0])
-        side = side_of[equivalence]
-        if identity in seen or len(sets[side]) >= wanted[side]:
-            continue
-        seen.add(identity)
-        sets[side].append(item)
-        idle = 0
+    with shown(what, sum(wanted)) as tell:
+        while any(len(chosen) < number for chosen, number in zip(sets, wanted, strict=True)):
+            if idle >= PATIENCE:
+                raise ValueError(
+                    f"{owner}(num_train={num_train}, num_test={num_test}): only {len(sets[0])} and {len(sets[1])} "
+                    f"different {what} were found: ask for fewer, or {remedy}"
+                )
+            idle += 1
+            item, identity, equivalence = next(items)
+            if equivalence not in side_of:
+                left = [number - len(chosen) for chosen, number in zip(sets, wanted, strict=True)]
+                side_of[equivalence] = int(rng.random() * sum(left) >= left[0])
+            side = side_of[equivalence]
+            if identity in seen or len(sets[side]) >= wanted[side]:
+                continue
+            seen.add(identity)
+            sets[side].append(item)
+            idle = 0
+            tell(len(seen))
     return sets

@@ -20,8 +20,8 @@ from loopgrad.experiments.tasks.base import Task
 from loopgrad.experiments.trainer import Trainer
 from loopgrad.experiments.training import checkpoint, parallel, shards, tensor_files
 from loopgrad.experiments.training.loop import Run, begin, shard, train
+from loopgrad.experiments.training.scalars import check_logger, scalars
 from loopgrad.experiments.training.seeds import seed_for, seeded
-from loopgrad.experiments.training.tensorboard import check_installed, scalars
 from loopgrad.gradients import Estimator
 from loopgrad.gradients.budget import BudgetTooSmall
 from loopgrad.gradients.central_differences import TooCoarse
@@ -47,7 +47,7 @@ class Plan:
         seed: Seed of the run.
         folder: Where its files go.
         fingerprint: Configuration of the run, plain values: what a checkpoint must agree with.
-        tensorboard: Whether scalars are written for TensorBoard too.
+        logger: For whom scalars are written too, see `scalars`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Plan:
     seed: int
     folder: Path
     fingerprint: dict[str, Any]
-    tensorboard: bool = False
+    logger: str = "none"
 
 
 def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
@@ -69,10 +69,10 @@ def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
         folder: Folder of the command; a run has one of its own in it.
 
     Raises:
-        ConfigError: The key `tensorboard` is not a bool, or the package is missing.
+        ConfigError: The key `logger` names none, or its package is missing.
     """
     values = parts.values
-    check_installed(values["tensorboard"])
+    check_logger(values["logger"])
     return [
         Plan(
             name=f"{name}-seed{seed}",
@@ -86,7 +86,7 @@ def plans(parts: Parts, seeds: list[int], folder: Path) -> list[Plan]:
                 "estimator": values["estimator"][name],
                 "seed": seed,
             },
-            tensorboard=values["tensorboard"],
+            logger=values["logger"],
         )
         for seed in seeds
         for name, estimator in parts.estimators.items()
@@ -173,15 +173,17 @@ def _train(
     plan: Plan, run: Run, estimator: Estimator, report: Report, stopped: Callable[[], bool], ranks: Ranks
 ) -> None:
     log = plan.folder / "train.jsonl" if ranks.first else Path(os.devnull)
-    board = plan.folder / "tensorboard" if plan.tensorboard and ranks.first else None
+    logger = plan.logger if ranks.first else "none"
+    kept = records.read_log(log, run.step, LOGGED) if logger != "none" else []
 
     def store() -> None:
         whole = replace(run, carry=parallel.whole(run.carry, ranks))
         if ranks.first:
             os.fsync(lines.fileno())  # what the checkpoint counts is on the disk before it
+            show.store()
         checkpoint.save(plan.folder / "checkpoint.pt", whole, estimator, plan.fingerprint, ranks)
 
-    with open(log, "a") as lines, scalars(board, run.step) as show:
+    with open(log, "a") as lines, scalars(logger, plan.folder, plan.name, plan.fingerprint, kept) as show:
         try:
             for entry in train(run, plan.trainer, plan.task, estimator, plan.seed, ranks):
                 lines.write(records.line(entry) + "\n")
@@ -189,7 +191,7 @@ def _train(
                 run.log = _digest([entry], run.log)
                 if not log.exists():  # else what is stored next would make a folder of half a run
                     raise FileNotFoundError(errno.ENOENT, "was removed while the run went on", str(log))
-                show(entry)
+                show.write(entry)
                 report(plan.name, entry)
                 last, every = run.step == plan.trainer.train_steps, plan.trainer.weights_every
                 stop = ranks.any(stopped())

@@ -1,8 +1,9 @@
 """The bench of an accelerator: each part's rows as they are measured, the most important first."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from loopgrad.experiments.benches.gpu.published import COMPILED, DEEP, ESTIMATOR
 from loopgrad.experiments.benches.gpu.row import row
 from loopgrad.experiments.benches.gpu.sizes import FULL, TINY, Sizes
 from loopgrad.experiments.benches.gpu.stopwatch import Stopwatch
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.experiments.trainer.hyperparameters import device_of
 
 
@@ -56,30 +58,43 @@ class Accelerator(Bench):
         """Return the device that is measured on."""
         return device_of(self.device)
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Measure, part by part."""
-        device, began = self.place(), time.monotonic()
-        watch = Stopwatch(device, self.seconds - self.training_seconds)
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> Iterator[dict[str, Any]]:
+        """Measure, part by part; of those that are kept no time is taken."""
+        began = time.monotonic()
         tiny = self.size == "tiny"
-        for found in self._parts(watch, TINY if tiny else FULL, tiny):
-            yield {**found, "at": time.monotonic() - began}
+        watch = Stopwatch(self.place(), self.seconds - self.training_seconds)
 
-    def _parts(self, watch: Stopwatch, sizes: Sizes, tiny: bool) -> Iterator[dict[str, Any]]:
-        rate = watch.rate(torch.bfloat16, sizes.rate_size)
-        name = torch.cuda.get_device_name(watch.device) if watch.device.type == "cuda" else str(watch.device)
-        yield row(
-            "machine", name, f"torch {torch.__version__}", note=f"matrix product in bfloat16: {rate / 1e12:.3g} TFLOP/s"
-        )
-        yield from exactness(watch, sizes)
+        def dated(measure: Callable[[], Iterator[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+            for found in measure():
+                yield {**found, "at": time.monotonic() - began}
+
+        parts = self._parts(watch, TINY if tiny else FULL, tiny)
+        yield from ledger.each([Part(name, partial(dated, measure)) for name, measure in parts])
+
+    def _parts(self, watch: Stopwatch, sizes: Sizes, tiny: bool) -> Iterator[tuple[str, Any]]:
+        rate = cache(partial(watch.rate, torch.bfloat16, sizes.rate_size))
+
+        def of_steps(names: Sequence[str], what: Published, official: str | None = None) -> tuple[str, Any]:
+            measure = lambda: steps(watch, sizes, what, names, rate(), official)  # noqa: E731
+            return what.what, measure
+
+        yield "machine", lambda: iter([_machine(watch.device, rate())])
+        yield "exactness", lambda: exactness(watch, sizes)
         short, n = sizes.tokens[0], 2 if tiny else 6
-        yield from steps(watch, sizes, Published("TRM", short, n, 3), list(ESTIMATORS), rate, self.official_path)
+        yield of_steps(list(ESTIMATORS), Published("TRM", short, n, 3), self.official_path)
         for cycles in (3,) if tiny else (3, 6):
-            yield from steps(watch, sizes, Published("TRM", short, 2 * n, cycles), DEEP, rate)
-        yield from large(watch, sizes, rate)
-        yield from steps(watch, sizes, Published("HRM", short, 2, 2), list(ESTIMATORS), rate)
-        yield from steps(watch, sizes, Published("TRM", short, n, 3, compiled=True), COMPILED, rate)
+            yield of_steps(DEEP, Published("TRM", short, 2 * n, cycles))
+        yield "a billion parameters", lambda: large(watch, sizes, rate())
+        yield of_steps(list(ESTIMATORS), Published("HRM", short, 2, 2))
+        yield of_steps(COMPILED, Published("TRM", short, n, 3, compiled=True))
         for tokens in sizes.tokens[1:]:
             for model, L_cycles, H_cycles in (("TRM", 4, 3), ("HRM", 2, 2)):
-                yield from steps(watch, sizes, Published(model, tokens, L_cycles, H_cycles), list(ESTIMATORS), rate)
-        yield from beside_peers(watch, sizes)
-        yield from learning(Stopwatch(watch.device, watch.left + self.training_seconds), sizes, tiny)
+                yield of_steps(list(ESTIMATORS), Published(model, tokens, L_cycles, H_cycles))
+        yield "other libraries", lambda: beside_peers(watch, sizes)
+        yield "training", lambda: learning(Stopwatch(watch.device, watch.left + self.training_seconds), sizes, tiny)
+
+
+def _machine(device: torch.device, rate: float) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    note = f"matrix product in bfloat16: {rate / 1e12:.3g} TFLOP/s"
+    return row("machine", name, f"torch {torch.__version__}", note=note)

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from loopgrad.analysis import plots
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger
 from loopgrad.experiments.benches.rates import best_rates
 from loopgrad.experiments.benches.text import words
 from loopgrad.experiments.benches.text.sizes import BANDS, EXACT, FORWARD, TWINS, Sizes
 from loopgrad.experiments.benches.text.training import Curve, Training, cost, train
-from loopgrad.experiments.processes import at_once, mapped
+from loopgrad.experiments.processes import at_once
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,10 @@ class LanguageModels(Sizes):
     "forward state" is trained at `forward_lengths` alone and has its cost everywhere.
     """
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self, ledger: Ledger = NOTHING_KEPT) -> list[dict[str, Any]]:
         """Choose learning rates, train, and measure."""
         workers = at_once(1000, self.workers, torch.device("cpu"), self.num_threads)
-        rates = self._learning_rates(workers)
+        rates = self._learning_rates(workers, ledger)
         places = [(length, name) for length in self.lengths for name in self.names(length)]
         jobs = {
             (*place, seed): Training(self, *place, rates[place[1]], seed) for place in places for seed in self.seeds
@@ -50,7 +51,7 @@ class LanguageModels(Sizes):
         own = [job for job in jobs.values() if job.name not in TWINS and job not in left_out]
         # the longest first, so that none is waited for at the end
         own.sort(key=lambda job: -job.length)
-        curves: dict[Training, Curve] = dict(zip(own, mapped(train, own, workers), strict=True))
+        curves: dict[Training, Curve] = dict(zip(own, ledger.mapped(train, own, workers, Curve), strict=True))
         apart = []
         for job in jobs.values():
             if job.name in TWINS:
@@ -59,7 +60,7 @@ class LanguageModels(Sizes):
                     curves[job] = curves[other]
                 else:
                     apart.append(job)
-        curves |= zip(apart, mapped(train, apart, workers), strict=True)
+        curves |= zip(apart, ledger.mapped(train, apart, workers, Curve), strict=True)
         return [self._row([jobs[(*place, seed)] for seed in self.seeds], jobs, curves) for place in places]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
@@ -81,7 +82,7 @@ class LanguageModels(Sizes):
         """Say what to use."""
         return words.words(rows)
 
-    def _learning_rates(self, workers: int) -> dict[str, float]:
+    def _learning_rates(self, workers: int, ledger: Ledger) -> dict[str, float]:
         """Return the rate of each estimator, by trainings at the first length."""
         length, every = self.lengths[0], self.names(max(self.lengths))
         if len(self.learning_rates) == 1:
@@ -92,7 +93,7 @@ class LanguageModels(Sizes):
             for rate in self.learning_rates
             if name not in TWINS
         ]
-        ended = zip(tried, mapped(train, tried, workers), strict=True)
+        ended = zip(tried, ledger.mapped(train, tried, workers, Curve), strict=True)
         found = best_rates((job.name, job.learning_rate, curve.losses[-1]) for job, curve in ended)
         # a window that reaches over the first length is BPTT there
         return {name: found.get(TWINS.get(name, name), found[EXACT]) for name in every}

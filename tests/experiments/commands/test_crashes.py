@@ -22,7 +22,7 @@ CASES = {  # and every how many-th of its changes is one before which it is kill
     "train_anew": ([*TRAIN, "restart=true"], 17),
     "compare": (["compare", *SMALL, "estimator=[one_step]", "seeds=[0]", "workers=1", "timing_repeats=1"], 23),
     "analyse": (ANALYSE, 4),
-    "bench": (["bench", *FITS, "bench.num_layers=1"], 5),
+    "bench": (["bench", *FITS, "bench.num_layers=1"], 13),
 }
 
 
@@ -34,7 +34,7 @@ def test_killed_before_any_change_on_the_disk_a_command_is_completed_by_itself(t
         assert commands.run(tmp_path, *TRAIN, "output_dir=trained").code == 0
         (tmp_path / "before").mkdir()
         if name == "train_anew":  # over what another run has left, more of it than this one writes
-            other = [*TRAIN, "trainer.train_steps=3", "tensorboard=true"]
+            other = [*TRAIN, "trainer.train_steps=3", "logger=tensorboard"]
             assert commands.run(tmp_path / "before", *other, "output_dir=out").code == 0
 
         def run(place, **how):

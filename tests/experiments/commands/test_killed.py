@@ -17,12 +17,18 @@ KILLS = int(os.environ.get("LOOPGRAD_KILLS", "32"))
 SMALL = [*TINY, "trainer.train_steps=40", "trainer.checkpoint_every=7", "trainer.weights_every=20", "timing_repeats=1"]
 COMPARE = ["compare", *SMALL, "estimator=[one_step,last_cycle]", "seeds=[0,1]"]
 FITS = "fits bench.L_cycles=[2] bench.H_cycles=[2,4] bench.hidden_size=16 bench.num_heads=2 bench.seq_len=9".split()
+SUMS = (
+    "rolling_sum bench.targets=[sum] bench.lengths=[6] bench.updates=[16] bench.hidden_size=5 bench.batch_size=4 "
+    "bench.seeds=[0,1] bench.learning_rates=[0.01,0.02]"
+).split()
 CASES = {
     "train": ["train", *SMALL[:-1]],
     "compare": [*COMPARE, "workers=1"],
     "compare_2": [*COMPARE, "workers=2"],
     "analyse": [*ANALYSE, "figures=1"],
     "bench": ["bench", *FITS, "bench.num_layers=1"],
+    "bench_validity": ["bench", "validity", "bench.lengths=[16,64]", "bench.radii=[0.5,0.7,0.8,0.9]"],
+    "bench_trainings": ["bench", *SUMS, "bench.workers=1"],
 }
 
 

@@ -29,7 +29,7 @@ def test_several_workers_and_too_few_rows_are_refused_by_name(as_one_of_two, ref
     assert said.startswith("trainer.batch_size=3: 2 processes times trainer.micro_batches=2 need a row each, 4")
 
 
-@pytest.mark.parametrize("command", ["analyse", "bench", "claims", "report", "cite"])
+@pytest.mark.parametrize("command", ["analyse", "show", "bench", "claims", "report", "cite"])
 def test_commands_of_one_process_are_refused(as_one_of_two, command):
     with pytest.raises(ConfigError, match=f"{command} works in one process, and WORLD_SIZE=2: run it without torchrun"):
         cli._check(command, [])
