@@ -130,7 +130,7 @@ def _figures(found: Sequence[RunRecord]) -> tuple[dict[str, bytes], str]:
 
 
 def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
-    """Draw accuracy and cost, and the residuals; yield each with its name.
+    """Draw accuracy and cost, the residuals, and accuracy by group; yield each with its name.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -139,6 +139,8 @@ def draw(found: Sequence[RunRecord]) -> Iterator[tuple[str, plots.Drawn]]:
     yield "comparison", plots.accuracy_and_cost(case.runs, case.name, case.accuracy)
     updates = "update in the second segment" if found[0]["probe"]["segment"] == 2 else "update"
     yield "residuals", plots.residuals_by_estimator(case.runs, "token" if _per_update(found) else updates)
+    if (by_group := groups.drawn(found, [record["estimator"] for record in found])) is not None:
+        yield "groups", by_group
 
 
 def case_of(found: Sequence[RunRecord]) -> plots.Case:

@@ -1,7 +1,9 @@
 """Accuracy by group of held-out samples, such as the number of hops: a table beside that of a comparison or a sweep."""
 
+import re
 from collections.abc import Sequence
 
+from loopgrad.analysis import plots
 from loopgrad.experiments.records import RunRecord
 from loopgrad.experiments.reports import summary
 
@@ -36,3 +38,26 @@ def table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
         return [], []
     rows = [[name, *cells(group, names)] for name, group in summary.by_estimator(records).items()]
     return ["estimator", *header(records, names)], rows
+
+
+def drawn(records: Sequence[RunRecord], labels: Sequence[str]) -> plots.Drawn | None:
+    """Draw accuracy over the number in the groups' names, such as hops, a line per label with the spread of records.
+
+    None where there are fewer than three groups, or they differ in more than a number.
+    """
+    names = named(records)
+    parts = [re.fullmatch(r"(\D*)(\d{1,9})(\D*)", name) for name in names]
+    numbers = [int(part[2]) for part in parts if part is not None]
+    around = {(part[1], part[3]) if part is not None else None for part in parts}
+    if len(set(numbers)) < 3 or len(numbers) < len(names) or len(around) > 1:
+        return None
+    (before, after), *_ = filter(None, around)
+    courses = []
+    for record, label in zip(records, labels, strict=True):
+        groups = record.get("groups") or {}
+        courses.append(plots.Course(label, numbers, [_percent(groups[name]["exact_accuracy"]) for name in names]))
+    return plots.conditions(courses, f"{before} {after}".strip(" =") or "group", "solved (%)")
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -198,7 +198,8 @@ def _figures(keys: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, bytes]
     if len(rows) > MANY:
         return {}, f"{len(rows)} rows cannot be told apart"
     try:
-        return rendered([("sweep", _draw(keys, rows))]), ""
+        by_group = groups.drawn([it for row in rows for it in row.records], _labels(keys, rows))
+        return rendered([("sweep", _draw(keys, rows)), *([("groups", by_group)] if by_group else [])]), ""
     except ImportError:
         return {}, "matplotlib is missing (pip install 'loopgrad[plots]')"
 
@@ -209,17 +210,17 @@ def _draw(keys: Sequence[str], rows: Sequence[Row]) -> plots.Drawn:
         return plots.accuracy_and_cost_by_case(
             [case._replace(name=": ".join(filter(None, (settings, case.name)))) for case, settings in drawn]
         )
+    every = [record for row in rows for record in row.records]
+    case = case_of([{**it, "estimator": label} for it, label in zip(every, _labels(keys, rows), strict=True)])
+    return plots.accuracy_and_cost(case.runs, "", case.accuracy)
+
+
+def _labels(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """Return for the records of all rows, one after the other, what tells their row apart."""
     short = [name.rsplit(".", 1)[-1] for name in keys]
     short = [name if short.count(name) == 1 else whole for name, whole in zip(short, keys, strict=True)]
     labels = [f"{row.estimator} {_settings(short, row, str)}".strip() for row in rows]
-    case = case_of(
-        [
-            {**record, "estimator": figure(label)}
-            for row, label in zip(rows, labels, strict=True)
-            for record in row.records
-        ]
-    )
-    return plots.accuracy_and_cost(case.runs, "", case.accuracy)
+    return [figure(label) for row, label in zip(rows, labels, strict=True) for _ in row.records]
 
 
 def _csv(keys: Sequence[str], rows: Sequence[Row]) -> str:

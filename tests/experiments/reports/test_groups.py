@@ -34,3 +34,16 @@ def test_shares_of_a_record_are_shares():
     assert holds({"samples": 3, "exact_accuracy": 0.5}, Group)
     assert not holds({"samples": 3, "exact_accuracy": 1.5}, Group)
     assert not holds({"samples": -3, "exact_accuracy": 0.5}, Group)
+
+
+def test_groups_that_a_number_tells_apart_are_drawn_over_it():
+    hops = [record("a", seed, {"k=2": 0.5 + seed / 10, "k=4": 0.25, "k=10": 0.0}) for seed in (0, 1)]
+    drawn = groups.drawn(hops, ["one", "one"])
+    assert [(row["x"], round(row["mean"], 9)) for row in drawn.table] == [(2.0, 55.0), (4.0, 25.0), (10.0, 0.0)]
+    assert drawn.figure.axes[0].get_xlabel() == "k" and drawn.table[0]["low"] == 50
+
+
+def test_groups_of_other_names_or_too_few_are_not_drawn():
+    for names in (("k=2", "k=3"), ("k=2", "j=3", "k=4"), ("few", "more", "most"), ("1 of 2", "2 of 2", "3 of 2")):
+        assert groups.drawn([record("a", 0, dict.fromkeys(names, 0.5))], ["a"]) is None
+    assert groups.drawn([record("a", 0, None)], ["a"]) is None
