@@ -18,9 +18,8 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def folders() -> list[Path]:
-    """Return the folders below results that a report is made of: comparisons, sweeps, claims, analyses and benches."""
-    found = {path.parent for path in RESULTS.rglob("records.jsonl")} | {RESULTS / "bench"}
-    return sorted(found | {path.parent for path in found if path.name.isdecimal()})  # the job of a sweep
+    """Return the folders below results that have a report, of comparisons, sweeps, claims and analyses; and benches."""
+    return sorted([*(path.parent for path in RESULTS.rglob("report.md")), RESULTS / "bench"])
 
 
 def pages(folder: Path) -> list[Path]:
