@@ -12,7 +12,8 @@ from loopgrad.gradients.implicit_backward import implicit_gradients
 from loopgrad.gradients.implicit_forward import ImplicitPass
 from loopgrad.gradients.implicit_verdict import ImplicitStats, Remembered
 from loopgrad.gradients.recursion_node import RecursionNode, joined
-from loopgrad.gradients.solvers import LINEAR, FixedPointSolver, LinearSolver
+from loopgrad.gradients.solvers import LINEAR, Broyden, FixedPointSolver, LinearSolver
+from loopgrad.gradients.solvers.estimate import ESTIMATE
 from loopgrad.gradients.truncated import TruncatedBPTT
 from loopgrad.gradients.untouched import Untouched
 
@@ -36,7 +37,9 @@ class ImplicitGradient(Estimator):
     gradient, 0.38 to 4.1 times for 90 % (docs/log.md); it is not a bound.
 
     Args:
-        solver: "gcr", "gmres", "bicgstab", "neumann", "anderson", or any `LinearSolver`.
+        solver: "gcr", "gmres", "bicgstab", "neumann", "anderson", or any `LinearSolver`; or "broyden_estimate": no
+            solve, w = H^T b with the inverse H of 1 - J that forward=Broyden() has ended with (SHINE), which is kept
+            until backward; one product tells its residual, and the gate judges it as any other solution.
         scope: "sample" for a system per sample; "batch" for one system, where the cell mixes samples.
         rtol: Relative residual |b - (1 - J^T) w| / |b| to solve to.
         max_vjps: Largest number of products of the cycle map in a solve.
@@ -66,7 +69,7 @@ class ImplicitGradient(Estimator):
         less by itself. With warm_start a run that is resumed is not repeated to the last bit.
         The initial state gets no gradient (None) unless the fallback goes back to it.
     Reference:
-        Bai et al. 2019, arXiv 1909.01377; Blondel et al. 2022, arXiv 2105.15183.
+        Bai et al. 2019, arXiv 1909.01377; Blondel et al. 2022, arXiv 2105.15183; Ramzi et al. 2022, arXiv 2106.00553.
 
     Raises:
         ValueError: An argument is out of range.
@@ -99,13 +102,19 @@ class ImplicitGradient(Estimator):
 
     kind = "exact at a fixed point"
     memory = "O(1)"
-    references = ("bai2019deep", "blondel2022efficient")
+    references = ("bai2019deep", "blondel2022efficient", "ramzi2022shine")
     not_differentiated = ("state",)
     lengths = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.solver, str) and self.solver not in LINEAR:
-            raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {sorted(LINEAR)} or a callable")
+        if isinstance(self.solver, str) and self.solver not in (*LINEAR, ESTIMATE):
+            named = [*sorted(LINEAR), ESTIMATE]
+            raise ValueError(f"ImplicitGradient(solver={self.solver!r}) must be one of {named} or a callable")
+        if self.solver == ESTIMATE and (not isinstance(self.forward, Broyden) or self.warm_start):
+            raise ValueError(
+                f"ImplicitGradient(solver={ESTIMATE!r}) takes what a forward search has learnt: give "
+                "forward=Broyden(), of loopgrad.gradients.solvers, and no warm_start"
+            )
         check_choice("ImplicitGradient", "scope", self.scope, ("sample", "batch"))
         check_choice("ImplicitGradient", "on_unconverged", self.on_unconverged, UNCONVERGED)
         if isinstance(self.forward, str) and self.forward != "unroll":

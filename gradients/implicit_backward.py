@@ -26,6 +26,7 @@ from loopgrad.gradients.implicit_verdict import Unconverged, Verdict, relative, 
 from loopgrad.gradients.linearised import Linearised, masked_inputs, without_lost
 from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.solvers import LINEAR
+from loopgrad.gradients.solvers.estimate import ESTIMATE, estimated
 
 
 def implicit_gradients(
@@ -73,7 +74,11 @@ def implicit_gradients(
     if not any_solved:
         w = torch.zeros_like(unit)
     else:
-        w, left = _linear(f, unit if all_solved else torch.where(solved.unsqueeze(1), unit, 0.0), how)
+        right = unit if all_solved else torch.where(solved.unsqueeze(1), unit, 0.0)
+        if how.solver == ESTIMATE:
+            w, left, _ = estimated(f.pull, right, *(saved[-2:] if run.estimate else (None, None)))
+        else:
+            w, left = _linear(f, right, how)
         products = f.vjps
         handed_on = handed_on if f.handed_on is None else f.handed_on
     backward, amplification = relative(left, norm), relative(vector_norm(w, dim=1), norm)

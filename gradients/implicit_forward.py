@@ -13,6 +13,7 @@ from loopgrad.gradients.implicit_verdict import ImplicitStats
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched
 from loopgrad.gradients.row_layout import RowLayout
+from loopgrad.gradients.solvers.estimate import ESTIMATE
 
 
 class ImplicitPass:
@@ -30,7 +31,7 @@ class ImplicitPass:
         self.rows = RowLayout(cell.state, how.scope == "sample")
         self.window = how.window(cell.cell, num_steps)
         self.cycle, self.first = range(num_steps - period_of(cell.cell), num_steps), num_steps - self.window
-        self.watched = Watched(cell)
+        self.watched, self.estimate = Watched(cell), []
 
     def run(self, inputs: Any) -> tuple[list[Any], list[Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors kept for backward."""
@@ -49,7 +50,8 @@ class ImplicitPass:
         self.frozen = self.watched.frozen()
         del self.watched  # which knows the states of a cycle
         (last, self.rest_last), (begin, self.rest_start) = tree.apart(leaves), tree.apart(start)
-        return leaves, [*last, *begin, *cell.others]
+        kept, self.estimate = self.estimate, len(self.estimate) > 0  # autograd keeps the tensors
+        return leaves, [*last, *begin, *cell.others, *kept]
 
     def _unrolled(self, inputs: Any, tensors: list[Any]) -> tuple[list[Any], list[Any], list[Conditions]]:
         cell, num_steps, noted = self.cell, self.num_steps, []
@@ -82,6 +84,8 @@ class ImplicitPass:
         cycles, solver = self.num_steps // len(self.cycle), how.forward
         found = solver(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
         self.stats.cell_evaluations += found.evaluations * len(self.cycle)
+        if how.solver == ESTIMATE:
+            self.estimate = list(found.estimate or ())
         # where no step was finite there is no best point: the loss must hear of it
         known = found.residual.isfinite().unsqueeze(1)
         return rows.split(torch.where(known, found.state, torch.nan).detach(), carried)

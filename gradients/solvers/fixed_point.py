@@ -28,6 +28,7 @@ class _Search:
         self.found_at = torch.zeros(rows, dtype=torch.int64, device=start.device)
         self.converged = torch.zeros(rows, dtype=torch.bool, device=start.device)
         self.alive = torch.ones(rows, dtype=torch.bool, device=start.device)
+        self.estimate: tuple[Tensor, Tensor] | None = None
 
     def evaluate(self, z: Tensor) -> tuple[Tensor, bool]:
         """Return the step fn(z) - z, zero in rows that are lost, and whether the search is over."""
@@ -66,7 +67,8 @@ class _Method(ABC):
         """Search; see `FixedPointSolver`."""
         search = _Search(fn, start, max_evaluations, rtol, atol, check_every)
         self._run(search, start)
-        return FixedPoint(search.best, search.residual, search.found_at, search.converged, search.evaluations)
+        found = search.best, search.residual, search.found_at, search.converged, search.evaluations
+        return FixedPoint(*found, search.estimate)
 
     @abstractmethod
     def _run(self, search: _Search, z: Tensor) -> None:
@@ -207,9 +209,12 @@ class Broyden(_Method):
             back = move + _correction(right, left, move)
             scale = (move * along).sum(dim=1, keepdim=True)
             sound = scale.abs() > 1e-12 * move.norm(dim=1, keepdim=True) * along.norm(dim=1, keepdim=True)
+            sound &= ~search.converged.unsqueeze(1)  # steps of the size of rounding teach nothing
             left.append(torch.where(sound, (move - along) / torch.where(sound, scale, torch.ones_like(scale)), 0))
             right.append(back)
             step = after
+        if left:
+            search.estimate = torch.stack(left), torch.stack(right)
 
 
 def _correction(left: list[Tensor], right: list[Tensor], vector: Tensor) -> Tensor:

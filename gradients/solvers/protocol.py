@@ -48,6 +48,8 @@ class FixedPoint(NamedTuple):
         found_at: (rows,), the evaluation of fn at which it was visited, from 0.
         converged: (rows,) bool, whether the residual is within the tolerance.
         evaluations: Calls of fn.
+        estimate: U and V, each (corrections, rows, features), where the search has learnt that the inverse of 1 - J is
+            about 1 + sum_i u_i v_i^T, with J the Jacobian of fn; None where it keeps no such estimate.
     """
 
     state: Tensor
@@ -55,6 +57,7 @@ class FixedPoint(NamedTuple):
     found_at: Tensor
     converged: Tensor
     evaluations: int
+    estimate: tuple[Tensor, Tensor] | None = None
 
 
 class FixedPointSolver(Protocol):
