@@ -31,7 +31,8 @@ class ImplicitPass:
         self.rows = RowLayout(cell.state, how.scope == "sample")
         self.window = how.window(cell.cell, num_steps)
         self.cycle, self.first = range(num_steps - period_of(cell.cell), num_steps), num_steps - self.window
-        self.watched, self.estimate = Watched(cell), []
+        self.watched, self.estimate = Watched(cell), False
+        self._learnt: list[Tensor] = []
 
     def run(self, inputs: Any) -> tuple[list[Any], list[Tensor]]:
         """Run the recursion; return the leaves of its last state, and the tensors kept for backward."""
@@ -50,7 +51,8 @@ class ImplicitPass:
         self.frozen = self.watched.frozen()
         del self.watched  # which knows the states of a cycle
         (last, self.rest_last), (begin, self.rest_start) = tree.apart(leaves), tree.apart(start)
-        kept, self.estimate = self.estimate, len(self.estimate) > 0  # autograd keeps the tensors
+        kept, self._learnt = self._learnt, []  # autograd keeps these, and frees them in time
+        self.estimate = len(kept) > 0
         return leaves, [*last, *begin, *cell.others, *kept]
 
     def _unrolled(self, inputs: Any, tensors: list[Any]) -> tuple[list[Any], list[Any], list[Conditions]]:
@@ -85,7 +87,7 @@ class ImplicitPass:
         found = solver(image, rows.join(cell.state), cycles, rtol=how.forward_rtol, check_every=how.check_every)
         self.stats.cell_evaluations += found.evaluations * len(self.cycle)
         if how.solver == ESTIMATE:
-            self.estimate = list(found.estimate or ())
+            self._learnt = list(found.estimate or ())
         # where no step was finite there is no best point: the loss must hear of it
         known = found.residual.isfinite().unsqueeze(1)
         return rows.split(torch.where(known, found.state, torch.nan).detach(), carried)

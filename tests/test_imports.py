@@ -13,7 +13,7 @@ BELOW = {
     "experiments": {"gradients", "models", "analysis"},
 }
 # what a dependency is imported as, where that is not its own name
-IMPORTED_AS = {"hydra-core": {"hydra", "omegaconf"}, "pyyaml": {"yaml"}}
+IMPORTED_AS = {"hydra-core": {"hydra", "omegaconf"}, "pyyaml": {"yaml"}, "scikit-learn": {"sklearn"}}
 
 
 def wrong_directions(package: str, code: str) -> list[str]:

@@ -71,6 +71,11 @@ def loopgrad(monkeypatch, capsys, tmp_path):
     return run
 
 
+def written(folder: Path) -> list[Path]:
+    """What is below a folder, but for the modules that Python has compiled."""
+    return sorted(path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+
+
 @pytest.fixture
 def untouched(tmp_path, monkeypatch):
     """A block in which nothing may begin to train and nothing may be written."""
@@ -84,9 +89,9 @@ def untouched(tmp_path, monkeypatch):
 
     @contextmanager
     def block() -> Iterator[None]:
-        before = sorted(tmp_path.rglob("*"))
+        before = written(tmp_path)
         yield
-        assert sorted(tmp_path.rglob("*")) == before, "a refused command wrote something"
+        assert written(tmp_path) == before, "a refused command wrote something"
 
     return block
 
