@@ -1,11 +1,14 @@
 """Tests run on one thread: their tensors are small, and spinning threads slow a shared machine."""
 
+import signal
 import zlib
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as jobs in the background have it, and all that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

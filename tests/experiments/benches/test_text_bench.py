@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from loopgrad.experiments import records
+from loopgrad.experiments.benches.ledger import NOTHING_KEPT
 from loopgrad.experiments.benches.text import LanguageModels, training
 from loopgrad.experiments.benches.text.model import LanguageModel
 from loopgrad.experiments.benches.text.sizes import BANDS
@@ -207,7 +208,7 @@ def test_the_rate_of_each_is_the_one_that_did_best_at_the_first_length(monkeypat
 
     monkeypatch.setattr("loopgrad.experiments.benches.text.study.train", pretended)
     bench = LanguageModels(lengths=(16, 32), **SIZES | {"learning_rates": (0.3, 0.2, 0.1)})
-    assert bench._learning_rates(1) == {
+    assert bench._learning_rates(1, NOTHING_KEPT) == {
         name: 0.1 if name in ("BPTT", "checkpointed", "TBPTT(16)") else 0.2 for name in TINY.names(32)
     }
 
