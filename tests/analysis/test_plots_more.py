@@ -197,6 +197,7 @@ def test_progress_is_mean_least_and_greatest_of_the_seeds():
         over_training([])
 
 
+@pytest.mark.slow
 def test_saved_files_are_the_same_byte_by_byte_and_the_text_is_text(tmp_path):
     def drawn():
         return pareto([Trade("bptt", 2**30, 80, 70, 90), Trade("implicit", 2**20, 50, 40, 60)])

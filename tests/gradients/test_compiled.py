@@ -70,6 +70,7 @@ def test_compiled_code_has_the_gradient_of_eager_code(way, name, monkeypatch):
         check(way, name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["checkpointed", "reversible damped"])
 def test_a_compiled_model_is_not_compiled_for_each_update(name):

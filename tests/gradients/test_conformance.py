@@ -46,7 +46,7 @@ def by_hand(couple, cell, num_steps, last):
     return leaves_of(detached(state)), gradients(loss_of(state), witness), list(witness.cell.buffers())
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @every_estimator
 @every_cell
 @pytest.mark.parametrize("num_steps", LENGTHS)

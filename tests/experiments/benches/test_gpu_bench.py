@@ -27,6 +27,7 @@ def test_foreseen_bytes_and_flops_are_those_of_a_linear_layer():
     assert found.bytes == peak.peak > 0
 
 
+@pytest.mark.slow
 @pytest.mark.one_in(4)
 @pytest.mark.parametrize("name", ["TruncatedBPTT, last cycle", "CheckpointedBPTT(1)", "BPTT"])
 def test_what_is_foreseen_of_a_step_is_what_it_takes(name):

@@ -78,6 +78,7 @@ def test_what_is_asked_for_wrongly_is_refused_before_anything_begins(refused, ov
     assert line in refused("claims", *overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("also", ["also=[trainer.train_step=1]", "also=[estimator=[bptt,one_step]]"])
 def test_a_condition_that_cannot_be_composed_costs_no_folder(refused_as_typed, mine, also):
     assert "condition one_step: " in refused_as_typed(*mine, also)
@@ -150,6 +151,7 @@ def test_a_page_elsewhere_shows_the_figures_from_there(done, tmp_path):
     assert (page.parent / "../out/mine/tiny/claim.png").exists()
 
 
+@pytest.mark.slow
 def test_other_overrides_are_another_configuration(done, refused_as_typed, mine):
     line = refused_as_typed(*mine, "seeds=[0,1]", "also=[trainer.learning_rate=0.5]")
     assert "holds results of another configuration (seeds: [0] -> [0, 1], every: [] -> ['trainer.learn" in line

@@ -63,6 +63,7 @@ def test_what_does_not_go_is_refused_in_one_line(line, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_young_key_at_its_default_says_nothing_and_another_value_is_told():
     """So that runs and folders from before there was one go on."""
     small = ["task.num_train=8", "task.num_test=4", "model.hidden_size=16"]

@@ -120,6 +120,7 @@ def test_the_report_shows_the_sentence_the_table_and_how_it_was_made(tmp_path):
     assert summary.reading(FOUR) in (tmp_path / "out.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("a", "b"):

@@ -91,6 +91,7 @@ def cut(loopgrad, tiny, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_csv_are_those_of_the_log(cut, tmp_path):
     cut("logger=csv")
     folder = tmp_path / "out" / "runs" / "last_cycle-seed0"
