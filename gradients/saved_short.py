@@ -45,7 +45,8 @@ class SavedShort:
 
     def __init__(self, form: Form, known: list[Tensor]):
         self._form = form
-        self._known = {_storage(tensor) for tensor in known if tensor.layout == torch.strided}
+        # held while updates run, so that nothing else comes to stand where one of them was
+        self._known = {_storage(tensor): tensor for tensor in known if tensor.layout == torch.strided}
         around = _top_saved_tensors_default_hooks(True)
         self._pack, self._unpack = around or (lambda tensor: tensor, lambda packed: packed)
         self._done: dict[Place, tuple[Tensor, Short]] = {}
@@ -57,8 +58,8 @@ class SavedShort:
         return saved_tensors_hooks(self._shortened, self._restored)
 
     def end(self) -> None:
-        """Let go of the tensors of the last update."""
-        self._done = {}
+        """Let go of what was held while updates ran; the graph has the short forms alone."""
+        self._done, self._known = {}, {}
 
     def _shortened(self, tensor: Tensor) -> Short:
         own = tensor.detach()  # a result that saves itself would else keep itself alive

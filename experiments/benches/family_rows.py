@@ -39,7 +39,6 @@ class Contender:
         side_by_side: Runs of the recursion that do not wait for each other.
         couple: Makes a cell what it runs on.
         only: The cells that it is for; () for all.
-        up_to: Updates that it is measured at.
     """
 
     estimator: Callable[[int], Estimator]
@@ -47,11 +46,10 @@ class Contender:
     side_by_side: int = 1
     couple: Couple | None = None
     only: tuple[str, ...] = ()
-    up_to: int = 10**9
 
     def fits(self, problem: Problem) -> bool:
         """Return whether it is measured on a problem."""
-        return problem.length <= self.up_to and (not self.only or problem.name in self.only)
+        return not self.only or problem.name in self.only
 
     def depth(self, evaluations: int, vjps: int) -> int:
         """Return how many updates run one after the other, forward and back."""

@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from foreign_cells import FOREIGN, build
+from foreign_estimators import Case, rollout
 from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
@@ -175,3 +177,22 @@ def test_second_derivatives_over_what_is_kept_whole_are_bptts():
 def test_wrong_choices_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         CompressedBPTT(**arguments)
+
+
+@pytest.mark.one_in(3)
+@pytest.mark.parametrize("kept", FORMS)
+@pytest.mark.parametrize("model", FOREIGN)
+def test_models_that_others_wrote_have_nearly_their_gradient(model, kept):
+    found = []
+    for estimator in (BPTT(), CompressedBPTT(kept)):
+        torch.manual_seed(0)
+        foreign, case = build(model), Case(estimator)
+        problem = case.begin(foreign)
+        torch.manual_seed(1)
+        loss = rollout(case, foreign, problem)
+        parameters = [it for it in problem.cell.parameters() if it.requires_grad]
+        parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found.append((loss.detach(), torch.cat([part.flatten() for part in parts])))
+    (loss, exact), (same, ours) = found
+    assert torch.equal(loss, same)
+    assert torch.cosine_similarity(exact, ours, dim=0) > 0.999
