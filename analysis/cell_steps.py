@@ -130,7 +130,7 @@ def step_of(
             f"the cell asks for values of tensors ({error.args[0] if error.args else error}), and without data there "
             "are none: measure it on a small batch with loopgrad.analysis.measure, or keep such questions out of it"
         ) from error
-    except _NoCell:
+    except (_NoCell, MemoryError):
         raise
     except Exception as error:  # whatever code of the caller's raises
         first = (str(error) or type(error).__name__).splitlines()[0]

@@ -57,6 +57,7 @@ def in_one_line(command: str = "") -> Iterator[None]:
     Raises:
         SystemExit: The block has ended badly, and the line is printed.
     """
+    reserve = _reserve()
     try:
         try:
             yield
@@ -64,12 +65,20 @@ def in_one_line(command: str = "") -> Iterator[None]:
             if sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        reserve.clear()
         code, message = _told(error, command)
         if code is None:
             raise
         ignore_signals()
         speaks, code = _turn(code, _kind(error))
         _end(code, message if speaks else "")
+
+
+def _reserve() -> list[bytes]:
+    """Return a MiB in pieces that the allocator gives out anew, to be let go where telling of an error needs it."""
+    with suppress(MemoryError):
+        return [bytes(2**16) for _ in range(16)]
+    return []
 
 
 @contextmanager
@@ -246,7 +255,7 @@ def _kind(error: BaseException) -> BaseException:
     for _ in range(20):
         if found is None or isinstance(found, kinds) or _lacks_memory(found):
             break
-        wrapped = isinstance(found, RuntimeError | ImportError) and not found.__suppress_context__
+        wrapped = isinstance(found, RuntimeError | ImportError | NameError) and not found.__suppress_context__
         found = found.__cause__ or (found.__context__ if wrapped else None)
     return found or error
 

@@ -57,7 +57,9 @@ def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -
             raise ConfigError(f"{name}: {reason}") from error
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
-        if isinstance(cause, ArithmeticError | RuntimeError | MemoryError):  # sizes that no one foresaw
+        if isinstance(cause, MemoryError):
+            raise cause from error
+        if isinstance(cause, ArithmeticError | RuntimeError):  # sizes that no one foresaw
             reason = str(cause).split("\n")[0]
             target = shown(node["_target_"])
             raise ConfigError(f"{name}: {target} cannot be made of these values: {reason}") from error

@@ -3,6 +3,7 @@
 Hydra refuses unknown keys too, but without names, and silently takes any key with a leading `+`.
 """
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Transformer
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigSource
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +41,9 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
     Raises:
         ConfigError: An override is malformed, or names a group, choice or key that does not exist, or takes away
             what the command needs.
+        OSError: Hydra found no plugins.
     """
+    _check_plugins()
     with _apart(), initialize_config_module(CONF, version_base="1.3"):
         try:
             typed = [_parsed(line) for line in overrides]
@@ -70,6 +75,13 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
                 options = f"there is: {', '.join(known)}" if known else f"give {key}="
                 raise ConfigError(f"{command} cannot do without {key}; {options}")
         return config
+
+
+def _check_plugins() -> None:
+    """Refuse what Hydra passes over in silence: where memory is short, its search for plugins finds none."""
+    if not {"pkg", "file", "structured"} <= {source.scheme() for source in Plugins.instance().discover(ConfigSource)}:
+        why = "Hydra could not load its own plugins: memory is short, or hydra-core is not installed whole"
+        raise OSError(errno.EAGAIN, why)
 
 
 @cache

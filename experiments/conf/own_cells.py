@@ -28,6 +28,8 @@ def the_cell(named: Any) -> Any:
     with _here():
         try:
             found = importlib.import_module(module)
+        except MemoryError:
+            raise
         except Exception as error:  # whatever the user's own code raises
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ConfigError(

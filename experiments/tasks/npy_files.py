@@ -123,6 +123,8 @@ def _header(head: bytes, path: Path) -> tuple[tuple[int, ...], bool, np.dtype, i
         with warnings.catch_warnings():  # of what Python 2 wrote
             warnings.simplefilter("ignore")
             shape, by_columns, dtype = readers[version](buffer)
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged header makes numpy raise almost anything
         reason = " ".join(str(error).split())[:80]
         raise ValueError(f"{path}: its header cannot be read ({reason})") from error

@@ -160,6 +160,8 @@ class FolderEncoder:
             tokenizer = AutoTokenizer.from_pretrained(str(place), **own)
             model = AutoModel.from_pretrained(str(place), use_safetensors=True, **own)
             window = _window(place, model)
+        except MemoryError:
+            raise
         except Exception as error:  # a folder of another make lets transformers raise almost anything
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise ValueError(f"{place}: cannot be read as an encoder of text: {reason}") from error

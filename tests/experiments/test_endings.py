@@ -80,6 +80,11 @@ ENDINGS = {
     ),
     "memory for the error itself": (SystemError("error return without exception set"), 1, "out of memory"),
     "memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory"),
+    "memory that a library's clean-up hides": (
+        wrapped(UnboundLocalError("cannot access local variable 'f'"), MemoryError(), explicit=False),
+        1,
+        "out of memory",
+    ),
     "threads": (RuntimeError("can't start new thread"), 3, "the system starts no more threads"),
 }
 

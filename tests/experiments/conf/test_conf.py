@@ -9,6 +9,7 @@ import torch
 
 from loopgrad.experiments.conf.build import build, check
 from loopgrad.experiments.conf.overrides import composed
+from loopgrad.experiments.conf.own import OWN
 from loopgrad.experiments.conf.parts import Parts, build_model, parts
 from loopgrad.experiments.conf.targets import target_of
 from loopgrad.experiments.deltas.examination import Examination
@@ -166,3 +167,15 @@ def test_estimators_of_a_comparison_are_what_the_papers_call_them(tiny):
     spans = {name: (e.num_steps, e.num_cycles) for name, e in built.estimators.items() if e.kind == "biased"}
     assert spans == {"last_cycle": (None, 1), "one_step": (2, None)}
     assert [e.kind for e in built.estimators.values()] == ["exact", "exact", "biased", "biased"]
+
+
+@pytest.mark.parametrize("from_a_file", [False, True])
+def test_a_lack_of_memory_is_no_fault_of_the_values(monkeypatch, from_a_file):
+    def short(*args, **kwargs):
+        raise MemoryError
+
+    task = RollingSum(length=6, modulus=3, num_test=4)
+    node = composed("train", ["model=gru"]).model
+    monkeypatch.setattr(torch.nn.Module, "__init__", short)
+    with pytest.raises(MemoryError):
+        build_model(node, task, 0, OWN["model"] if from_a_file else None)

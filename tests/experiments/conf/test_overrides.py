@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 
 from loopgrad.experiments.commands import train as train_command
 from loopgrad.experiments.conf.nearest import nearest
@@ -203,3 +204,10 @@ def test_composing_within_a_command_leaves_its_configuration_alone():
         assert before is not None and GlobalHydra.instance().hydra is before
         assert compose("train", ["trainer.train_steps=5"]) == mine
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_hydra_that_found_no_plugins_says_so(monkeypatch):
+    """Where memory is short its search passes over those that cannot be loaded, and finds none."""
+    monkeypatch.setattr(Plugins, "discover", lambda self, kind: [])
+    with pytest.raises(OSError, match="memory is short, or hydra-core is not installed whole"):
+        composed("train", [])
