@@ -16,7 +16,7 @@ ALLOWED = {
     "link": {"rel", "href"},
     "a": {"href"},
     "button": {"type"},
-    "input": {"type", "autocomplete", "spellcheck"},
+    "input": {"type", "autocomplete", "spellcheck", "min", "max", "value"},
     "th": {"scope", "data-v"},
     "td": {"data-v"},
     "svg": {"viewbox", "preserveaspectratio"},
@@ -25,7 +25,7 @@ ALLOWED = {
     "text": {"x", "y", "text-anchor", "transform"},
     **{name: set() for name in "head body title style script header main footer section nav div p span b ul".split()},
     **{name: set() for name in "li dl dt dd h1 h2 table thead tbody tr figure figcaption output label".split()},
-    **{name: set() for name in "details summary pre g".split()},
+    **{name: set() for name in "details summary pre g ol mark".split()},
 }
 VALUES = {
     "href": r"#[a-z0-9-]+|data:,",
@@ -36,7 +36,8 @@ VALUES = {
     "data-y": r"[0-9.]+",
     "data-v": r"-?[0-9.]+(e[+-][0-9]+)?",
     "tabindex": "0",
-    "type": "button|search",
+    "type": "button|search|range",
+    **dict.fromkeys(("min", "max", "value"), r"[0-9]+"),
     "x": r"[0-9.]+",
     "y": r"[0-9.]+",
     "width": r"[0-9.]+",

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.text import Text
 
 from loopgrad.experiments.conf.values import Names, check_count, plain
-from loopgrad.experiments.deltas import boards
 from loopgrad.experiments.deltas.examination import Examination
 from loopgrad.experiments.deltas.one_sample import Segment, Shown, follow_one
 from loopgrad.experiments.deltas.weights import Weights, find
 from loopgrad.experiments.errors import ConfigError
+from loopgrad.experiments.tasks import boards
 from loopgrad.experiments.trainer import device_of
 
 

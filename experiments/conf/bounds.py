@@ -21,7 +21,7 @@ OF_NAME = {
     **dict.fromkeys(("hidden_size", "num_heads", "width", "features", "puzzle_tokens", "seq_len", "slots"), 65_536),
     **dict.fromkeys(("length", "lengths", "modulus", "num_values", "num_tangents", "tangents", "wider"), 65_536),
     **dict.fromkeys(("size", "expansion", "min_path"), 4_096),
-    **dict.fromkeys(("batch_size", "eval_batch_size", "batches", "samples"), 1_000_000),
+    **dict.fromkeys(("batch_size", "eval_batch_size", "batches", "samples", "verdict_samples"), 1_000_000),
     "num_augmentations": 10_000,
     **dict.fromkeys(("num_train", "num_test", "max_tasks"), 10_000_000),
     # what the system starts

@@ -79,7 +79,8 @@ def composed(command: str, overrides: list[str], sweep: bool = False) -> DictCon
 
 def _check_plugins() -> None:
     """Refuse what Hydra passes over in silence: where memory is short, its search for plugins finds none."""
-    if not {"pkg", "file", "structured"} <= {source.scheme() for source in Plugins.instance().discover(ConfigSource)}:
+    sources = Plugins.instance().discover(ConfigSource)
+    if not {"pkg", "file", "structured"} <= {it.scheme() for it in sources if issubclass(it, ConfigSource)}:
         why = "Hydra could not load its own plugins: memory is short, or hydra-core is not installed whole"
         raise OSError(errno.EAGAIN, why)
 

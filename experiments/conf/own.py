@@ -113,7 +113,9 @@ YOUNG: Mapping[str, frozenset[str]] = {
     "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),
-    "loopgrad.experiments.trainer.Trainer": frozenset({"compile", "prefetch", "segments_per_update"}),
+    "loopgrad.experiments.trainer.Trainer": frozenset(
+        {"compile", "prefetch", "segments_per_update", "verdict_samples"}
+    ),
 }
 """Keys that came when there were results without them, by class: one at its default says nothing."""
 

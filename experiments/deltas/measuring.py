@@ -4,6 +4,7 @@ Nothing here is trained; the weights are frozen, the samples held out, and every
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +27,11 @@ from loopgrad.analysis import (
     rounding_error,
 )
 from loopgrad.analysis.counters import SavedBytes
+from loopgrad.analysis.plots.series import relative_residuals
 from loopgrad.experiments.deltas.examination import Examination, Subject
 from loopgrad.experiments.deltas.findings import at_depth, beside, of_search
+from loopgrad.experiments.records import FollowedRecord
+from loopgrad.experiments.training.answers import FOLLOWED, followed, segments_of
 from loopgrad.experiments.training.probe import Probe
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
 from loopgrad.gradients.contract import period_of
@@ -89,11 +93,26 @@ def examine(subject: Subject, settings: Examination, estimators: Mapping[str, Es
         }
     if subject.plain and settings.exponent_samples:
         found["exponents"] = _exponents(subject, deeper, settings)
+    found["followed"] = _followed(subject, settings, trained, deeper)
     if settings.gradient_samples and estimators:
         found["gaps"] = _gaps(subject, last, trained.solved, settings, estimators)
     if subject.plain and settings.search_samples:
         found["search"] = _search(subject, deeper, settings)
     return Seen(found, (trained, deeper), values, trained.solved[chosen])
+
+
+def _followed(subject: Subject, settings: Examination, trained: Depth, deeper: Depth) -> list[FollowedRecord]:
+    """Return what some samples, solved and unsolved alike, are answered from segment to segment."""
+    rows = _each(trained.solved, FOLLOWED)
+    segments = settings.segments or subject.trainer.halting.max_segments
+    batch, period = subject.batch[torch.as_tensor(rows)], trained.trace.period
+    answered = segments_of(subject.model, subject.trainer, subject.task, batch, segments)
+    residuals = relative_residuals(trained.trace, "joint", "cycle")[period - 1 :: period]
+    verdicts = {
+        name: {stream: replace(it, label=it.label[rows]) for stream, it in depth.verdicts.items()}
+        for name, depth in (("training", trained), ("extrapolated", deeper))
+    }
+    return followed(subject.task, batch, rows.tolist(), answered, residuals[:, rows], verdicts)
 
 
 def follow(subject: Subject, settings: Examination, updates: int, end: State) -> Depth:

@@ -1,9 +1,7 @@
 """One sample through the recursion of trained weights: answer, residual, halting of each segment, and the verdict."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from loopgrad.analysis.plots.series import relative_residuals
@@ -11,11 +9,8 @@ from loopgrad.experiments.deltas.examination import Examination, Subject, meet
 from loopgrad.experiments.deltas.measuring import follow
 from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.gradients import BPTT, tree
-from loopgrad.models.halting import Halting
-from loopgrad.models.losses import IGNORE
-from loopgrad.models.model import told
-from loopgrad.models.supervision import relative_change
+from loopgrad.experiments.training.answers import segments_of
+from loopgrad.gradients import tree
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,14 @@ def follow_one(weights: Weights, sample: int, settings: Examination) -> Shown:
         (it.trace.num_steps // it.trace.period, {name: str(v.label[0]) for name, v in it.verdicts.items()})
         for it in depths
     ]
-    return Shown(subject, _segments(subject, each), verdicts, count)
+    own = subject.model, subject.trainer, subject.task, subject.batch
+    answered = zip(segments_of(*own, segments), each, strict=True)
+    return Shown(
+        subject,
+        [Segment(it.answer[0], it.wrong[0], at, bool(it.solved[0]), bool(it.halts[0])) for it, at in answered],
+        verdicts,
+        count,
+    )
 
 
 def _alone(subject: Subject, sample: int) -> Subject:
@@ -94,27 +96,3 @@ def _alone(subject: Subject, sample: int) -> Subject:
 
     state, x = tree.map_tensors(own, subject.state), tree.map_tensors(own, subject.x)
     return replace(subject, batch=subject.batch[row], state=state, x=x)
-
-
-@torch.no_grad()
-def _segments(subject: Subject, residuals: list[float]) -> list[Segment]:
-    batch, rule, found = subject.batch, subject.trainer.halting, []
-    state, depth = None, told(rule.depth(None))
-    for number, residual in enumerate(residuals, 1):
-        before = subject.state if state is None else state
-        with subject.trainer.precision(batch.inputs.device):
-            output = subject.model(state, batch.inputs, batch.puzzle_ids, BPTT(), *depth)
-        state, answer = output.state, output.logits.argmax(-1)
-        solved = bool(subject.task.is_solved(batch.inputs.cpu(), answer.cpu())[0])
-        wrong = (answer != batch.labels) & (batch.labels != IGNORE) & (not solved)
-        halts = _halts(rule, number, output.q_halt, output.q_continue, relative_change(before, state))
-        found.append(Segment(answer[0].cpu(), wrong[0].cpu(), residual, solved, halts))
-    return found
-
-
-def _halts(rule: Halting, number: int, q_halt: Tensor, q_continue: Tensor, change: Tensor) -> bool:
-    if getattr(rule, "exploration", 0):
-        rule = replace(rule, exploration=0.0)  # type: ignore[type-var]
-    more: dict[str, Any] = {"change": change} if rule.needs_change else {}
-    segment = torch.full(q_halt.shape, number, dtype=torch.int64, device=q_halt.device)
-    return bool(rule.halts(segment, q_halt, q_continue, **more)[0])

@@ -10,6 +10,8 @@ Count = Annotated[int, Between(0)]
 Share = Annotated[float, Between(0, 1)]
 Name = Annotated[str, Between(1, 600)]  # two names of files, and more
 Words = Annotated[str, Between(0, 1000)]
+MOST_LINES, LONGEST_LINE = 1000, 1000  # of an answer as its task shows it
+Line = Annotated[str, Between(0, LONGEST_LINE)]
 LEVELS = (0.05, 0.5, 0.95)
 Quantiles = Annotated[list[Number], Between(len(LEVELS), len(LEVELS))]  # over samples, at LEVELS
 OUTCOMES = ("all", "solved", "unsolved")
@@ -36,6 +38,8 @@ class Made(TypedDict):
 
 class _Curves(TypedDict, total=False):
     cycles: list[Number]
+    residual: list[Number]
+    converged: list[Share]
     token_accuracy: list[Share]
     match_accuracy: list[Share]
 
@@ -43,7 +47,8 @@ class _Curves(TypedDict, total=False):
 class Curve(_Curves):
     """A training run: the loss of every step, and the held-out accuracy at some steps.
 
-    `cycles` is the mean number of cycles of each step's samples, where that was drawn or adapted.
+    `cycles` is the mean number of cycles of each step's samples, where that was drawn or adapted. `residual`, the
+    median over some held-out samples, and the share of them that converged go with `step`.
     """
 
     step: Annotated[list[Count], Between(0, 1_000_000)]
@@ -96,7 +101,39 @@ class Group(TypedDict):
     exact_accuracy: Share
 
 
+class _Frame(TypedDict, total=False):
+    # without them the answer is that of the frame before
+    lines: Annotated[list[Line], Between(0, MOST_LINES)]
+    marked: Annotated[list[Annotated[list[Count], Between(3, 3)]], Between(0, MOST_LINES)]
+
+
+class Frame(_Frame):
+    """A sample after a segment: its answer as the task shows it, and where wrong cells stand: line, first, last."""
+
+    solved: Annotated[int, Between(0, 1)]
+    halts: Annotated[int, Between(0, 1)]
+    wrong: Count
+
+
+class _Followed(TypedDict, total=False):
+    residuals: Annotated[list[Number], Between(0, 1_000_000)]  # of each cycle, over all streams
+    verdicts: Annotated[dict[Name, Annotated[dict[Name, Label], Between(0, 100)]], Between(0, 10)]  # by depth, stream
+
+
+class FollowedRecord(_Followed):
+    """A held-out sample followed from segment to segment; `scored` counts the cells that could be wrong."""
+
+    sample: Count
+    scored: Count
+    right: Annotated[list[Line], Between(0, MOST_LINES)]
+    frames: Annotated[list[Frame], Between(1, 10_000)]
+
+
+Films = Annotated[list[FollowedRecord], Between(0, 100)]
+
+
 class _Beside(TypedDict, total=False):
+    followed: Films
     config: dict[str, Any]
     match_accuracy: Share | None
     overrides: Overrides  # of the job, as typed; without those of Hydra itself
@@ -220,6 +257,7 @@ class Gap(TypedDict):
 
 
 class _Examined(TypedDict, total=False):
+    followed: Films
     segments: int
     cycles_per_segment: int
     period: int

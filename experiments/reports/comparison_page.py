@@ -6,6 +6,7 @@ from typing import Any
 from loopgrad.experiments.records import LEVELS, RunRecord
 from loopgrad.experiments.records.kinds import Where
 from loopgrad.experiments.reports import summary
+from loopgrad.experiments.reports.films import films
 from loopgrad.experiments.reports.html import (
     Cell,
     Chart,
@@ -41,6 +42,7 @@ def page(found: Sequence[RunRecord], legend: str, notes: Sequence[str] = ()) -> 
     seeds = ", ".join(str(seed) for seed in sorted({record["seed"] for record in found}))
     config = {**first.get("config", {}), "estimator": {it["estimator"]: _own(it) for it in reversed(found)}}
     keys = set().union(*(of_configuration(record.get("config")) for record in found))
+    answers = films([(f"{it['estimator']}, seed {it['seed']}", it.get("followed", [])) for it in found])
     drawn = Charts(charts(groups)) if len(groups) <= MANY else Text(f"{len(groups)} estimators cannot be told apart.")
     return Page(
         kind="comparison of gradient estimators",
@@ -54,6 +56,7 @@ def page(found: Sequence[RunRecord], legend: str, notes: Sequence[str] = ()) -> 
             Section("curves", "Curves", [drawn]),
             Section("residuals", "Residuals", residuals(groups)),
             Section("runs", "Every run", runs(found)),
+            *([Section("answers", "Answers, segment by segment", answers)] if answers else []),
             recipe(first, config, keys),
         ],
     )
@@ -78,7 +81,7 @@ def _cell(column: summary.Column, group: Sequence[RunRecord]) -> Cell:
 
 
 def charts(groups: Groups) -> list[Chart]:
-    """Return the charts of a comparison: learning, cost, gradient, loss, residuals over the updates."""
+    """Return the charts of a comparison: learning, cost, gradient, loss, residuals over updates and training."""
     key = summary.judged([record for group in groups.values() for record in group])[0]
     share = "tokens right (%)" if key == "token_accuracy" else "samples exact (%)"
     exact = lambda record: None if record[key] is None else 100 * record[key]  # noqa: E731
@@ -90,7 +93,7 @@ def charts(groups: Groups) -> list[Chart]:
 
     spread = "Mean over seeds; the band, least and greatest."
     return [
-        Chart("Learning", spread, "optimiser step", share, _learning(groups, key)),
+        Chart("Learning", spread, "optimiser step", share, _learning(groups, key, 100)),
         Chart("Training loss", "Means of steps in a row, over seeds.", "optimiser step", "loss", _losses(groups)),
         against("Accuracy and memory", "saved MiB", lambda it: it["saved_bytes"] and it["saved_bytes"] / 2**20, True),
         against("Accuracy and time", "time / BPTT", lambda it: it["time_ratio_to_bptt"], False),
@@ -103,6 +106,14 @@ def charts(groups: Groups) -> list[Chart]:
             _residual_curves(groups),
             log_y=True,
         ),
+        Chart(
+            "Residual over training",
+            f"Relative residual of the last cycle, median over held-out samples. {spread}",
+            "optimiser step",
+            "relative residual",
+            _learning(groups, "residual", 1),
+            log_y=True,
+        ),
     ]
 
 
@@ -113,13 +124,15 @@ def _at(
     return [Point(across.mean, up.mean, up.low, up.high)]
 
 
-def _learning(groups: Groups, key: str) -> list[Series]:
+def _learning(groups: Groups, key: str, factor: float) -> list[Series]:
+    """Return what each evaluation found, times a factor."""
     found = []
     for name, group in groups.items():
         at: dict[int, list[float]] = {}
         for record in group:
             for step, value in zip(record["curve"]["step"], record["curve"].get(key, []), strict=False):
-                at.setdefault(step, []).append(100 * value)
+                if value is not None:
+                    at.setdefault(step, []).append(factor * value)
         found.append(Series(name, [Point(step, *_spread(values)) for step, values in sorted(at.items())]))
     return found
 

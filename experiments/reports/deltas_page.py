@@ -7,6 +7,7 @@ import numpy as np
 from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.records import WeightsRecord
 from loopgrad.experiments.reports.conditions import Condition, at_last, conditions, gaps_by_outcome, outcomes, settled
+from loopgrad.experiments.reports.films import films
 from loopgrad.experiments.reports.html import (
     Bar,
     Cell,
@@ -49,6 +50,8 @@ def page(found: Sequence[WeightsRecord], legend: str, thresholds: str) -> Page:
     ]
     if rows := gradients(found):
         sections.append(Section("gradients", "Gradients", [rows]))
+    if answers := films([(record["name"], record.get("followed", [])) for record in found]):
+        sections.append(Section("answers", "Answers, segment by segment", answers))
     sections.append(Section("samples", "Every sample", samples(found)))
     config = first.get("config")
     return Page(

@@ -41,6 +41,8 @@ class Trainer:
         prefetch: Whether the batch of the next step is drawn on a thread while a step runs; the batches are the same.
         eval_every: Steps between evaluations on the held-out set; the last step is always evaluated.
         eval_batch_size: Samples evaluated at once.
+        verdict_samples: Held-out samples whose recursion is followed at each evaluation, for the residual and the
+            verdicts in the log; 0 for none.
         checkpoint_every: Steps between checkpoints; the last step is always kept.
         weights_every: Steps between weights that are kept for analysis; 0 for those of the last step alone.
         device: "auto" for CUDA where there is one, else a torch device.
@@ -94,6 +96,7 @@ class Trainer:
     micro_batches: int = 1
     segments_per_update: int = 1
     shard: Literal["none", "fsdp2"] = "none"
+    verdict_samples: int = 32
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":
@@ -111,7 +114,8 @@ class Trainer:
         for name in ("beta1", "beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be in [0, 1)")
-        for name in ("learning_rate", "weight_decay", "warmup_steps", "grad_clip", "jacobian_weight", "weights_every"):
+        amounts = "learning_rate", "weight_decay", "warmup_steps", "grad_clip", "jacobian_weight", "weights_every"
+        for name in (*amounts, "verdict_samples"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name}={getattr(self, name)} must be a finite number of at least 0")
 

@@ -21,6 +21,7 @@ from loopgrad.experiments.trainer.compiling import compile_in_place
 from loopgrad.experiments.trainer.scaling import overflowed, scaled, scaled_step, scaler_of
 from loopgrad.experiments.training import depths, parallel, shards
 from loopgrad.experiments.training.seeds import generators, seed_for
+from loopgrad.experiments.training.walk import settling
 from loopgrad.gradients import Estimator, jacobian_penalty, tree
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import supervision
@@ -127,6 +128,7 @@ def train(
             if run.step % trainer.eval_every == 0 or run.step == trainer.train_steps:
                 with shards.gathered(run.evaluated):
                     scores = evaluate(run.evaluated, trainer, task, test, ranks, task.test_groups())
+                    scores |= settling(run.evaluated, trainer, test)
                 entry |= {f"test_{name}": value for name, value in scores.items()}
             yield entry
 

@@ -6,15 +6,19 @@ import torch
 
 from loopgrad.experiments import provenance
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.records import RunRecord
+from loopgrad.experiments.records import FollowedRecord, RunRecord
 from loopgrad.experiments.records.kinds import Overrides
 from loopgrad.experiments.records.schema import holds
-from loopgrad.experiments.tasks.base import Task
+from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.training import probe
+from loopgrad.experiments.training.answers import FOLLOWED, followed, segments_of
 from loopgrad.experiments.training.runs import Plan, history, trained_model
 from loopgrad.experiments.training.votes import votes_record
+from loopgrad.experiments.training.walk import walk
 from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models.model import Model
+
+SETTLING = {"residual": "test_residual", "converged": "test_verdict@converged"}  # as a record and a log name them
 
 
 def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -> list[RunRecord]:
@@ -51,6 +55,7 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
                     **({"cycles": [entry["cycles"] for entry in log]} if "cycles" in last else {}),
                 },
                 "verdicts": _verdicts(log),
+                "followed": _followed(plan, mine.model, test),
                 **_groups(last, task),
                 **_sizes(mine.model, task),
                 **votes_record(mine.model, trainer, task),
@@ -67,6 +72,16 @@ def probed(runs: list[Plan], names: Names, repeats: int, made: dict[str, Any]) -
             }
         )
     return result
+
+
+def _followed(plan: Plan, model: Model, test: Batch) -> list[FollowedRecord]:
+    """Return what the first held-out samples are answered, segment by segment."""
+    batch = test[:FOLLOWED].to(next(model.parameters()).device)
+    seen = None if model.input_per_update else walk(model, plan.trainer, batch)
+    count = plan.trainer.halting.max_segments
+    segments = segments_of(model, plan.trainer, plan.task, batch, count)
+    told = (None, None) if seen is None else (seen.residuals, {"training": seen.verdicts})
+    return followed(plan.task, batch, range(len(batch)), segments, *told)
 
 
 def _groups(last: dict[str, Any], task: Task) -> dict[str, Any]:
@@ -93,6 +108,7 @@ def scores(log: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, list[
     found = {name: [entry.get(f"test_{name}") for entry in evaluations] for name in names}
     last = {"loss": evaluations[-1]["test_loss"]}
     last |= {name: values[-1] for name, values in found.items() if values[-1] is not None}
+    found |= {own: [it.get(name) for it in evaluations] for own, name in SETTLING.items()}
     curves = {name: values for name, values in found.items() if None not in values}
     return last, {"step": [entry["step"] for entry in evaluations], **curves}
 

@@ -99,6 +99,24 @@ class Code:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A picture of a film: what it is, and its lines, each in pieces of which some are marked."""
+
+    caption: str
+    lines: Sequence[Sequence[tuple[str, bool]]]
+
+
+@dataclass(frozen=True)
+class Film:
+    """Frames that are shown one by one, or run, all at once where there is no script; `beside` stays beside them."""
+
+    kind: ClassVar[str] = "film"
+    title: str
+    frames: Sequence[Frame]
+    beside: Frame | None = None
+
+
+@dataclass(frozen=True)
 class Fold:
     """Parts that unfold below one line."""
 
@@ -107,7 +125,7 @@ class Fold:
     parts: Sequence["Part"]
 
 
-Part = Text | Table | Charts | Code | Fold
+Part = Text | Table | Charts | Code | Film | Fold
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from loopgrad.analysis import record
-from loopgrad.experiments.deltas import boards
 from loopgrad.experiments.deltas.examination import Examination
 from loopgrad.experiments.deltas.one_sample import follow_one
 from loopgrad.experiments.deltas.weights import find
-from loopgrad.experiments.tasks import Maze, RollingSum, Sorting, Sudoku
+from loopgrad.experiments.tasks import Maze, RollingSum, Sorting, Sudoku, boards
 from loopgrad.gradients import BPTT
 from loopgrad.models import supervision
 

@@ -9,7 +9,8 @@ from repository import ROOT
 from loopgrad.experiments import records
 from loopgrad.experiments.records import RunRecord, WeightsRecord
 from loopgrad.experiments.reports import comparison, comparison_page, deltas, deltas_page
-from loopgrad.experiments.reports.html import document
+from loopgrad.experiments.reports.films import films
+from loopgrad.experiments.reports.html import Page, Section, document
 from loopgrad.experiments.reports.inert import inert, shown
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
@@ -155,6 +156,31 @@ def test_the_samples_of_weights_unfold_and_are_filtered(browser, pages):
         f"[...document.querySelectorAll('{fold} table')[0].tBodies[0].rows].map(it => it.cells[1].textContent)"
     )
     assert [text == "yes" for text in shown_here] == [bool(it) for it in solved]
+
+
+def test_answers_run_from_segment_to_segment(browser, tmp_path):
+    texts = [["1 2"], ["1 3"], ["2 3"]]
+    frames = [{"solved": 0, "halts": 0, "wrong": 1, "lines": it, "marked": [[0, 0, 0]]} for it in texts]
+    sample = {"sample": 0, "scored": 2, "right": ["9 3"], "frames": frames, "residuals": [0.1, 0.2, 0.3]}
+    parts = films([("bptt", [sample])])
+    (tmp_path / "film.html").write_bytes(document(Page("k", "t", [], [], [Section("a", "A", parts)])))
+    browser.open(tmp_path / "film.html")
+    assert browser.run("document.querySelector('.film').checkVisibility()") is False
+    click(browser, "summary")
+    shown_now = "[...document.querySelectorAll('.frames li pre')].filter(it => it.checkVisibility())"
+    shown_now += ".map(it => it.textContent.trim())"
+    assert browser.run(shown_now) == ["2 3"], "the last one, until it runs"
+    click(browser, ".film button")
+    assert browser.run(shown_now) == ["1 2"]
+    assert browser.run("document.querySelector('.film button').textContent") == "Pause"
+    browser.run("new Promise(done => setTimeout(done, 2000))")
+    assert browser.run(shown_now) == ["2 3"]
+    assert browser.run("document.querySelector('.film button').textContent") == "Play"
+    browser.run("document.querySelector('.film input').focus()")
+    browser.press("ArrowLeft")
+    assert browser.run(shown_now) == ["1 3"]
+    assert "residual 0.2" in browser.run("document.querySelector('.film input').getAttribute('aria-valuetext')")
+    assert browser.complaints() == []
 
 
 def test_the_command_is_copied(browser, pages):

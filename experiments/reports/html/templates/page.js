@@ -116,6 +116,42 @@
     });
   }
 
+  // films: one frame at a time, by hand or one after the other; a film that runs stops at its end, and when it is left
+  for (const film of all(".film")) {
+    const controls = film.querySelector(".controls"), frames = all(".frames > li", film);
+    if (!controls) continue;
+    const [button, slider] = controls.children;
+    let timer = 0;
+    const show = () => {
+      const at = Number(slider.value) - 1;
+      frames.forEach((frame, i) => { frame.hidden = i !== at; });
+      slider.setAttribute("aria-valuetext", frames[at].querySelector("p").textContent);
+    };
+    const stop = () => { clearInterval(timer); timer = 0; button.textContent = "Play"; };
+    const next = () => {
+      slider.value = String(Number(slider.value) + 1);
+      show();
+      if (slider.value === slider.max || !film.checkVisibility()) stop();
+    };
+    slider.addEventListener("input", () => { stop(); show(); });
+    button.addEventListener("click", () => {
+      if (timer) return stop();
+      if (slider.value === slider.max) { slider.value = "1"; show(); }
+      timer = setInterval(next, 700);
+      button.textContent = "Pause";
+    });
+    // as wide and high as the largest frame, so that nothing moves but the answer
+    film.closest("details")?.addEventListener("toggle", () => {
+      if (film.style.minHeight || !film.checkVisibility()) return;
+      frames.forEach((frame) => { frame.hidden = false; });
+      const boxes = frames.map((frame) => frame.getBoundingClientRect());
+      frames[0].parentElement.style.minWidth = `min(100%, ${Math.ceil(Math.max(...boxes.map((it) => it.width)))}px)`;
+      show();
+    });
+    controls.hidden = false;
+    show();
+  }
+
   // what is to be copied; where the clipboard is shut, as in some pages that are no https, it is marked instead
   for (const button of all(".copy")) {
     const text = button.closest(".code").querySelector("pre");
