@@ -18,6 +18,7 @@ from loopgrad.analysis.plots.style import (
     looks,
     number,
     panels,
+    whiskers,
 )
 
 
@@ -162,7 +163,7 @@ def _fill(axes: Any, curves: Sequence[Row], ends: Sequence[Row], shown: Mapping[
         curve.plot(x, mean, color=colour, ls=line, marker=marker, ms=3, label=name)
         curve.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
         mean, low, high = columns_of([end], "accuracy", "low", "high")
-        cost.errorbar([size], mean, [mean - low, high - mean], fmt=marker, ms=5, color=colour, capsize=2)
+        cost.errorbar([size], mean, whiskers(mean, low, high), fmt=marker, ms=5, color=colour, capsize=2)
         angle.plot(*columns_of([end], "time_ratio", "cosine"), marker, ms=5, color=colour)
     curve.set(xlabel="optimiser step", ylabel=accuracy, ylim=(-2, 102))
     curve.set_xlim(left=0)

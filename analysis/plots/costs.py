@@ -5,7 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import COLUMN, GREY, Drawn, Row, columns_of, lifted, looks, number, panels, plain
+from loopgrad.analysis.plots.style import (
+    COLUMN,
+    GREY,
+    Drawn,
+    Row,
+    columns_of,
+    lifted,
+    looks,
+    number,
+    panels,
+    plain,
+    whiskers,
+)
 
 Bytes = Mapping[str, Mapping[int, float]]
 
@@ -120,7 +132,7 @@ def pareto(rows: Sequence[Trade]) -> Drawn:
         best = [i for i in np.argsort(x, kind="stable") if not table[i]["dominated"]]
         axis.plot(x[best], y[best], color=GREY, lw=0.9, drawstyle="steps-post", label="not dominated", zorder=1)
         for i, look in looks(range(len(rows))).items():
-            error = [[max(0.0, y[i] - low[i])], [max(0.0, high[i] - y[i])]]
+            error = whiskers(y[i], low[i], high[i])
             style = {"fmt": look.marker, "color": look.colour, "mec": "#333333", "mew": 0.4, "ms": 5, "capsize": 2}
             axis.errorbar(x[i], y[i], error, label=rows[i].name, **style)
         axis.set(xscale="log", xlabel="memory (MiB)", ylabel="accuracy (%)")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, grouped, label_log, looks, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, grouped, label_log, looks, number, panels, whiskers
 
 
 class Learning(NamedTuple):
@@ -69,7 +69,7 @@ def learning(curves: Sequence[Learning]) -> Drawn:
             above.plot(x, mean, marker=marker, ms=2.5, color=colour, ls=line, label=curve.name)
             above.fill_between(x, least, most, color=colour, alpha=0.15, lw=0)
             if shown.any() and shown[-1]:
-                error = [[mean[-1] - least[-1]], [most[-1] - mean[-1]]]
+                error = whiskers(mean[-1], least[-1], most[-1])
                 style = {"fmt": marker, "color": colour, "mec": "#333333", "mew": 0.4, "capsize": 2}
                 below.errorbar(curve.bytes / 2**20, mean[-1], error, **style)
         for case, (above, below) in zip(cases, axes.T, strict=True):

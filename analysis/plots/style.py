@@ -201,6 +201,18 @@ def lifted(values: Any, least: float | None = None) -> Array:
     return np.where(values == 0, least, values)
 
 
+def whiskers(middle: Any, low: Any, high: Any) -> Array:
+    """Return how far lines reach below and above marks, (2, marks): 0 where a mean of equal values is off by rounding.
+
+    Args:
+        middle: The marks.
+        low: Least values.
+        high: Greatest values.
+    """
+    middle, low, high = (np.atleast_1d(np.asarray(it, dtype=float)) for it in (middle, low, high))
+    return np.stack([np.maximum(middle - low, 0), np.maximum(high - middle, 0)])
+
+
 def save(
     drawn: Drawn, path_without_suffix: str | os.PathLike[str], formats: Sequence[str] = ("svg", "png")
 ) -> list[Path]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loopgrad.analysis.intervals import wilson_interval
-from loopgrad.analysis.plots.style import PAGE, Drawn, Row, columns_of, look, number, panels
+from loopgrad.analysis.plots.style import PAGE, Drawn, Row, columns_of, look, number, panels, whiskers
 from loopgrad.analysis.verdicts import LABELS
 
 
@@ -46,7 +46,7 @@ def verdict_bars(rows: Mapping[str, Mapping[str, int]], label: str = "converged"
             axis.barh([order[part["row"]] for part in parts], share, left=left, label=verdict, **style)
         for part in (part for part in table if part["label"] == label and part["total"]):
             share, low, high = (100 * part[key] for key in ("share", "low", "high"))
-            error = [[max(0.0, share - low)], [max(0.0, high - share)]]
+            error = whiskers(share, low, high)
             # white below black: seen on every colour
             for colour, width in (("white", 2.6), ("black", 1.0)):
                 axis.errorbar(share, order[part["row"]], xerr=error, fmt="none", ecolor=colour, lw=width, capsize=2)

@@ -23,7 +23,8 @@ class Spread:
         known = [value for value in values if value is not None]
         if not known:
             return cls(math.nan, math.nan, math.nan)
-        return cls(statistics.fmean(known), min(known), max(known))
+        low, high = min(known), max(known)
+        return cls(min(max(statistics.fmean(known), low), high), low, high)  # rounding may take it beyond
 
     def text(self, show: Callable[[float], str]) -> str:
         """Return "mean (low-high)", or the one value if all are shown alike."""

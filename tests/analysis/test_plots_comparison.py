@@ -1,8 +1,10 @@
 """The figures of a comparison: means and ranges over seeds in the table and on the axes, and what is refused."""
 
+import numpy as np
 import pytest
 
 from loopgrad.analysis.plots import Case, Run, accuracy_and_cost, accuracy_and_cost_by_case, residuals_by_estimator
+from loopgrad.analysis.plots.style import whiskers
 
 RUNS = [
     Run("bptt", [50, 100], [40, 80], 82, 2**21, 1.0, 1.0, {"z_L": [0.5, None], "z_H": [None, 0.25]}),
@@ -86,3 +88,11 @@ def test_cases_that_cannot_be_drawn_are_refused():
         accuracy_and_cost_by_case([])
     with pytest.raises(ValueError, match="runs is empty"):
         accuracy_and_cost_by_case([Case("a", RUNS), Case("b", [])])
+
+
+@pytest.mark.parametrize("accuracy", [96.6, 0.7 * 100, 100 / 3])
+def test_seeds_that_end_alike_are_drawn_though_their_mean_is_off_by_rounding(accuracy):
+    runs = [Run("bptt", [1], [accuracy], accuracy, 2**20, residuals={"z": [0.5]})] * 3
+    assert accuracy_and_cost(runs).table[-1]["accuracy"] == pytest.approx(accuracy)
+    assert (whiskers(np.mean([96.6] * 3), 96.6, 96.6) >= 0).all()
+    assert whiskers([2.0, 5.0], [1.0, 5.0], [4.0, 6.0]).tolist() == [[1.0, 0.0], [2.0, 1.0]]

@@ -32,3 +32,8 @@ def test_nothing_to_draw_and_losses_without_flops_are_refused():
         learning([])
     with pytest.raises(ValueError, match="bptt, sum: 2 losses at 1 FLOPs"):
         learning([Learning("bptt", "sum", 1, [1], [[1.0, 0.5]])])
+
+
+def test_runs_that_end_alike_are_drawn_though_their_mean_is_off_by_rounding():
+    drawn = learning([Learning("bptt", "sum", 2**20, [1e9, 2e9], [[0.1, 0.7], [0.1, 0.7], [0.1, 0.7]])])
+    assert len(drawn.table) == 6

@@ -184,3 +184,9 @@ def test_a_report_needs_no_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "accuracy_and_cost", missing)
     text = render(tmp_path, FOUR)
     assert "comparison.png" not in text and "pip install" in (tmp_path / "out.txt").read_text()
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 0.9656])
+def test_a_mean_lies_within_its_spread(value):
+    found = Spread.of([value] * 3)
+    assert found.low <= found.mean <= found.high
