@@ -72,6 +72,7 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "task=clutrr": ["1908.06177", MEMORY],
     **{f"task=babi{number}": ["1502.05698", MEMORY] for number in (2, 15, 16, 17, 18, 19)},
     "task=repeat_copy": [TURING],
+    **{f"task={name}": ["2505.24760", MEMORY] for name in ("family_relationships", "knights_knaves", "zebra_puzzles")},
 }
 
 
