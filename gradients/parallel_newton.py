@@ -83,7 +83,8 @@ class ParallelNewton(Estimator):
         inputs repeated T times, and B T D^2 numbers (several times that with damping); "diagonal": B T D.
     Not recommended when:
         Updates fill the device by themselves: this does more work, to wait less. The recursion's largest Lyapunov
-        exponent is positive: steps then grow in number with T. D is beyond some hundreds, unless diagonal Jacobians do.
+        exponent is not negative: steps then grow in number with T, as they may where updates expand at the guess, which
+        repeats the first states. D is beyond some hundreds, or features see each other and Jacobians are diagonal.
         Memory is short: `CheckpointedBPTT` keeps sqrt T states.
     Reference:
         Lim et al. 2024, arXiv 2309.12252; Gonzalez et al. 2024, arXiv 2407.19115; Danieli et al. 2025,
