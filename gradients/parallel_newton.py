@@ -96,8 +96,8 @@ class ParallelNewton(Estimator):
         TypeError: The cell is a coupling, or torch.compile has compiled it.
         Unconverged: on_unconverged="raise", and the tolerance is not met.
         RuntimeError: Updates side by side are not those by themselves: the cell reads `step` other than by its period,
-            or samples see each other; an update draws random numbers or rewrites buffers; or backward got
-            create_graph=True.
+            samples see each other, or inputs that samples share look like a batch; an update draws random numbers or
+            rewrites buffers; or backward got create_graph=True.
 
     Example:
         >>> import torch

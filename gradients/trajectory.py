@@ -64,7 +64,11 @@ class TrajectoryPass:
             return starts, found
 
         with torch.no_grad(), precisely(states):
-            starts, found = images(states)
+            try:
+                starts, found = images(states)
+            except (RuntimeError, ValueError, IndexError) as error:
+                said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise RuntimeError(self._others(f"do not run: {said}")) from error
             self._check_untouched()
             self._check_side_by_side(quiet, starts.detach(), found.detach())
             result = searched(self.how, self.blocks, images, states, (starts, found), self.stats)
@@ -126,12 +130,15 @@ class TrajectoryPass:
         worst = float(torch.stack(off).max())
         if not worst <= allowed:
             self.conditions.put_back(cell.cell)
-            raise RuntimeError(
-                f"{self.owner} runs updates as further samples of a batch, and updates of this cell are then others "
-                f"(off by {worst:.1e}, allowed {allowed:.1e}): it reads `step` other than by its period (give what an "
-                "update reads as xs, or say cell.period), or samples see each other, as in batch normalisation. Use "
-                "BPTT() or CheckpointedBPTT() there"
-            )
+            raise RuntimeError(self._others(f"are others (off by {worst:.1e}, allowed {allowed:.1e})"))
+
+    def _others(self, what: str) -> str:
+        return (
+            f"{self.owner} runs updates as further samples of a batch, and updates of this cell then {what}. Either it "
+            "reads `step` other than by its period: give what an update reads as xs, or say cell.period. Or inputs "
+            "have by chance as many rows as there are samples: say batch_dim=BatchDims(0). Or samples see each other, "
+            "as in batch normalisation, or the batch has a fixed size: use BPTT() or CheckpointedBPTT()"
+        )
 
     def dtypes(self) -> list[torch.dtype]:
         """Return those of the state."""

@@ -195,6 +195,30 @@ def test_what_has_an_order_is_refused_and_left_as_it_was(name, error, message):
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_inputs_that_samples_share_and_that_look_like_a_batch_are_told_apart():
+    table = torch.randn(3, 3, dtype=torch.float64).requires_grad_()
+    cell, z = Stationary(lambda z, x: torch.tanh(z @ x)), torch.randn(3, 3, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"do not run: .*batch_dim=BatchDims\(0\)"):
+        ParallelNewton()(cell, z, table, 6)
+    found = [it(cell, z, table, 6, batch_dim=BatchDims(0)).state for it in (ParallelNewton(), BPTT())]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(last.sum(), table)[0] for last in found]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_saves_a_state_for_each_update_and_no_jacobian(way):
+    kept = []
+    for num_steps in (8, 32):
+        cell, z = Tanh(gain=0.5), torch.zeros(3, 6, dtype=torch.float64)
+        xs = torch.randn(num_steps, 3, 6, dtype=torch.float64)
+        node = WAYS[way](cell, z, None, num_steps, xs=xs).state.grad_fn
+        while not hasattr(node, "saved_tensors"):
+            node = node.next_functions[0][0]
+        kept.append(sum(t.numel() for t in node.saved_tensors if t.shape[0] == num_steps))
+    assert kept == [8 * 3 * 6, 32 * 3 * 6]
+
+
 def test_refusals_name_the_argument():
     for wrong, message in (
         ({"jacobian": "whole"}, "jacobian='whole'"),
