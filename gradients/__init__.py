@@ -18,6 +18,7 @@ from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
 from loopgrad.gradients.low_rank import LowRankES
+from loopgrad.gradients.parallel_newton import ParallelNewton
 from loopgrad.gradients.phantom import PhantomGradient
 from loopgrad.gradients.ramp import Ramp
 from loopgrad.gradients.random_truncation import RandomTruncation
@@ -52,6 +53,7 @@ __all__ = [
     "LastOf",
     "LowRankES",
     "Note",
+    "ParallelNewton",
     "PhantomGradient",
     "Ramp",
     "RandomTruncation",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loopgrad.gradients import ForwardMode as ForwardMode
     from loopgrad.gradients import ImplicitGradient as ImplicitGradient
     from loopgrad.gradients import LowRankES as LowRankES
+    from loopgrad.gradients import ParallelNewton as ParallelNewton
     from loopgrad.gradients import PhantomGradient as PhantomGradient
     from loopgrad.gradients import Ramp as Ramp
     from loopgrad.gradients import RandomTruncation as RandomTruncation
@@ -59,6 +60,7 @@ else:
             "ForwardMode",
             "ImplicitGradient",
             "LowRankES",
+            "ParallelNewton",
             "PhantomGradient",
             "RTRL",
             "Ramp",

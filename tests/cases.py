@@ -20,6 +20,7 @@ from loopgrad.gradients import (
     Estimator,
     ForwardGradient,
     ImplicitGradient,
+    ParallelNewton,
     ReversibleBPTT,
     SnAp,
     TruncatedBPTT,
@@ -41,6 +42,8 @@ class EstimatorCase:
     traces: int = 0
     # whether updates are differentiated backward, and not forward
     backward: bool = True
+    # whether updates are run as further samples: the last state is the loop's to rounding, and a call is of them all
+    side_by_side: bool = False
 
     def build(self, name: str) -> "Problem":
         problem = build(name)
@@ -88,6 +91,8 @@ def of_the_guide() -> Estimator:
 
 # attention takes another kernel, which rounds otherwise; updates that write buffers have no forward-mode rules
 FORWARD = ("attention", "slots", "buffers", "normalised")
+# no update before the other: what has an order, or is picked by step, cannot be
+IN_ORDER = ("buffers", "dropout", "normalised", "recurrent", "twice", "nested")
 
 ESTIMATORS = [
     EstimatorCase("bptt", BPTT()),
@@ -124,6 +129,20 @@ ESTIMATORS = [
     EstimatorCase("rtrl", RTRL(), refused=FORWARD, backward=False),
     # what is reached in so many steps is all; a mask needs zeros that are the same at every update
     EstimatorCase("snap_whole", SnAp(10_000), refused=(*FORWARD, "recurrent", "twice"), backward=False),
+    EstimatorCase("parallel_newton", ParallelNewton(), refused=IN_ORDER, side_by_side=True),
+    # damped steps do not arrive within a hundred where the map expands
+    EstimatorCase(
+        "parallel_newton_damped",
+        ParallelNewton(damping=0.1, tolerance=5e-15),
+        refused=(*IN_ORDER, "no_inputs", "slots"),
+        side_by_side=True,
+    ),
+    EstimatorCase(
+        "parallel_newton_diagonal",
+        ParallelNewton("diagonal", tolerance=3e-15, max_iterations=300),
+        refused=IN_ORDER,
+        side_by_side=True,
+    ),
     EstimatorCase(
         "cheapest_exact_damped",
         CheapestExact("1GiB"),

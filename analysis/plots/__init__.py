@@ -19,6 +19,7 @@ from loopgrad.analysis.plots.maps import heatmap, token_map
 from loopgrad.analysis.plots.orbits import recurrence, trajectories
 from loopgrad.analysis.plots.residual_curves import residuals
 from loopgrad.analysis.plots.spectra import eigenvalue_cloud
+from loopgrad.analysis.plots.speeding_up import SpeedUp, speed_ups
 from loopgrad.analysis.plots.style import Drawn, rendered, save
 from loopgrad.analysis.plots.training import Progress, over_training
 from loopgrad.analysis.plots.validity_points import Point, validity
@@ -34,6 +35,7 @@ __all__ = [
     "Price",
     "Progress",
     "Run",
+    "SpeedUp",
     "Trade",
     "accuracy_and_cost",
     "accuracy_and_cost_by_case",
@@ -51,6 +53,7 @@ __all__ = [
     "residuals",
     "residuals_by_estimator",
     "save",
+    "speed_ups",
     "token_map",
     "trajectories",
     "validity",

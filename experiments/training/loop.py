@@ -162,7 +162,7 @@ def _step(
     entry = {"gradient_norm": norm.item(), **metrics}
     if depth is not None:
         entry["cycles"] = depths.mean_of(depth)
-    own = ("stopped", "residual", "doubt", "steps")
+    own = ("stopped", "residual", "doubt", "steps", "iterations", "fallback")
     entry |= {name if name in own else f"implicit_{name}": value for name, value in stats.numbers().items()}
     finite = math.isfinite(entry["gradient_norm"])
     if not (math.isfinite(entry["loss"]) and (finite or overflowed(run.scaler, parameters))):

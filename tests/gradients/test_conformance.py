@@ -28,6 +28,14 @@ def gradients(loss, problem):
     return dict(zip(sources, found, strict=True))
 
 
+def check_state(case, leaves, expected):
+    for a, b in zip(leaves, expected, strict=True):
+        if case.side_by_side:
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+        else:
+            assert torch.equal(a, b)
+
+
 def z_L(state):
     return state["z_L"] if isinstance(state, dict) else state.current["z_L"]
 
@@ -59,7 +67,7 @@ def test_state_and_gradients_equal_the_hand_written_loop(case, cell, num_steps):
     assert torch.equal(torch.get_rng_state(), after), "backward moved the global generator"
 
     last, expected, buffers = by_hand(case.couple, cell, num_steps, differentiated(case, problem, num_steps))
-    assert all(torch.equal(a, b) for a, b in zip(leaves_of(state), last, strict=True))
+    check_state(case, leaves_of(state), last)
     for name, gradient in expected.items():
         if gradient is None:
             assert got[name] is None, name
@@ -149,7 +157,7 @@ def test_kind_says_whether_the_gradient_is_that_of_bptt(case):
     name = "parameter low.weight"
     error = (got[name] - exact[name]).norm() / exact[name].norm()
     if case.estimator.kind == "exact" or not differentiated(case, problem, 12):
-        assert error < 1e-14
+        assert error < (1e-12 if case.side_by_side else 1e-14)
     else:
         assert error > 1e-3
 
@@ -231,7 +239,8 @@ def test_nothing_is_recorded_where_nothing_requires_grad(case):
     with torch.no_grad():
         rollout = case.estimator(problem.cell, problem.state, problem.inputs, 7)
     assert all(not leaf.requires_grad for leaf in leaves_of(rollout.state))
-    assert (rollout.stats.cell_evaluations, rollout.stats.vjps) == (7, 0)
+    if not case.side_by_side:  # which takes products to go forward
+        assert (rollout.stats.cell_evaluations, rollout.stats.vjps) == (7, 0)
 
 
 @every_estimator
@@ -252,7 +261,7 @@ def test_stats_count_what_is_done(case):
     loss_of(rollout.state).backward()
     assert rollout.stats.cell_evaluations == len(evaluations)
     traced = case.traces * period_of(problem.cell)
-    if case.backward:
+    if case.backward and not case.side_by_side:
         assert rollout.stats.vjps == (differentiated(case, problem, 9) or 9) + traced
 
 

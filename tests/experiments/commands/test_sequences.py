@@ -74,3 +74,12 @@ def test_trained_loops_are_analysed_and_trained_recurrent_weights_are_refused(lo
     assert loopgrad("train", *small, "task=copy", "model=gru", "estimator=bptt", "output_dir=gru").code == 0
     refused = loopgrad("analyse", "checkpoint=gru", "output_dir=other")
     assert refused.code == 2 and "each update of GRU reads another token" in refused.err
+
+
+@pytest.mark.slow
+def test_a_recurrent_model_trains_with_all_updates_at_once_and_logs_its_steps(loopgrad, tmp_path):
+    small = [value for value in SMALL if value.split("=")[0] not in ("seeds", "timing_repeats", "workers")]
+    given = ("task=copy", "model=gru", "estimator=parallel_newton", "output_dir=newton")
+    result = loopgrad("train", *small, *given)
+    assert result.code == 0, result.err
+    assert "implicit_" not in (tmp_path / "newton" / "records.jsonl").read_text()
