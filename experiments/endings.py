@@ -222,7 +222,7 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
         return cause.code, f"the loss is not finite any more: {cause}"
     if isinstance(cause, TOLD):
         return cause.code, str(cause)
-    if _lacks_memory(cause):
+    if lacks_memory(cause):
         return (
             1,
             f"out of memory: {_amount(str(cause))}ask for smaller sizes, smaller batches or fewer workers{goes_on}",
@@ -253,14 +253,15 @@ def _kind(error: BaseException) -> BaseException:
     )
     found: BaseException | None = error
     for _ in range(20):
-        if found is None or isinstance(found, kinds) or _lacks_memory(found):
+        if found is None or isinstance(found, kinds) or lacks_memory(found):
             break
         wrapped = isinstance(found, RuntimeError | ImportError | NameError) and not found.__suppress_context__
         found = found.__cause__ or (found.__context__ if wrapped else None)
     return found or error
 
 
-def _lacks_memory(error: BaseException) -> bool:
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that there is no memory left."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     if isinstance(error, SystemError):  # what C code that could not make the MemoryError itself comes to

@@ -76,6 +76,11 @@ class Commands:
         self._server.wait()
         self._replies.close()
 
+    def address_space(self) -> int:
+        """Return the bytes of address space that a command begins with."""
+        lines = Path(f"/proc/{self._server.pid}/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmSize")).split()[1])
+
     def run(
         self,
         folder: Path,

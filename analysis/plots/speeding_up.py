@@ -58,10 +58,11 @@ def speed_ups(points: Sequence[SpeedUp]) -> Drawn:
         axis = axes[0, 0]
         axis.axhline(1.0, color=GREY, lw=0.8, zorder=0, label="loop")
         for name, (colour, line, marker, _) in looks(names).items():
-            x, y, met = columns_of(table, "exponent", "speed_up", "met", method=name)
+            x, y = columns_of(table, "exponent", "speed_up", method=name)
             order = np.argsort(x, kind="stable")
             axis.plot(x[order], y[order], color=colour, ls=line, marker=marker, ms=4, lw=1.0, label=name)
-            lost = met == 0
-            axis.plot(x[lost], y[lost], "x", color="black", ms=7, mew=0.9, zorder=5)
+        x, y = columns_of(table, "exponent", "speed_up", met=0)
+        if x.size:
+            axis.plot(x, y, "x", color="black", ms=7, mew=0.9, zorder=5, label="steps ran out")
         axis.set(yscale="log", xlabel="largest Lyapunov exponent", ylabel="updates / operations in a chain")
     return Drawn(figure, table)

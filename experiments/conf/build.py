@@ -25,6 +25,7 @@ from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.targets import hints_of, taken_by, target_of
+from loopgrad.experiments.endings import lacks_memory
 from loopgrad.experiments.errors import ConfigError
 
 Node = DictConfig | Mapping[str, Any]
@@ -52,13 +53,13 @@ def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -
         cause: BaseException = error
         while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
             cause = cause.__cause__
+        if lacks_memory(cause):
+            raise MemoryError(str(cause)) from error
         if isinstance(cause, InstantiationException):  # Hydra itself refuses what the user's node names
             reason = " ".join(str(cause).split()).split(". ")[0]
             raise ConfigError(f"{name}: {reason}") from error
         if isinstance(cause, ValueError | TypeError | OSError | ImportError):
             raise ConfigError(f"{name}: {cause}") from error
-        if isinstance(cause, MemoryError):
-            raise cause from error
         if isinstance(cause, ArithmeticError | RuntimeError):  # sizes that no one foresaw
             reason = str(cause).split("\n")[0]
             target = shown(node["_target_"])

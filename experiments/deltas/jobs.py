@@ -15,6 +15,7 @@ from loopgrad.experiments.deltas import pictures
 from loopgrad.experiments.deltas.examination import Examination, meet
 from loopgrad.experiments.deltas.measuring import examine, memory
 from loopgrad.experiments.deltas.weights import Weights
+from loopgrad.experiments.endings import lacks_memory
 from loopgrad.experiments.errors import ConfigError, ExaminationFailed, WorkerLost
 from loopgrad.experiments.processes import completed
 from loopgrad.gradients import Estimator
@@ -96,7 +97,7 @@ def do(job: Job, *_: object) -> None:
 
     Raises:
         ConfigError: They cannot be examined as was asked.
-        ExaminationFailed: Anything else went wrong, and where.
+        ExaminationFailed: There is no memory left, or anything else went wrong, and where.
         OSError: The system refused.
     """
     try:
@@ -104,6 +105,8 @@ def do(job: Job, *_: object) -> None:
     except (ConfigError, OSError):
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise ExaminationFailed("out of memory: ask for fewer samples or fewer workers") from error
         places = [frame for frame in extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
         place = f"{'/'.join(Path(places[-1].filename).parts[-2:])}, line {places[-1].lineno}"
         raise ExaminationFailed(f"{type(error).__name__}: {error} ({place})") from error

@@ -12,7 +12,8 @@ def test_lines_are_in_the_order_of_exponents_and_lost_points_crossed_out():
     lines = {line.get_label(): line for line in drawn.figure.axes[0].get_lines()}
     assert list(lines["a"].get_xdata()) == [-0.5, 0.1] and list(lines["a"].get_ydata()) == [4.0, 0.5]
     crosses = [line for line in drawn.figure.axes[0].get_lines() if line.get_marker() == "x"]
-    assert [list(line.get_xdata()) for line in crosses] == [[0.1], []]
+    assert [list(line.get_xdata()) for line in crosses] == [[0.1]] and crosses[0].get_label() == "steps ran out"
+    assert all(line.get_marker() != "x" for line in speed_ups(points[1:]).figure.axes[0].get_lines())
 
 
 def test_refusals():

@@ -112,6 +112,18 @@ def test_a_command_that_the_system_refuses_says_so_and_goes_on_later(run, undist
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["train", "compare", "analyse", "bench"])
+def test_where_memory_runs_out_a_command_says_so_and_nothing_else(run, undisturbed, tmp_path, command):
+    (tmp_path / "trained").symlink_to(undisturbed / "trained")
+    for margin in (1, 3, 8, 20, 50):  # MiB
+        (folder := tmp_path / str(margin)).mkdir()
+        ended = run.run(folder, *SHORT[command], limits={"RLIMIT_AS": run.address_space() + margin * 2**20})
+        check(ended, {0, 1, 3}, margin)
+        assert not ended.code or "out of memory" in ended.err or "starts no more threads" in ended.err, ended
+        assert run.run(folder, *SHORT[command]).code == 0, margin
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_a_folder_that_is_removed_ends_its_run(run, undisturbed, tmp_path, command):
     folder = tmp_path / "work"

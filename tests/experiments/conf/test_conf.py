@@ -169,10 +169,11 @@ def test_estimators_of_a_comparison_are_what_the_papers_call_them(tiny):
     assert [e.kind for e in built.estimators.values()] == ["exact", "exact", "biased", "biased"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ImportError("x.so: failed to map segment from shared object")])
 @pytest.mark.parametrize("from_a_file", [False, True])
-def test_a_lack_of_memory_is_no_fault_of_the_values(monkeypatch, from_a_file):
+def test_a_lack_of_memory_is_no_fault_of_the_values(monkeypatch, from_a_file, error):
     def short(*args, **kwargs):
-        raise MemoryError
+        raise error
 
     task = RollingSum(length=6, modulus=3, num_test=4)
     node = composed("train", ["model=gru"]).model
