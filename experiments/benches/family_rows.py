@@ -69,6 +69,7 @@ CONTENDERS: dict[str, Contender] = {
     "CheckpointedBPTT": Contender(_always(CheckpointedBPTT())),
     "CheckpointedBPTT(1)": Contender(_always(CheckpointedBPTT(1))),
     "CheckpointedBPTT(binomial, 4)": Contender(_always(CheckpointedBPTT("binomial", num_snapshots=4))),
+    "CheckpointedBPTT(int8)": Contender(_always(CheckpointedBPTT(kept="int8"))),
     "ReversibleBPTT of a leapfrog": Contender(_always(ReversibleBPTT()), couple=_leapfrog),
     "CompressedBPTT(bfloat16)": Contender(_always(CompressedBPTT("bfloat16"))),
     "CompressedBPTT(int8)": Contender(_always(CompressedBPTT("int8"))),
