@@ -8,6 +8,7 @@ from torch import nn
 from loopgrad.experiments.benches.family_cells import Couple, Problem
 from loopgrad.gradients import (
     BPTT,
+    KFRTRL,
     RTRL,
     UORO,
     CheckpointedBPTT,
@@ -87,6 +88,7 @@ CONTENDERS: dict[str, Contender] = {
     "SnAp(1)": Contender(_always(SnAp(1)), only=SMALL),
     "DiagonalRTRL": Contender(_always(DiagonalRTRL()), only=SMALL),
     "UORO": Contender(lambda seed: UORO(seed=seed), random=True, only=SMALL),
+    "KFRTRL": Contender(lambda seed: KFRTRL(seed=seed), random=True, only=("gru",)),
     "LowRankES": Contender(
         lambda seed: LowRankES(population=POPULATION, seed=seed), random=True, side_by_side=2 * POPULATION + 1
     ),

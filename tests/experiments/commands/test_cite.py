@@ -35,6 +35,7 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=snap": ["2006.07232"],
     "estimator=diagonal_rtrl": ["bellec2020", "2305.15947"],
     "estimator=uoro": ["1702.05043"],
+    "estimator=kf_rtrl": ["1805.10842"],
     "estimator=zeroth_order": ["2305.17333"],
     "estimator=random_truncation": ["1705.08209"],
     "estimator=hrm_text": ["2605.20613"],
