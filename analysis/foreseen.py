@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from loopgrad.analysis.counters import PeakBytes, flop_counter
+from loopgrad.analysis.known_operators import KnownOperators
 
 Made = TypeVar("Made")
 # so large that a storage holds a multiple of it, give or take what does not grow with the batch (4 GB at most)
 BATCH = 10_000_000_019
 _aten = torch.ops.aten
+_DEVICE = torch.ops.prim.device.default
 
 
 class Foreseen(NamedTuple):
@@ -75,15 +76,26 @@ def foreseen_by_batch(make: Callable[[int], Made], step: Callable[[Made], Any]) 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         made = make(BATCH)
-        with Answered(), _ByBatch() as counter:
+        with _ByBatch(mode) as counter:
             found = step(made)
     return Growing(counter.largest()), found
 
 
-class Answered(TorchDispatchMode):
-    """Answers what is asked of a tensor without data: true, not finite, 0 of ints, and different from any other."""
+class _ByBatch(PeakBytes):
+    """Follows fixed bytes and bytes per sample apart.
+
+    Answers what is asked of a tensor without data: true, not finite, 0 of ints, and different from any other.
+    """
+
+    def __init__(self, mode: FakeTensorMode) -> None:
+        super().__init__()
+        self._known = KnownOperators(mode)
+        self._now = (0, 0)
+        self._most: dict[int, int] = {}  # by bytes per sample: the most fixed ones that were alive beside them
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE and isinstance(args[0], FakeTensor):  # what autograd asks most, of each tensor that it meets
+            return args[0].fake_device
         if func is _aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             dtype = args[0].dtype
             return True if dtype == torch.bool else float("inf") if dtype.is_floating_point else 0
@@ -92,16 +104,10 @@ class Answered(TorchDispatchMode):
                 return False
             with unset_fake_temporarily():
                 return func(*args)
-        return func(*args, **(kwargs or {}))
+        return self.followed(func, args, kwargs or {})
 
-
-class _ByBatch(PeakBytes):
-    """Follows fixed bytes and bytes per sample apart."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = (0, 0)
-        self._most: dict[int, int] = {}  # by bytes per sample: the most fixed ones that were alive beside them
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return self._known(func, args, kwargs)
 
     def allocated(self, size: int) -> None:
         self._count(size, 1)

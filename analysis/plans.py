@@ -137,6 +137,8 @@ class _Met(Exception):
 class _Footprint(Estimator):
     """Traces a cycle, and ends the step with what it takes."""
 
+    how: CheckpointedBPTT
+
     kind = "exact"
     memory = "O(T)"
     outputs = "emitted"
@@ -144,7 +146,7 @@ class _Footprint(Estimator):
 
     def rollout(self, cell: torch.nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         functional = FunctionalCell(cell, state, inputs)
-        raise _Met(trace_cycle(functional, num_steps, False, Stats(0, 0), saving_of(inputs)))
+        raise _Met(trace_cycle(functional, num_steps, self.how.states(functional), Stats(0, 0), saving_of(inputs)))
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ class _Scheduled(Estimator):
     """Checkpoints under a schedule that a budget has led to."""
 
     schedule: Schedule
+    how: CheckpointedBPTT
 
     kind = "exact"
     memory = "O(sqrt T)"
@@ -160,14 +163,14 @@ class _Scheduled(Estimator):
 
     def rollout(self, cell: torch.nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         functional = FunctionalCell(cell, state, inputs)
-        return CheckpointedBPTT().scheduled(self.schedule, functional, inputs, num_steps, Stats(0, 0))
+        return self.how.scheduled(self.schedule, functional, inputs, num_steps, Stats(0, 0))
 
 
-def _footprint(step: Step) -> Callable[[int], Footprint]:
+def _footprint(step: Step, how: CheckpointedBPTT) -> Callable[[int], Footprint]:
     def of(scale: int) -> Footprint:
         def run(made: Any) -> Footprint:
             try:
-                step.forward(made, _Footprint(), step.num_steps)
+                step.forward(made, _Footprint(how), step.num_steps)
             except _Met as met:
                 return met.args[0]
             raise AssertionError("the step calls no estimator")
@@ -187,7 +190,8 @@ def _footprint(step: Step) -> Callable[[int], Footprint]:
 
 
 def _within(name: str, estimator: Any, step: Step, whole: Traced, budget: int, batch_size: int) -> Planned:
-    footprint, num_steps = _footprint(step), step.num_steps
+    how = estimator if isinstance(estimator, CheckpointedBPTT) else CheckpointedBPTT()
+    footprint, num_steps = _footprint(step, how), step.num_steps
 
     def left(batch: int) -> int:
         """Return what is left for the recursion."""
@@ -207,7 +211,7 @@ def _within(name: str, estimator: Any, step: Step, whole: Traced, budget: int, b
         taken, evaluations = step.kept + whole.at(batch_size), num_steps
     elif step.most is None or num_steps <= step.most:
         taken, evaluations = (
-            step.kept + _trace(step, _Scheduled(schedule), num_steps).at(batch_size),
+            step.kept + _trace(step, _Scheduled(schedule, how), num_steps).at(batch_size),
             schedule.evaluations,
         )
     else:

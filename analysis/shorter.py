@@ -60,12 +60,15 @@ def of_length(trace: Trace, estimator: Estimator, num_steps: int, period: int, m
 def _of_segments(trace: Trace, estimator: CheckpointedBPTT, num_steps: int, unit: int) -> Traced:
     length = math.isqrt(num_steps - 1) + 1 if estimator.schedule == "sqrt" else min(int(estimator.schedule), num_steps)
     segments = -(-num_steps // length)
-    two, three, longer = (
-        trace(replace(estimator, schedule=each), count * each) for count, each in ((2, unit), (3, unit), (2, 2 * unit))
+    # beside short forms one state is restored, but of two segments at the peak none
+    few = 2 if estimator.kept is None or segments < 3 else 3
+    first, another, longer = (
+        trace(replace(estimator, schedule=each), count * each)
+        for count, each in ((few, unit), (few + 1, unit), (few, 2 * unit))
     )
-    more, updates = segments - 2, (length - unit) / unit
-    parts = [(1 - more - updates, two), (more, three), (updates, longer)]
-    return _mixed(parts, (two, 2 * unit), (three, 3 * unit), num_steps)
+    more, updates = segments - few, (length - unit) / unit
+    parts = [(1 - more - updates, first), (more, another), (updates, longer)]
+    return _mixed(parts, (first, few * unit), (another, (few + 1) * unit), num_steps)
 
 
 def _mixed(

@@ -17,6 +17,7 @@ from loopgrad.gradients.forward_mode import ForwardMode
 from loopgrad.gradients.implicit import ImplicitGradient
 from loopgrad.gradients.invertible import Invertible, Note, Undone
 from loopgrad.gradients.jacobian import jacobian_penalty
+from loopgrad.gradients.kf_rtrl import KFRTRL
 from loopgrad.gradients.low_rank import LowRankES
 from loopgrad.gradients.parallel_newton import ParallelNewton
 from loopgrad.gradients.phantom import PhantomGradient
@@ -33,6 +34,7 @@ from loopgrad.gradients.uoro import UORO
 
 __all__ = [
     "BPTT",
+    "KFRTRL",
     "RTRL",
     "UORO",
     "BackwardSteps",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from loopgrad.gradients import host_memory, tree
+from loopgrad.gradients import host_memory
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import Stats, period_of
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -21,6 +21,7 @@ from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.rows_going import tried
 from loopgrad.gradients.schedule import Schedule, binomial, evaluations
+from loopgrad.gradients.stored_states import StoredStates, apart, fetched
 
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)}
@@ -119,20 +120,22 @@ def choose(
     return binomial(num_steps, snapshots, length)
 
 
-def trace(cell: FunctionalCell, num_steps: int, offload: bool, stats: Stats, saving: Saving | None = None) -> Footprint:
+def trace(
+    cell: FunctionalCell, num_steps: int, states: StoredStates, stats: Stats, saving: Saving | None = None
+) -> Footprint:
     """Run the updates of one cycle with graph and vector-Jacobian product, and leave everything else as it was.
 
     Where a readout is asked on the way, it is here asked after each of them.
     """
     conditions = Conditions(cell.cell, [*cell.state, *cell.others])
-    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, offload, conditions, saving), stats, num_steps)
+    found = seeing_all(cell, conditions, lambda: _trace(cell, num_steps, states, conditions, saving), stats, num_steps)
     stats.cell_evaluations += found.traced
     stats.vjps += found.traced
     return found
 
 
 def _trace(
-    cell: FunctionalCell, num_steps: int, offload: bool, conditions: Conditions, saving: Saving | None
+    cell: FunctionalCell, num_steps: int, states: StoredStates, conditions: Conditions, saving: Saving | None
 ) -> Footprint:
     traced = min(period_of(cell.cell), num_steps)
     state, measured, answer = list(cell.state), [], 0
@@ -155,12 +158,13 @@ def _trace(
         torch.clear_autocast_cache()
     graph, taped = (max(column) for column in zip(*measured, strict=True))
     generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
-    kept = [leaf for leaf in tree.apart(state)[0] if not offload or host_memory.stays(leaf)]
+    short, storing = _stored(state, states)
+    kept = [leaf for leaf in short if not states.offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
         snapshot=_bytes(kept) + generators * moved + copies * written,
         graph=graph,
-        taped=taped,
+        taped=max(taped, storing),
         sums=sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad),
         # what is kept of answers, and its gradient
         fixed=2 * _bytes(state) + 2 * copies + 2 * generators + 2 * answer * (saving.rows if saving else 0),
@@ -190,6 +194,16 @@ def _one_update(
         if pairs:
             torch.autograd.grad(outputs, asked, seeds, allow_unused=True)
     return new, answer, (graph, live.peak)
+
+
+def _stored(state: list[Any], states: StoredStates) -> tuple[list[torch.Tensor], int]:
+    """Return what a stored state consists of, and the peak of storing and of fetching it."""
+    devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in state]
+    with PeakBytes() as live:
+        stored = states.store(state)
+        states.end()
+        fetched(stored, devices)
+    return apart(stored)[0], live.peak
 
 
 def _size(leaves: list[Any]) -> int:

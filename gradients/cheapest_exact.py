@@ -11,6 +11,7 @@ from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_different
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.invertible import undoing
 from loopgrad.gradients.reversible import ReversibleBPTT
+from loopgrad.gradients.stored_states import StoredStates
 
 OWNER = "CheapestExact(memory_budget={!r})"
 
@@ -68,7 +69,7 @@ class CheapestExact(Estimator):
         if num_steps == 0 or not may_differentiate(cell, state, inputs):
             return checkpointed.rollout(cell, state, inputs, num_steps)
         functional, stats = FunctionalCell(cell, state, inputs), Stats(0, 0)
-        footprint = budget.trace(functional, num_steps, False, stats, saving_of(inputs))
+        footprint = budget.trace(functional, num_steps, StoredStates(None, False), stats, saving_of(inputs))
         allowed = budget.parse_bytes(self.memory_budget)
         schedule = budget.choose(footprint, num_steps, allowed, OWNER.replace("{!r}", repr(self.memory_budget)))
         own = undoing(cell)

@@ -1,4 +1,4 @@
-"""Checkpointed backpropagation through time: the exact gradient from a few stored states, by computing twice."""
+"""Checkpointed backpropagation through time: the gradient from a few stored states, by computing twice."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from torch import nn
 from loopgrad.gradients import budget
 from loopgrad.gradients.checkpointed_backward import CheckpointedPass, CheckpointedRecursion
 from loopgrad.gradients.checks import check_choice, is_int
+from loopgrad.gradients.compression import FORMS
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import requires_grad
@@ -16,16 +17,27 @@ from loopgrad.gradients.outputs import Saving
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.schedule import Schedule, binomial, segments
 from loopgrad.gradients.stepwise import asks, without_graphs
+from loopgrad.gradients.stored_states import StoredStates
 
 
 @dataclass(frozen=True)
 class CheckpointedBPTT(Estimator):
-    """Backpropagation through time with checkpoints: BPTT's gradient, bit for bit on CPU.
+    r"""Backpropagation through time with checkpoints: BPTT's gradient, bit for bit on CPU.
 
     The recursion is cut into segments of k updates and only the state at the start of each is stored. Backward runs a
     segment again from its stored state, this time with a graph, takes its vector-Jacobian product and goes on to
     the segment before it. The whole recursion is one autograd.Function: each parameter receives one gradient.
     Sums are taken in BPTT's own order, so that the bits agree too, unless the state holds one tensor in two places.
+
+    With `kept` it is biased. The forward pass is exact, and segment F_i is differentiated from h_i on, the stored state
+    as it is restored, in place of z:
+
+    .. math:: \lambda_i = (\partial_z F_i)^T |_{h_i} \lambda_{i+1}, \quad
+       \frac{dL}{d\theta} \approx \sum_i (\partial_\theta F_i)^T |_{h_i} \lambda_{i+1}
+
+    h_i is within 2^-9 of each number (bfloat16), or within half of a 127th of the greatest of its row (int8). What that
+    does to the gradient depends on how the updates of a segment take it on. Schedules that store states again
+    ("binomial", a budget) round them each time.
 
     Args:
         schedule: "sqrt" for segments of ceil(sqrt T) updates; k, the number of updates in a segment; or "binomial".
@@ -37,18 +49,23 @@ class CheckpointedBPTT(Estimator):
         offload: "cpu" to keep stored states of an accelerator in host memory. Has not been run on a GPU.
         verify: What to do if a segment that is run again does not end in the state it ended in before, which is when
             something outside the state differed between the two runs and the gradient is wrong: "raise", "warn" or
-            "off". Costs a product with a vector per stored state, and one wait for the device in backward.
+            "off". Costs a product with a vector per stored state, and one wait for the device in backward. With `kept`
+            it is the first segment alone that is met again.
+        kept: "bfloat16" or "int8" to store the states in a short form, as `CompressedBPTT` does: the gradient is then
+            close, and no longer exact. z_0, ints, leaves of one dimension and rows of fewer than 8 numbers stay.
 
     Cost:
         2T cell evaluations and T vjps, 4/3 of BPTT's FLOPs. Saves ceil(T / k) states, O(sqrt T) at "sqrt"; during
         backward the graph of one segment of k updates lives beside them. "binomial": T + 1 + r T - C(s + r, r - 1)
         evaluations, s = c + 1 and r smallest with C(s + r, s) >= T; memory O(c) with one update graph. A budget adds
         one evaluation and one vjp for each update of a cycle; its memory is O(1) in T except for the inputs. With
-        retain_graph=True the states that forward stored stay, up to c more.
+        retain_graph=True the states that forward stored stay, up to c more. A stored state of float32 takes half its
+        bytes with kept="bfloat16", and with "int8" a byte for each number and four for each row.
     Not recommended when:
         T update graphs fit in memory anyway; the cell draws from a generator of its own or depends
         on Python state that changes from call to call (the second run would differ, and is refused); second derivatives
-        are needed.
+        are needed. `kept`, where all states fit as they are, or fewer segments do: it is for recursions whose states
+        are the memory, long ones or such with a large state.
         Under autocast the weights are cast anew at each update of backward, and their gradients are summed in the
         weight's own dtype: closer to the exact sum than BPTT's, which adds up the low-precision casts.
     Reference:
@@ -77,6 +94,7 @@ class CheckpointedBPTT(Estimator):
     memory_budget: int | str | None = None
     offload: Literal["cpu"] | None = None
     verify: Literal["raise", "warn", "off"] = "raise"
+    kept: Literal["bfloat16", "int8"] | None = None
 
     kind = "exact"
     memory = "O(sqrt T)"
@@ -110,6 +128,9 @@ class CheckpointedBPTT(Estimator):
         check_choice("CheckpointedBPTT", "verify", self.verify, ("raise", "warn", "off"))
         if self.offload not in (None, "cpu"):
             raise ValueError(f'CheckpointedBPTT(offload={self.offload!r}) must be "cpu" or None')
+        if self.kept is not None:
+            check_choice("CheckpointedBPTT", "kept", self.kept, list(FORMS))
+            object.__setattr__(self, "kind", "biased")
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
         """Run the recursion, keeping the states that the schedule stores."""
@@ -117,7 +138,7 @@ class CheckpointedBPTT(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(cell_evaluations=num_steps, vjps=0))
         functional, stats = FunctionalCell(cell, state, inputs), Stats(0, 0)
         if self.memory_budget is not None:
-            footprint = budget.trace(functional, num_steps, self.offload == "cpu", stats, saving_of(inputs))
+            footprint = budget.trace(functional, num_steps, self.states(functional), stats, saving_of(inputs))
             schedule = budget.choose(footprint, num_steps, budget.parse_bytes(self.memory_budget))
         elif self.num_snapshots is not None:
             schedule = binomial(num_steps, self.num_snapshots)
@@ -126,6 +147,11 @@ class CheckpointedBPTT(Estimator):
                 num_steps, math.isqrt(num_steps - 1) + 1 if self.schedule == "sqrt" else int(self.schedule)
             )
         return self.scheduled(schedule, functional, inputs, num_steps, stats)
+
+    def states(self, cell: FunctionalCell) -> StoredStates:
+        """Return what stores the states of a recursion."""
+        form = None if self.kept is None else FORMS[self.kept]
+        return StoredStates(form, self.offload == "cpu", [*cell.state, *cell.others])
 
     def scheduled(
         self, schedule: Schedule | None, cell: FunctionalCell, inputs: Any, num_steps: int, stats: Stats
@@ -136,7 +162,7 @@ class CheckpointedBPTT(Estimator):
             stats.cell_evaluations += num_steps
             stats.vjps += num_steps
             return Rollout(state, stats)
-        forward = CheckpointedPass(cell, schedule, self.offload == "cpu", self.verify, saving_of(inputs))
+        forward = CheckpointedPass(cell, schedule, self.states(cell), self.verify, saving_of(inputs))
         answers = without_graphs(inputs)
         last, kept = forward.run(inputs)
         leaves = joined(CheckpointedRecursion, forward, last, kept, cell.sources, answers)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from loopgrad.gradients import host_memory, tree
+from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import check_structure
 from loopgrad.gradients.fingerprint import Fingerprints
@@ -23,6 +23,7 @@ from loopgrad.gradients.outputs import Saving, Taken
 from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.schedule import Schedule
+from loopgrad.gradients.stored_states import StoredStates, apart, fetched, together
 from loopgrad.gradients.stretches import Stretches
 from loopgrad.gradients.untouched import Untouched
 
@@ -32,6 +33,7 @@ class CheckpointedPass:
     """A forward pass that stores the states its schedule names, and what going back through it needs.
 
     Attributes:
+        states: Stores them.
         saving: At which updates a readout is asked, None for none.
         places: Blocks before which a state is stored.
         rest: For each of these states, its leaves with marks in the place of tensors.
@@ -40,7 +42,7 @@ class CheckpointedPass:
 
     cell: FunctionalCell
     schedule: Schedule
-    offload: bool
+    states: StoredStates
     verify: str
     saving: Saving | None = None
     places: list[int] = field(default_factory=list)
@@ -58,15 +60,16 @@ class CheckpointedPass:
         tensors = [*(leaf for leaf in cell.state if isinstance(leaf, torch.Tensor)), *cell.others]
         versions, state = versions_of(tensors), cell.state
         for start, stop in itertools.pairwise([*self.places, blocks]):
-            kept, rest = tree.apart([_stored(leaf) for leaf in state] if self.offload and start else state)
+            kept, rest = apart(self.states.store(state) if start else state)
             snapshots.append((kept, versions_of(kept)))
             self.rest.append(rest)
             self.conditions.append(Conditions(cell.cell, tensors, self.conditions[-1] if self.conditions else None))
             after = watched.run(cell.unflatten_state(state), inputs, range(bounds[start], bounds[stop]))
             check_structure(cell.unflatten_state(state), after)
             state = tree.flatten(after)[0]
-            if self.verify != "off":
+            if self.verify != "off" and (self.states.form is None or start == 0):  # no other is met exactly
                 self.prints.note(bounds[stop], state)
+        self.states.end()
         for written, before in ((tensors, versions), *snapshots):
             check_unchanged(written, before, "its updates cannot be run again")
         if watched.keeps and len(self.places) < blocks:
@@ -110,11 +113,11 @@ class Reversal:
     """One backward pass: holds the snapshots on a stack and goes through the blocks from the last to the first."""
 
     def __init__(self, run: CheckpointedPass, saved: Sequence[torch.Tensor]):
-        self.cell, self.schedule, self.offload, self.prints = run.cell, run.schedule, run.offload, run.prints
+        self.cell, self.schedule, self.states, self.prints = run.cell, run.schedule, run.states, run.prints
         self.verify, self.saving = run.verify, run.saving
         self.devices = [leaf.device if isinstance(leaf, torch.Tensor) else None for leaf in self.cell.state]
         queue = iter(saved)
-        stored = [self.cell.state, *(tree.together(queue, rest) for rest in run.rest[1:])]
+        stored = [self.cell.state, *(together(queue, rest) for rest in run.rest[1:])]
         snapshots = zip(run.places, stored, run.conditions, strict=True)
         self.held = [_Snapshot(block, list(leaves), conditions) for block, leaves, conditions in snapshots]
 
@@ -151,10 +154,10 @@ class Reversal:
             for stop in places:
                 state = run_without_graph(cell, state, inputs, range(bounds[start], bounds[stop]))
                 leaves = tree.flatten(state)[0]
-                if self.verify != "off":
+                if self.verify != "off" and self.states.form is None:
                     self.prints.meet(bounds[stop], leaves)
-                if self.offload and stop != block:
-                    leaves = [_stored(leaf) for leaf in leaves]
+                if stop != block:
+                    leaves = self.states.store(leaves)
                 # what the updates have come to: in the copies they were given, or in the module where they set it anew
                 now = {n: buffers[n] if b is own[n] else b for n, b in cell.named_buffers()} if buffers else {}
                 self.held.append(_Snapshot(stop, leaves, _noted(here.conditions, cell, others, now)))
@@ -164,15 +167,11 @@ class Reversal:
         answers = Taken(self.saving, since=bounds[-1], again=True) if asked else None  # pyright: ignore
         with here.conditions.restored(self.cell.cell) as buffers:
             self.cell.call(run, others, buffers, answers=answers)
+        self.states.end()
 
     def fetched(self, snapshot: _Snapshot) -> list[Any]:
         """Return the leaves of a snapshot on the devices of the state."""
-        pairs = zip(snapshot.leaves, self.devices, strict=True)
-        return [leaf if device is None else host_memory.fetch(leaf, device) for leaf, device in pairs]
-
-
-def _stored(leaf: Any) -> Any:
-    return host_memory.store(leaf) if isinstance(leaf, torch.Tensor) else leaf
+        return fetched(snapshot.leaves, self.devices)
 
 
 def _noted(before: Conditions, cell: nn.Module, tensors: list[torch.Tensor], buffers: Any) -> Conditions:

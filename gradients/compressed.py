@@ -3,18 +3,15 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice, check_int, only_one
-from loopgrad.gradients.compression import Form, Levels, Rounded, Thin
+from loopgrad.gradients.compression import FORMS, Thin
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.saved_short import SavedShort
 from loopgrad.gradients.stepwise import cut
-
-FORMS: dict[str, Form] = {"bfloat16": Rounded(torch.bfloat16), "int8": Levels()}
 
 
 @dataclass(frozen=True)

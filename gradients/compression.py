@@ -96,3 +96,6 @@ class Thin(Form):
     def restored(self, parts: list[Tensor], like: torch.Size, dtype: torch.dtype) -> Tensor:
         """Multiply."""
         return (parts[0] @ parts[1]).view(like)
+
+
+FORMS: dict[str, Form] = {"bfloat16": Rounded(torch.bfloat16), "int8": Levels()}  # by the names that users give

@@ -103,6 +103,10 @@ class Carried(ABC):
     def holding(self, tensors: list[Tensor]) -> "Carried":
         """Return the same of other tensors, as autograd has kept them."""
 
+    def check(self, owner: str, bound: float) -> None:
+        """Raise RuntimeError if the updates were not as what is carried needs them; called after the last one."""
+        return None
+
 
 class Traces(Carried):
     """Entries of J that depend on themselves alone from update to update: J_ip <- (dF/dz)_ii J_ip + (dF/dp)_ip.

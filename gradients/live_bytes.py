@@ -28,14 +28,21 @@ class PeakBytes(TorchDispatchMode):
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        return self.followed(func, args, kwargs or {})
+
+    def followed(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what an operator returns, and follow its tensors."""
         if func is not torch.ops.aten.lift_fresh.default:  # its argument was allocated by torch.tensor(...) just now
             for tensor in _tensors((*args, *kwargs.values())):
                 self._follow(tensor, existed=True)
-        output = func(*args, **kwargs)
+        output = self.called(func, args, kwargs)
         for tensor in _tensors((output,)):
             self._follow(tensor, existed=False)
         return output
+
+    def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator."""
+        return func(*args, **kwargs)
 
     def allocated(self, size: int) -> None:
         """Count a storage that has come to life, or another size of one."""

@@ -94,6 +94,7 @@ class OnlinePass:
                 known = self._attempt(buffers, columns, patterns)
             check_unchanged(self.cell.sources, versions, "its updates cannot be run again")
             if not float(known.off) > bound:
+                known.carried.check(type(self.how).__name__, bound)
                 return known
         name = type(self.how).__name__
         pattern, ways = "", "CheckpointedBPTT()"

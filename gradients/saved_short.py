@@ -8,6 +8,7 @@ from torch import Tensor
 from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.graph import saved_tensors_hooks
 
+from loopgrad.gradients.checks import version_of
 from loopgrad.gradients.compression import Form
 
 Place = tuple[Any, ...]
@@ -46,14 +47,14 @@ class SavedShort:
     def __init__(self, form: Form, known: list[Tensor]):
         self._form = form
         # held while updates run, so that nothing else comes to stand where one of them was
-        self._known = {_storage(tensor): tensor for tensor in known if tensor.layout == torch.strided}
+        self._known = {storage_of(tensor): tensor for tensor in known if tensor.layout == torch.strided}
         around = _top_saved_tensors_default_hooks(True)
         self._pack, self._unpack = around or (lambda tensor: tensor, lambda packed: packed)
         self._done: dict[Place, tuple[Tensor, Short]] = {}
 
     def update(self, state: list[Tensor]) -> saved_tensors_hooks:
         """Return a block for one update: what it saves more than once, or the one before has saved, is kept once."""
-        handed_on = {_storage(leaf) for leaf in state if leaf.layout == torch.strided}
+        handed_on = {storage_of(leaf) for leaf in state if leaf.layout == torch.strided}
         self._done = {place: entry for place, entry in self._done.items() if place[0] in handed_on}
         return saved_tensors_hooks(self._shortened, self._restored)
 
@@ -63,9 +64,9 @@ class SavedShort:
 
     def _shortened(self, tensor: Tensor) -> Short:
         own = tensor.detach()  # a result that saves itself would else keep itself alive
-        if not self._form.fits(tensor) or _storage(tensor) in self._known or _of_leaf(tensor):
+        if not self._form.fits(tensor) or storage_of(tensor) in self._known or _of_leaf(tensor):
             return Short([self._pack(own)], tensor.shape, tensor.dtype, None)
-        place = (_storage(own), own.storage_offset(), own.shape, own.stride(), tensor._version)
+        place = place_of(own)
         if place not in self._done:  # the tensor is held, so that nothing else comes to stand there
             with torch.no_grad():
                 parts = [self._pack(part) for part in self._form.packed(own)]
@@ -80,8 +81,14 @@ class SavedShort:
             return short.form.restored(parts, short.shape, short.dtype)
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """Return what stands for the storage of a tensor as long as it lives."""
     return tensor.untyped_storage()._cdata
+
+
+def place_of(tensor: Tensor) -> Place:
+    """Return what stands for the numbers of a tensor as long as its storage lives."""
+    return storage_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), version_of(tensor)
 
 
 def _of_leaf(tensor: Tensor) -> bool:

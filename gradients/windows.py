@@ -16,6 +16,7 @@ from loopgrad.gradients.recursion_node import RecursionNode, joined
 from loopgrad.gradients.schedule import Schedule
 from loopgrad.gradients.stats import Stats
 from loopgrad.gradients.stepwise import kept, without_graphs
+from loopgrad.gradients.stored_states import StoredStates
 from loopgrad.gradients.stretches import Stretches
 from loopgrad.gradients.untouched import Untouched
 
@@ -150,7 +151,9 @@ def in_windows(
     bounds = sorted({0, num_steps, *(window.updates.start for window in windows)})
     schedule = Schedule(tuple(bounds), len(bounds) - 2, 0)
     saving = None if answers is None else answers.saving
-    forward = WindowedPass(functional, schedule, False, verify, saving, windows=windows, owner=owner, dims=dims)
+    forward = WindowedPass(
+        functional, schedule, StoredStates(None, False), verify, saving, windows=windows, owner=owner, dims=dims
+    )
     last, kept = forward.run(inputs)
     leaves = joined(WindowedRecursion, forward, last, kept, functional.sources, answers)
     again = sum(len(window.updates) for window in windows) if any(map(requires_grad, functional.sources)) else 0

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from loopgrad.analysis import record as record
     from loopgrad.analysis import spectral_radius as spectral_radius
     from loopgrad.gradients import BPTT as BPTT
+    from loopgrad.gradients import KFRTRL as KFRTRL
     from loopgrad.gradients import RTRL as RTRL
     from loopgrad.gradients import UORO as UORO
     from loopgrad.gradients import CheapestExact as CheapestExact
@@ -59,6 +60,7 @@ else:
             "ForwardGradient",
             "ForwardMode",
             "ImplicitGradient",
+            "KFRTRL",
             "LowRankES",
             "ParallelNewton",
             "PhantomGradient",

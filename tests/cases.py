@@ -103,6 +103,8 @@ ESTIMATORS = [
     EstimatorCase("checkpointed_binomial_0", CheckpointedBPTT("binomial", num_snapshots=0)),
     EstimatorCase("checkpointed_binomial_1", CheckpointedBPTT("binomial", num_snapshots=1)),
     EstimatorCase("checkpointed_binomial_3", CheckpointedBPTT("binomial", num_snapshots=3)),
+    # one segment, which begins at z_0
+    EstimatorCase("checkpointed_short", CheckpointedBPTT(schedule=1000, kept="int8")),
     EstimatorCase("compressed_at_full_rank", CompressedBPTT(rank=10_000)),
     EstimatorCase("cheapest_exact_whole", CheapestExact("1GiB"), traces=1),
     EstimatorCase("cheapest_exact_checkpointed", OfLeastBudget("1GiB"), traces=2),

@@ -8,6 +8,7 @@ from torch import nn
 from loopgrad.experiments.benches.family_cells import Couple, Problem
 from loopgrad.gradients import (
     BPTT,
+    KFRTRL,
     RTRL,
     UORO,
     CheckpointedBPTT,
@@ -69,6 +70,7 @@ CONTENDERS: dict[str, Contender] = {
     "CheckpointedBPTT": Contender(_always(CheckpointedBPTT())),
     "CheckpointedBPTT(1)": Contender(_always(CheckpointedBPTT(1))),
     "CheckpointedBPTT(binomial, 4)": Contender(_always(CheckpointedBPTT("binomial", num_snapshots=4))),
+    "CheckpointedBPTT(int8)": Contender(_always(CheckpointedBPTT(kept="int8"))),
     "ReversibleBPTT of a leapfrog": Contender(_always(ReversibleBPTT()), couple=_leapfrog),
     "CompressedBPTT(bfloat16)": Contender(_always(CompressedBPTT("bfloat16"))),
     "CompressedBPTT(int8)": Contender(_always(CompressedBPTT("int8"))),
@@ -86,6 +88,7 @@ CONTENDERS: dict[str, Contender] = {
     "SnAp(1)": Contender(_always(SnAp(1)), only=SMALL),
     "DiagonalRTRL": Contender(_always(DiagonalRTRL()), only=SMALL),
     "UORO": Contender(lambda seed: UORO(seed=seed), random=True, only=SMALL),
+    "KFRTRL": Contender(lambda seed: KFRTRL(seed=seed), random=True, only=("gru",)),
     "LowRankES": Contender(
         lambda seed: LowRankES(population=POPULATION, seed=seed), random=True, side_by_side=2 * POPULATION + 1
     ),

@@ -17,6 +17,7 @@ from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.experiments.training.seeds import seed_for
 from loopgrad.gradients import (
     BPTT,
+    KFRTRL,
     RTRL,
     UORO,
     CheckpointedBPTT,
@@ -27,9 +28,10 @@ from loopgrad.gradients import (
     TruncatedBPTT,
 )
 
-NAMES = ("BPTT", "checkpointed", "RTRL", "SnAp(1)", "SnAp(2)", "diagonal", "UORO", "truncated")
+NAMES = ("BPTT", "checkpointed", "RTRL", "SnAp(1)", "SnAp(2)", "diagonal", "UORO", "KF-RTRL", "truncated")
+RANDOM = ("UORO", "KF-RTRL")
 # of the others the gradient is that of BPTT or, on a GRU whose weights act on one feature each, of SnAp(1)
-TAUGHT = ("BPTT", "SnAp(1)", "UORO", "truncated")
+TAUGHT = ("BPTT", "SnAp(1)", "UORO", "KF-RTRL", "truncated")
 ASKED = 8  # updates at the end of a sequence that are asked for what came first
 LOOKS = 4  # at the held-out loss, at equal distances
 
@@ -87,9 +89,10 @@ class Online(Bench):
 
     The network reads a bit per update and names it; `delay` updates after the first bit it is asked for that one.
     A row is an estimator at a delay. cosine and error: with the float64 gradient of BPTT, weights of the GRU, of
-    weights as they begin and of the same after `updates` of BPTT; UORO: means over draws. saved, peak: KiB that the
-    graph keeps and that are alive at once. evals: of the cell, its recomputation and the probe of patterns included.
-    MFLOP: of matrix products. window: of the truncated one, in which as many update graphs fit as SnAp(1) keeps bytes.
+    weights as they begin and of the same after `updates` of BPTT; UORO and KF-RTRL: means over draws. saved, peak: KiB
+    that the graph keeps and that are alive at once. evals: of the cell, its recomputation and the probe of patterns
+    included. MFLOP: of matrix products. window: of the truncated one, in which as many update graphs fit as SnAp(1)
+    keeps bytes.
     loss: of held-out questions after training under the estimator, mean, least and greatest over seeds (0.693 for
     knowing nothing), with Adam, the same data and first weights for all; at delays in `trained` alone, and of those
     whose gradient is no other one's.
@@ -101,7 +104,7 @@ class Online(Bench):
         trained: Delays at which networks are trained, minutes each; none by default.
         updates: Of the weights.
         learning_rate: Of Adam.
-        draws: Of UORO.
+        draws: Of UORO and KF-RTRL.
         seeds: Of weights and data.
     """
 
@@ -168,7 +171,7 @@ class Online(Bench):
     ) -> dict[str, float]:
         exact = copy.deepcopy(network).double().gradient(x.double(), labels, BPTT())
         estimator = estimator_of(name, window, self.seeds[0])
-        found = [network.gradient(x, labels, estimator).double() for _ in range(self.draws if name == "UORO" else 1)]
+        found = [network.gradient(x, labels, estimator).double() for _ in range(self.draws if name in RANDOM else 1)]
         cosines = [torch.cosine_similarity(gradient, exact, dim=0) for gradient in found]
         errors = [(gradient - exact).norm() / exact.norm() for gradient in found]
         pairs = ((f"cosine {when}", cosines), (f"error {when}", errors))
@@ -230,6 +233,7 @@ def estimator_of(name: str, window: int, seed: int) -> Estimator:
         "SnAp(2)": lambda: SnAp(2),
         "diagonal": DiagonalRTRL,
         "UORO": lambda: UORO(seed),
+        "KF-RTRL": lambda: KFRTRL(seed),
         "truncated": lambda: TruncatedBPTT(num_steps=window),
     }
     return makers[name]()

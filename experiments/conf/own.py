@@ -33,7 +33,7 @@ from loopgrad.experiments.trainer import (
     SignSGDRule,
     Trainer,
 )
-from loopgrad.gradients import DepthDistribution
+from loopgrad.gradients import CheckpointedBPTT, DepthDistribution
 from loopgrad.models import (
     ACT,
     GRU,
@@ -106,7 +106,11 @@ OWN: Mapping[str, Classes] = {
 }
 """By the part of a configuration; the names are those that configurations of this package write."""
 
+BUILT: Classes = {"loopgrad.gradients.CheckpointedBPTT": CheckpointedBPTT}
+"""Classes with young keys that are built from what was typed, and never from a file."""
+
 YOUNG: Mapping[str, frozenset[str]] = {
+    "loopgrad.gradients.CheckpointedBPTT": frozenset({"kept"}),
     **dict.fromkeys(
         (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "TRM")),
         frozenset({"forward_dtype"}),
@@ -131,7 +135,9 @@ def without_young(values: Any) -> Any:
         return values
     target = values.get("_target_")
     young = YOUNG.get(target, frozenset()) if isinstance(target, str) else frozenset()
-    found = next((classes[str(target)] for classes in OWN.values() if target in classes), None) if young else None
+    found = (
+        next((classes[str(target)] for classes in (*OWN.values(), BUILT) if target in classes), None) if young else None
+    )
     defaults = {name: it.default for name, it in inspect.signature(found).parameters.items()} if found else {}
     return {
         key: without_young(value)

@@ -1,6 +1,7 @@
 """What is foreseen without data is what is measured with it: three cells, five estimators; and what cannot is said."""
 
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -61,6 +62,7 @@ ESTIMATORS = {
     "BPTT": BPTT(),
     "CheckpointedBPTT": CheckpointedBPTT(),
     "CheckpointedBPTT(3)": CheckpointedBPTT(3),
+    "CheckpointedBPTT(3, int8)": CheckpointedBPTT(3, kept="int8"),
     "last cycle": TruncatedBPTT(num_cycles=1),
     "phantom": PhantomGradient(num_steps=2, damping=0.5),
 }
@@ -135,10 +137,11 @@ def test_of_exact_ones_that_fit_the_cheapest_is_found():
     assert cheapest_exact(foreseen_rows("two_streams", estimators, 32, 1000)) is None
 
 
-def test_a_budget_of_its_own_is_what_is_left_and_the_step_stays_within():
+@pytest.mark.parametrize("own", [CheapestExact, partial(CheckpointedBPTT, kept="int8")])
+def test_a_budget_of_its_own_is_what_is_left_and_the_step_stays_within(own):
     budget = 2 * MiB
-    (row,) = foreseen_rows("attention", {"auto": CheapestExact("1GiB")}, 16, budget)
-    peak, stats = measured("attention", CheapestExact(row.room), 16)
+    (row,) = foreseen_rows("attention", {"auto": own(memory_budget="1GiB")}, 16, budget)
+    peak, stats = measured("attention", own(memory_budget=row.room), 16)
     assert row.fits and peak <= budget and row.room <= budget
     assert row.bytes == pytest.approx(peak, rel=0.1)
     assert (row.evaluations, row.vjps) == (stats.cell_evaluations, stats.vjps)
@@ -152,6 +155,7 @@ def test_a_budget_of_its_own_is_what_is_left_and_the_step_stays_within():
         BPTT(),
         CheckpointedBPTT(),
         CheckpointedBPTT(7),
+        CheckpointedBPTT(kept="int8"),
         TruncatedBPTT(num_steps=9),
         PhantomGradient(num_steps=3, damping=0.5),
     ],

@@ -11,6 +11,7 @@ from loopgrad.gradients import BPTT, CheckpointedBPTT, budget, host_memory
 from loopgrad.gradients.contract import Stats
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.schedule import evaluations
+from loopgrad.gradients.stored_states import StoredStates
 
 
 class Perceptron(nn.Module):
@@ -54,7 +55,9 @@ def gru(num_steps, batch):
 
 
 def footprint_of(cell, state, inputs, num_steps):
-    return budget.trace(FunctionalCell(cell, state, inputs), num_steps, offload=False, stats=Stats(0, 0))
+    return budget.trace(
+        FunctionalCell(cell, state, inputs), num_steps, StoredStates(None, offload=False), stats=Stats(0, 0)
+    )
 
 
 def four_budgets(footprint, num_steps):

@@ -26,7 +26,7 @@ def test_exact_gradients_are_exact_and_the_others_are_not(rows):
 
 
 def test_what_online_gradients_keep_does_not_grow_and_truncation_keeps_no_more(rows):
-    for name in ("RTRL", "SnAp(1)", "diagonal", "UORO"):
+    for name in ("RTRL", "SnAp(1)", "diagonal", "UORO", "KF-RTRL"):
         assert rows[2, name]["saved KiB"] == rows[20, name]["saved KiB"]
     assert rows[20, "BPTT"]["saved KiB"] > 1.9 * rows[2, "BPTT"]["saved KiB"]
     assert rows[20, "SnAp(1)"]["saved KiB"] < rows[20, "RTRL"]["saved KiB"]

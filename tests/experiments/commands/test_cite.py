@@ -36,6 +36,7 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "estimator=diagonal_rtrl": ["bellec2020", "2305.15947"],
     "estimator=uoro": ["1702.05043"],
     "estimator=parallel_newton": ["2309.12252", "2407.19115"],
+    "estimator=kf_rtrl": ["1805.10842"],
     "estimator=zeroth_order": ["2305.17333"],
     "estimator=random_truncation": ["1705.08209"],
     "estimator=hrm_text": ["2605.20613"],

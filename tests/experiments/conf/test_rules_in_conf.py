@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.overrides import composed
-from loopgrad.experiments.conf.own import OWN, YOUNG, without_young
+from loopgrad.experiments.conf.own import BUILT, OWN, YOUNG, without_young
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.trainer import AdamATan2Rule, Cosine, MuonRule, SignSGDRule
@@ -82,11 +82,14 @@ def test_a_young_key_at_its_default_says_nothing_and_another_value_is_told():
     for name in ("maze", "arc1"):
         assert "path" not in without_young(dict(composed("train", [f"task={name}"]).task))
         assert without_young(dict(composed("train", [f"task={name}", "task.path=x"]).task))["path"] == "x"
+    for kept, keys in ((None, set()), ("int8", {"kept"})):
+        own = dict(composed("train", ["estimator=checkpointed"]).estimator.checkpointed) | {"kept": kept}
+        assert without_young(own).keys() == {"_target_", "schedule", "num_snapshots", "memory_budget", "offload"} | keys
     assert without_young({"_target_": "mine.Task", "compile": "none"}) == {"_target_": "mine.Task", "compile": "none"}
 
 
 def test_every_young_key_has_a_default_and_stands_where_it_can_be_set():
     for target, names in YOUNG.items():
-        (found,) = {classes[target] for classes in OWN.values() if target in classes}
+        (found,) = {classes[target] for classes in (*OWN.values(), BUILT) if target in classes}
         taken = inspect.signature(found).parameters
         assert all(taken[name].default is not inspect.Parameter.empty for name in names)
