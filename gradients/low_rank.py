@@ -34,7 +34,8 @@ class LowRankES(Estimator):
     tends to that of BPTT as sigma^2.
 
     Args:
-        rank: r. The noise of E tends to a normal one as 1 / r.
+        rank: r. The noise of E tends to a normal one as 1 / r. None perturbs matrices densely too, and forms what it
+            adds to them: zeroth order as it was before, to compare with.
         population: K, the perturbations.
         antithetic: Two runs for each, at plus and minus; False takes one, and its difference from the run at theta.
         sigma: Size of a perturbation, per element.
@@ -79,7 +80,7 @@ class LowRankES(Estimator):
         (72, 0)
     """
 
-    rank: int = 1
+    rank: int | None = 1
     population: int = 8
     antithetic: bool = True
     sigma: float = 1e-2
@@ -95,7 +96,8 @@ class LowRankES(Estimator):
     references = ("sarkar2025evolution", "malladi2023fine")
 
     def __post_init__(self) -> None:
-        check_int("LowRankES", "rank", self.rank, 1)
+        if self.rank is not None:
+            check_int("LowRankES", "rank", self.rank, 1)
         check_int("LowRankES", "population", self.population, 1)
         check_int("LowRankES", "chunk", self.chunk, 1)
         if not isinstance(self.antithetic, bool):

@@ -61,7 +61,7 @@ class LowRankPass:
         self.stats.cell_evaluations += self.num_steps
         if not any(chosen):
             return last, None
-        own = range(cell.num_inputs, len(cell.others))
+        own = range(cell.num_inputs, len(cell.others)) if how.rank is not None else ()
         self.matrices = frozenset(width + i for i in own if i in uses.linear - uses.other and cell.others[i].dim() == 2)
         middle, found = self.rows.join(last), []
         for members in self.chunks():
@@ -126,8 +126,8 @@ class LowRankPass:
 
     def stacked(self, members: range, chosen: Sequence[bool]) -> list[Any]:
         """Return what `drawn` gives for some perturbations, along a new first dimension."""
-        found: list[Any] = []
-        for each in zip(*(self.drawn(k, self.cell.sources, chosen) for k in members), strict=True):
+        found, sources = list[Any](), self.cell.sources
+        for each in zip(*(self.drawn(k, sources, chosen) for k in members), strict=True):
             if each[0] is None:
                 found.append(None)
             elif isinstance(each[0], Factors):

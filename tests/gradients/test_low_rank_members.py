@@ -51,6 +51,18 @@ def test_cells_of_torch_equal_dense_perturbations_of_the_same_draws(kind, bias, 
         assert [isinstance(it, Factors) for it in first] == [False, False, True, True, *[False] * (2 * bias)]
 
 
+def test_without_a_rank_matrices_are_perturbed_densely(monkeypatch):
+    torch.manual_seed(0)
+    for make in (Cell, Recurrent):
+        for chunk in (1, 2):
+            found, expected, first = dense(
+                LowRankES(None, population=3, chunk=chunk, seed=0), *given(make()), monkeypatch
+            )
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.abs().max()))
+            assert not any(isinstance(it, Factors) for it in first)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_the_weights_a_cell_of_torch_runs_as_it_is(kind):
     cell, z, x, _ = given(Recurrent(kind))
