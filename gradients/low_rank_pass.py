@@ -55,9 +55,7 @@ class LowRankPass:
                 "LowRankES cannot move weights that tensor parallelism has split: use CheckpointedBPTT()"
             )
         uses = Uses(cell.others)
-        last = run_moved(
-            cell, self.num_steps, cell.state, cell.others, {}, self.rows, None, 0.0, None, lambda _: uses, "LowRankES"
-        )
+        last = self._moved(cell.state, cell.others, {}, 0.0, lambda _: uses)
         self.stats.cell_evaluations += self.num_steps
         if not any(chosen):
             return last, None

@@ -10,7 +10,7 @@ from torch import Tensor
 from loopgrad.gradients import tree
 from loopgrad.gradients.contract import check_shapes, check_structure
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import alias, check_nothing_hidden, is_floating, next_number
+from loopgrad.gradients.graphs import HiddenTensor, alias, check_nothing_hidden, is_floating, next_number
 from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
 
@@ -82,7 +82,7 @@ def run_together(
 def _mapped(update: Any, owner: str, *given: list[Tensor]) -> Any:
     try:
         return torch.vmap(update)(*given)
-    except torch.OutOfMemoryError:
+    except (HiddenTensor, torch.OutOfMemoryError):
         raise
     except RuntimeError as error:
         raise RuntimeError(
