@@ -12,6 +12,7 @@ from loopgrad.analysis import interleaved, measure, median_ratio
 from loopgrad.experiments.benches.contract import Bench
 from loopgrad.experiments.benches.ledger import NOTHING_KEPT, Ledger, Part
 from loopgrad.gradients import LowRankES
+from loopgrad.models.recurrent import LayersCell
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Perturbations(Bench):
         return list(ledger.each(parts))
 
     def _at(self, size: int, batch: int, moved: str) -> list[dict[str, Any]]:
-        torch.manual_seed(0)
-        cell = Reads(size)
-        z, xs = torch.zeros(batch, size), torch.randn(self.updates, batch, size)
+        generator = torch.Generator().manual_seed(0)
+        cell = LayersCell(nn.GRUCell, size, 1, generator)
+        z, xs = {"h_1": torch.zeros(batch, size)}, torch.randn(self.updates, batch, size, generator=generator)
         xs.requires_grad_(moved != "weights")
         many = max(1, self.population // 4)  # so that the clock sees something
 
@@ -71,7 +72,7 @@ class Perturbations(Bench):
 
         def estimate(chunk: int) -> Tensor:
             estimator = LowRankES(self.rank, self.population, chunk=chunk, seed=0)
-            return estimator(cell, z, None, self.updates, xs=xs).state.sum()
+            return estimator(cell, z, None, self.updates, xs=xs).state["h_1"].sum()
 
         def forward(chunk: int) -> None:
             estimate(chunk)
@@ -94,15 +95,3 @@ class Perturbations(Bench):
             }
             for chunk in self.chunks
         ]
-
-
-class Reads(nn.Module):
-    """h <- GRUCell(x_t, h)."""
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.gru = nn.GRUCell(size, size)
-
-    def forward(self, state: Tensor, inputs: Tensor, step: int) -> Tensor:
-        """Read an input."""
-        return self.gru(inputs, state)
