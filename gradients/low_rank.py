@@ -26,20 +26,25 @@ class LowRankES(Estimator):
        E_k, \qquad E_k = A_k B_k^T / \sqrt{r}
 
     with the cotangent g of z_T in place of two losses, and normal A (out, r), B (in, r) for each weight matrix W that
-    the cell reads through `torch.nn.functional.linear`, as nn.Linear does. W + sigma E is never formed: the layer
-    returns x W^T + sigma / sqrt(r) (x B) A^T. All else that requires grad (biases, norms, embeddings, matrices that are
-    read in another way, inputs, z_0) has a plain dense normal perturbation. E has mean 0 and the covariance of a dense
+    the cell reads through `torch.nn.functional.linear`, as nn.Linear does, or as a weight of nn.GRUCell, nn.LSTMCell or
+    nn.RNNCell. W + sigma E is never formed: the layer returns x W^T + sigma / sqrt(r) (x B) A^T. All else that requires
+    grad (biases, norms, embeddings, matrices that are read in another way, inputs, z_0) has a plain dense normal
+    perturbation. E has mean 0 and the covariance of a dense
     normal one, so that the mean of the estimate is the gradient of g . z_T smoothed over these perturbations, which
     tends to that of BPTT as sigma^2.
 
     Args:
-        rank: r. The noise of E tends to a normal one as 1 / r.
+        rank: r. The noise of E tends to a normal one as 1 / r. None perturbs matrices densely too, and forms what it
+            adds to them: zeroth order as it was before, to compare with.
         population: K, the perturbations.
         antithetic: Two runs for each, at plus and minus; False takes one, and its difference from the run at theta.
         sigma: Size of a perturbation, per element.
         seed: Seed of the estimator's own generator, from which each forward pass draws a fresh one; None starts it
             from the system's entropy. Ranks of torch.distributed draw different noise even with the same seed.
         scope: "sample" if samples do not see each other, "batch" if they do: one coefficient then serves all of them.
+        chunk: Perturbations that run at once, as one larger batch. Draws do not depend on it, and the gradient only by
+            rounding. The cell is run through torch.vmap, which can take no update that draws random numbers, writes
+            values of a sample to a buffer or looks at values (`if z.sum() > 0`): such a cell needs 1, the default.
 
     Forward values are those of `BPTT`, bit for bit.
 
@@ -47,8 +52,10 @@ class LowRankES(Estimator):
         E ||estimate - g||^2 = C / K ||g||^2 with C of order P, the perturbed numbers, as of a dense perturbation and a
         little more for small r: low rank makes a run cheap, not the estimate good.
     Cost:
-        1 + 2K recursions (1 + K without antithetic), no vjp. Saves K last states; a run holds one update's widest
-        intermediate and (out + in) r numbers for each matrix.
+        1 + 2K recursions (1 + K without antithetic), no vjp. Saves K last states; a run holds `chunk` times one
+        update's widest intermediate, (out + in) r numbers for each matrix, and what is perturbed densely. With chunk=1
+        small cells cost the interpreter's time; a chunk of rows that fill the processor costs hardly more than plain
+        forward passes of them.
     Not recommended when:
         `CheckpointedBPTT` fits, which is exact for one more forward pass. Beyond a few thousand weights at a small
         population. In 16-bit arithmetic, in which the differences drown.
@@ -60,7 +67,7 @@ class LowRankES(Estimator):
             dimension in common and scope is "sample".
         TypeError: torch.compile has compiled the cell, or a net in it.
         RuntimeError: A tensor that requires grad and that the cell reads could not be followed, or was changed in place
-            before backward; or backward got create_graph=True.
+            before backward; or backward got create_graph=True; or torch.vmap cannot run the cell and chunk is above 1.
 
     Example:
         >>> import torch
@@ -73,12 +80,13 @@ class LowRankES(Estimator):
         (72, 0)
     """
 
-    rank: int = 1
+    rank: int | None = 1
     population: int = 8
     antithetic: bool = True
     sigma: float = 1e-2
     seed: int | None = None
     scope: Literal["sample", "batch"] = "sample"
+    chunk: int = 1
     generator: torch.Generator = field(default=None, repr=False, compare=False, kw_only=True)  # pyright: ignore
 
     kind = "unbiased"
@@ -88,8 +96,10 @@ class LowRankES(Estimator):
     references = ("sarkar2025evolution", "malladi2023fine")
 
     def __post_init__(self) -> None:
-        check_int("LowRankES", "rank", self.rank, 1)
+        if self.rank is not None:
+            check_int("LowRankES", "rank", self.rank, 1)
         check_int("LowRankES", "population", self.population, 1)
+        check_int("LowRankES", "chunk", self.chunk, 1)
         if not isinstance(self.antithetic, bool):
             raise TypeError(f"LowRankES(antithetic={self.antithetic!r}) must be True or False")
         if not (isinstance(self.sigma, int | float) and 0 < self.sigma < math.inf):

@@ -1,96 +1,25 @@
 """The recursions of `LowRankES`: what each perturbation is, where it enters, and the gradient that it gives."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from loopgrad.gradients.agreement import agreed_seed, is_split
+from loopgrad.gradients.carried_products import Factors
+from loopgrad.gradients.carried_reads import Carrying, Uses
 from loopgrad.gradients.central_differences import check_precision, run_moved
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.functional_cell import FunctionalCell
-from loopgrad.gradients.graphs import merged
+from loopgrad.gradients.graphs import is_floating, merged
+from loopgrad.gradients.members_at_once import run_together
 from loopgrad.gradients.noise import fresh_seed
 from loopgrad.gradients.observed import Frozen, frozen_parameters, seeing_all
 from loopgrad.gradients.recompute import Conditions
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.row_layout import RowLayout
-from loopgrad.gradients.untouched import Mode, Untouched
-
-
-@dataclass(frozen=True)
-class Factors:
-    """A perturbation A B^T of a matrix, with 1 / sqrt(rank) in A."""
-
-    a: Tensor
-    b: Tensor
-
-
-class Uses(Mode):
-    """Notes how torch calls are given some tensors.
-
-    Attributes:
-        other: Numbers of those that are given to another call than as the weight of F.linear.
-        linear: Numbers of those that are given to it.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]):
-        super().__init__()
-        self._numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
-        self.linear: set[int] = set()
-        self.other: set[int] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call, and note it."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if getattr(func, "__name__", "") == "__get__":  # a shape, a dtype
-            self._note([result], self.other)
-            return result
-        if func is F.linear:
-            _, weight, bias = _of_linear(*args, **kwargs)
-            self._note([weight], self.linear)
-            self._note([args[0] if args else kwargs["input"], bias], self.other)
-        else:
-            self._note([*args, *kwargs.values()], self.other)
-        return result
-
-    def _note(self, values: Sequence[Any], where: set[int]) -> None:
-        for value in values:
-            if isinstance(value, list | tuple):
-                self._note(value, where)
-            elif id(value) in self._numbers:
-                where.add(self._numbers[id(value)])
-
-
-class Carrying(Mode):
-    """Adds x B A^T times a factor to what F.linear returns for some weights."""
-
-    def __init__(self, tensors: Sequence[Tensor], factors: dict[int, Factors], by: float):
-        super().__init__()
-        self._factors = {id(tensors[number]): it for number, it in factors.items()}
-        self._by = by
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call."""
-        kwargs = kwargs or {}
-        if func is not F.linear:
-            return func(*args, **kwargs)
-        x, weight, bias = _of_linear(*args, **kwargs)
-        found = F.linear(x, weight, bias)
-        factors = self._factors.get(id(weight))
-        if factors is None:
-            return found
-        narrow = F.linear(x, factors.b.mT)  # (..., rank)
-        rows = narrow.reshape(-1, narrow.shape[-1])
-        return torch.addmm(found.reshape(-1, found.shape[-1]), rows, factors.a.mT, alpha=self._by).view_as(found)
-
-
-def _of_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
-    return input, weight, bias
+from loopgrad.gradients.untouched import Untouched
 
 
 class LowRankPass:
@@ -125,35 +54,85 @@ class LowRankPass:
             raise RuntimeError(
                 "LowRankES cannot move weights that tensor parallelism has split: use CheckpointedBPTT()"
             )
-        given = cell, self.num_steps
         uses = Uses(cell.others)
-        last = run_moved(*given, cell.state, cell.others, {}, self.rows, None, 0.0, None, lambda _: uses, "LowRankES")
+        last = self._moved(cell.state, cell.others, {}, 0.0, lambda _: uses)
         self.stats.cell_evaluations += self.num_steps
         if not any(chosen):
             return last, None
-        own = range(cell.num_inputs, len(cell.others))
+        own = range(cell.num_inputs, len(cell.others)) if how.rank is not None else ()
         self.matrices = frozenset(width + i for i in own if i in uses.linear - uses.other and cell.others[i].dim() == 2)
         middle, found = self.rows.join(last), []
-        for k in range(how.population):
-            drawn, ends = self.drawn(k, sources, chosen), []
-            factors = {i - width: it for i, it in enumerate(drawn) if isinstance(it, Factors)}
+        for members in self.chunks():
+            drawn, ends = self.stacked(members, chosen), []
             for sigma in (how.sigma, -how.sigma) if how.antithetic else (how.sigma,):
-                moved = [t + sigma * it if isinstance(it, Tensor) else t for t, it in zip(sources, drawn, strict=True)]
-
-                def around(tensors: Sequence[Tensor], factors: Any = factors, sigma: float = sigma) -> Carrying:
-                    return Carrying(tensors, factors, sigma)
-
                 with self.conditions.restored(cell.cell) as buffers:
-                    start = merged(moved[:width], cell.state)
-                    end = run_moved(
-                        *given, start, moved[width:], buffers, self.rows, None, sigma, None, around, "LowRankES"
-                    )
-                self.stats.cell_evaluations += self.num_steps
-                ends.append(self.rows.join(end))
+                    ends.append(self._ends(drawn, len(members), sigma, buffers))
+                self.stats.cell_evaluations += self.num_steps * len(members)
             other, steps = (ends[1], 2) if how.antithetic else (middle, 1)
             found.append((ends[0] - other) / (steps * how.sigma))
         check_unchanged(sources, versions, "its updates cannot be run again")
-        return last, torch.stack(found)
+        return last, torch.cat(found)
+
+    def _moved(self, leaves: Any, others: Any, buffers: Any, sigma: float, around: Any) -> list[Any]:
+        given = self.cell, self.num_steps, leaves, others, buffers, self.rows
+        return run_moved(*given, None, sigma, None, around, "LowRankES")
+
+    def _ends(self, drawn: Sequence[Any], count: int, sigma: float, buffers: dict[str, Tensor]) -> Tensor:
+        """Return the last states under perturbations that lie along a first dimension, (members, rows, features)."""
+        cell, sources = self.cell, self.cell.sources
+        width = len(sources) - len(cell.others)
+        moved = [t + sigma * it if isinstance(it, Tensor) else t for t, it in zip(sources, drawn, strict=True)]
+        low = {i - width: it for i, it in enumerate(drawn) if isinstance(it, Factors)}
+        if count == 1:
+            first = [it[0] if isinstance(e, Tensor) else it for it, e in zip(moved, drawn, strict=True)]
+            factors = {i: Factors(it.a[0], it.b[0]) for i, it in low.items()}
+
+            def alone(tensors: Sequence[Tensor]) -> Carrying:
+                return Carrying(tensors, factors, sigma)
+
+            end = self._moved(merged(first[:width], cell.state), first[width:], buffers, sigma, alone)
+            return self.rows.join(end).unsqueeze(0)
+        for i, it in enumerate(drawn[:width]):
+            if it is None:
+                moved[i] = moved[i].expand(count, *moved[i].shape)
+        state = [
+            leaf.expand(count, *leaf.shape) if isinstance(leaf, Tensor) and not is_floating(leaf) else leaf
+            for leaf in cell.state
+        ]
+
+        def around(tensors: Sequence[Tensor], pairs: Sequence[Tensor]) -> Carrying:
+            given = zip(low, pairs[::2], pairs[1::2], strict=True)
+            return Carrying(tensors, {i: Factors(a, b) for i, a, b in given}, sigma, together=True)
+
+        return run_together(
+            cell,
+            self.num_steps,
+            merged(moved[:width], state),
+            moved[width:],
+            [isinstance(it, Tensor) for it in drawn[width:]],
+            [tensor for it in low.values() for tensor in (it.a, it.b)],
+            buffers,
+            self.rows,
+            around,
+            "LowRankES",
+        )
+
+    def chunks(self) -> list[range]:
+        """Return the numbers of the perturbations, so many as run at once."""
+        how = self.how
+        return [range(k, min(k + how.chunk, how.population)) for k in range(0, how.population, how.chunk)]
+
+    def stacked(self, members: range, chosen: Sequence[bool]) -> list[Any]:
+        """Return what `drawn` gives for some perturbations, along a new first dimension."""
+        found, sources = list[Any](), self.cell.sources
+        for each in zip(*(self.drawn(k, sources, chosen) for k in members), strict=True):
+            if each[0] is None:
+                found.append(None)
+            elif isinstance(each[0], Factors):
+                found.append(Factors(*(torch.stack([getattr(it, name) for it in each]) for name in ("a", "b"))))
+            else:
+                found.append(torch.stack(each))
+        return found
 
     def drawn(self, k: int, sources: Sequence[Tensor], chosen: Sequence[bool]) -> list[Tensor | Factors | None]:
         """Return perturbation number k of all sources, the same at each call; None for one that is not chosen."""
@@ -190,16 +169,18 @@ class LowRankRecursion(RecursionNode):
             given = len(sources) - len(run.cell.own)
             c = torch.where((g == 0).all(dim=1), 0.0, torch.einsum("krf,rf->kr", u, g) / len(u))
             found: list[Any] = [None] * len(sources)
-            for k in range(len(u)):
-                for i, it in enumerate(run.drawn(k, sources, [source.requires_grad for source in sources])):
+            for members in run.chunks():
+                mine = c[members.start : members.stop]
+                for i, it in enumerate(run.stacked(members, [source.requires_grad for source in sources])):
                     if it is None or not wanted[i]:
                         continue
                     if found[i] is None:
                         found[i] = torch.zeros_like(sources[i], requires_grad=False)
                     if isinstance(it, Factors):
-                        found[i].addmm_(it.a * c[k].sum().to(it.a.dtype), it.b.mT)
+                        a = it.a * mine.sum(1).to(it.a.dtype).view(-1, 1, 1)
+                        found[i].addmm_(a.movedim(0, 1).flatten(1), it.b.movedim(0, 1).flatten(1).mT)
                         continue
-                    own = i < given and rows.batch is not None and it.shape[:1] == (rows.batch,)
-                    factor = c[k].view(-1, *[1] * (it.dim() - 1)) if own else c[k].sum()
-                    found[i].addcmul_(it, factor.to(it.dtype))
+                    own = i < given and rows.batch is not None and it.shape[1:2] == (rows.batch,)
+                    factor = (mine if own else mine.sum(1)).to(it.dtype)
+                    found[i] += torch.einsum("kb,kb...->b..." if own else "k,k...->...", factor, it)
         return None, None, None, *found

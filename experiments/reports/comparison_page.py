@@ -81,7 +81,7 @@ def _cell(column: summary.Column, group: Sequence[RunRecord]) -> Cell:
 
 
 def charts(groups: Groups) -> list[Chart]:
-    """Return the charts of a comparison: learning, cost, gradient, loss, residuals over updates and training."""
+    """Return the charts of a comparison: learning, loss, cost, gradient, residuals over updates and training."""
     key = summary.judged([record for group in groups.values() for record in group])[0]
     share = "tokens right (%)" if key == "token_accuracy" else "samples exact (%)"
     exact = lambda record: None if record[key] is None else 100 * record[key]  # noqa: E731
@@ -95,6 +95,14 @@ def charts(groups: Groups) -> list[Chart]:
     return [
         Chart("Learning", spread, "optimiser step", share, _learning(groups, key, 100)),
         Chart("Training loss", "Means of steps in a row, over seeds.", "optimiser step", "loss", _losses(groups)),
+        Chart(
+            "Training loss and FLOPs",
+            "The same losses, by FLOPs of matrix products so far: steps times those of the step that was probed.",
+            "FLOPs so far",
+            "loss",
+            _losses_by_flops(groups),
+            log_x=True,
+        ),
         against("Accuracy and memory", "saved MiB", lambda it: it["saved_bytes"] and it["saved_bytes"] / 2**20, True),
         against("Accuracy and time", "time / BPTT", lambda it: it["time_ratio_to_bptt"], False),
         against("Accuracy and gradient", "cosine with the exact gradient", lambda it: it["gradient_cosine"], False),
@@ -144,6 +152,14 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _losses(groups: Groups) -> list[Series]:
     return [Series(name, _mean_curve([it["curve"]["train_loss"] for it in group])) for name, group in groups.items()]
+
+
+def _losses_by_flops(groups: Groups) -> list[Series]:
+    found = []
+    for series, group in zip(_losses(groups), groups.values(), strict=True):
+        each = summary.spread(group, "flops").mean
+        found.append(Series(series.name, [Point(it.x * each, it.y) for it in series.points if each > 0]))
+    return found
 
 
 def _mean_curve(curves: Sequence[Sequence[float | None]]) -> list[Point]:

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from loopgrad.analysis.counters import PeakBytes
 from loopgrad.gradients import BPTT, LowRankES
-from loopgrad.gradients.low_rank_pass import Factors, LowRankPass
+from loopgrad.gradients.carried_products import Factors
+from loopgrad.gradients.low_rank_pass import LowRankPass
 
 
 class Cell(nn.Module):
@@ -190,6 +191,7 @@ def test_a_loss_at_every_step_has_its_gradient():
     [
         ({"rank": 0}, "LowRankES(rank=0)"),
         ({"population": 0}, "LowRankES(population=0)"),
+        ({"chunk": 0}, "LowRankES(chunk=0)"),
         ({"sigma": 0}, "LowRankES(sigma=0)"),
         ({"sigma": float("nan")}, "LowRankES(sigma=nan)"),
         ({"antithetic": 1}, "LowRankES(antithetic=1)"),
