@@ -11,16 +11,16 @@ class Made:
         self.name, self.seed, self.settings = name, seed, settings
 
     def __getitem__(self, number):
-        random.seed(f"{self.seed} {number} {sorted(self.settings.items())}")
-        names = random.sample(["Ann", "Bob", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal"], 5)
+        draw = random.Random(f"{self.seed} {number} {sorted(self.settings.items())}")
+        names = draw.sample(["Ann", "Bob", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal"], 8)
         if self.name == "family_relationships":
             size = self.settings["min_family_size"]
             told = " ".join(f"{names[i]} is married to {names[i + 1]}." for i in range(size - 1))
-            word = random.choice(["wife", "husband"])
+            word = draw.choice(["wife", "husband"])
             question = f"{told}\\n\\nWhat is {names[0]} to {names[1]}? Answer with one word."
             return {"question": question, "answer": word, "metadata": {}}
         if self.name == "knights_knaves":
-            honest = [random.random() < 0.5 for _ in range(self.settings["n_people"])]
+            honest = [draw.random() < 0.5 for _ in range(self.settings["n_people"])]
             own = names[: len(honest)]
             said = " ".join(f'{name} said, "{names[0]} is a sage".' for name in own)
             question = f"An island of sages and fools. You meet {len(honest)}. {said} So who is a sage? (Format)"

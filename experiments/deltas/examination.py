@@ -1,7 +1,7 @@
 """How trained weights are examined, and what they are examined on: frozen weights with held-out samples."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks.base import Batch, Task
 from loopgrad.experiments.trainer import Trainer, device_of
-from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients import tree
+from loopgrad.gradients.invertible import is_invertible, undoing
 from loopgrad.gradients.recompute import run_without_graph
 from loopgrad.models.cells import State
 from loopgrad.models.model import Model
@@ -74,6 +75,11 @@ class Examination:
             raise ValueError(f"per={self.per!r} must be 'sample', 'position' or None")
 
 
+def at(rows: slice | Tensor, values: Any) -> Any:
+    """Return some rows of a tree of tensors whose first dimension is the batch."""
+    return tree.map_tensors(lambda tensor: tensor[rows], values)
+
+
 @dataclass(frozen=True)
 class Subject:
     """Frozen weights with the samples on which they are examined, all on one device."""
@@ -84,7 +90,12 @@ class Subject:
     model: Model
     batch: Batch
     state: State
-    x: Tensor
+    x: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.batch.inputs.device
 
     @property
     def cell(self) -> nn.Module:
@@ -96,15 +107,24 @@ class Subject:
         """Whether its state is that of the map; a coupled cell carries more, and has another Jacobian."""
         return not is_invertible(self.cell)
 
+    def read(self, state: Any) -> State:
+        """Return a state as a model reads it: without what a coupled cell carries beside."""
+        coupled = undoing(self.cell)
+        return state if coupled is None else coupled.read(state)
+
     def run(self, state: State, num_steps: int) -> State:
-        """Return the state after some updates."""
-        with self.trainer.precision(self.x.device):
-            return run_without_graph(self.cell, state, self.x, range(num_steps))
+        """Return the state after some updates; a coupled cell begins anew with each segment, as in training."""
+        length = num_steps if self.plain else self.model.num_steps
+        with self.trainer.precision(self.device):
+            for begin in range(0, num_steps, max(1, length)):
+                steps = range(min(length, num_steps - begin))
+                state = self.read(run_without_graph(self.cell, state, self.x, steps))
+        return state
 
     def solved(self, state: State, rows: slice | Tensor = slice(None)) -> np.ndarray:
         """Return whether the answers read off a state of some samples are right, a bool each."""
         own = {name: z.to(self.state[name].dtype) for name, z in state.items()}
-        with torch.no_grad(), self.trainer.precision(self.x.device):
+        with torch.no_grad(), self.trainer.precision(self.device):
             predicted = self.model.readout(own)[0].argmax(-1)
         return self.task.is_solved(self.batch.inputs[rows].cpu(), predicted.cpu()).numpy()
 

@@ -28,12 +28,12 @@ from loopgrad.analysis import (
 )
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.analysis.plots.series import relative_residuals
-from loopgrad.experiments.deltas.examination import Examination, Subject
+from loopgrad.experiments.deltas.examination import Examination, Subject, at
 from loopgrad.experiments.deltas.findings import at_depth, beside, of_search
 from loopgrad.experiments.records import FollowedRecord
 from loopgrad.experiments.training.answers import FOLLOWED, followed, segments_of
 from loopgrad.experiments.training.probe import Probe
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT, tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.recursive import State
 
@@ -120,7 +120,7 @@ def follow(subject: Subject, settings: Examination, updates: int, end: State) ->
     wide = torch.float64 if subject.plain else None
     floor = None
     options: dict[str, Any] = {"lags": settings.lags, "reevaluate": wide}
-    with subject.trainer.precision(subject.x.device):
+    with subject.trainer.precision(subject.device):
         trace = record(subject.cell, subject.state, subject.x, updates, **options)
         if subject.plain:
             apart = rounding_error(subject.cell, end, subject.x)
@@ -143,8 +143,8 @@ def _each(solved: np.ndarray, count: int) -> np.ndarray:
 
 
 def _map_at(subject: Subject, state: State, rows: np.ndarray) -> tuple[StateMap, Tensor]:
-    index = torch.from_numpy(rows).to(subject.x.device)
-    f = StateMap(subject.cell, {name: z[index] for name, z in state.items()}, subject.x[index])
+    index = torch.from_numpy(rows).to(subject.device)
+    f = StateMap(subject.cell, at(index, state), at(index, subject.x))
     return f, f.point
 
 
@@ -173,8 +173,7 @@ def _gaps(
             groups[name] = chosen[mask[chosen]]
 
     def loss(module: nn.Module, estimator: Estimator, rows: Tensor) -> Tensor:
-        state = {name: z[rows] for name, z in start.items()}
-        return Probe(subject.model, subject.trainer, subject.batch[rows], state).loss(module, estimator)
+        return Probe(subject.model, subject.trainer, subject.batch[rows], at(rows, start)).loss(module, estimator)
 
     forward, subject.model.forward_dtype = subject.model.forward_dtype, None  # gradients in the dtype of the weights
     try:
@@ -185,9 +184,9 @@ def _gaps(
             subject.model,
             subject.cell,
             cast(start, own),
-            subject.x.to(own),
+            cast(subject.x, own),
             subject.model.num_steps,
-            samples={name: torch.from_numpy(rows).to(subject.x.device) for name, rows in groups.items()},
+            samples={name: torch.from_numpy(rows).to(subject.device) for name, rows in groups.items()},
             radius_samples=settings.radius_samples if subject.plain else 0,
         )
     finally:
@@ -198,9 +197,9 @@ def _gaps(
 def memory(subject: Subject) -> dict[str, dict[int, int]]:
     """Return the bytes that gradients of 8 samples keep for backward, of 1 to 8 times a segment's updates."""
     length = subject.model.num_steps
-    state, x = {name: z[:8] for name, z in subject.state.items()}, subject.x[:8]
+    state, x = at(slice(8), subject.state), at(slice(8), subject.x)
     contestants = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "last cycle": TruncatedBPTT(num_cycles=1)}
-    owned = [*subject.model.parameters(), *subject.model.buffers(), x, *state.values()]
+    owned = [*subject.model.parameters(), *subject.model.buffers(), *tree.tensors(x), *state.values()]
 
     def held(estimator: Estimator, updates: int) -> int:
         counter = SavedBytes(owned)
@@ -222,7 +221,7 @@ def _search(subject: Subject, depth: Depth, settings: Examination) -> dict[str, 
     random = noise / noise.norm(dim=1, keepdim=True) * size
     starts = torch.stack([learned, torch.zeros_like(end), random, end.roll(1, 0)])
     ends = multistart(f, starts, depth.trace.num_steps // depth.trace.period)
-    rows = torch.from_numpy(chosen).to(subject.x.device)
+    rows = torch.from_numpy(chosen).to(subject.device)
     right = [subject.solved(f.state(z), rows) for z in ends.end]
     points = find_fixed_points(f, end, max_steps=20, max_products=40)
     return of_search(depth.solved[chosen], points, ends, np.stack(right))

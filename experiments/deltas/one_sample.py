@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from loopgrad.analysis.plots.series import relative_residuals
-from loopgrad.experiments.deltas.examination import Examination, Subject, meet
+from loopgrad.experiments.deltas.examination import Examination, Subject, at, meet
 from loopgrad.experiments.deltas.measuring import follow
 from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.training.answers import segments_of
-from loopgrad.gradients import tree
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,4 @@ def follow_one(weights: Weights, sample: int, settings: Examination) -> Shown:
 
 def _alone(subject: Subject, sample: int) -> Subject:
     row = slice(sample, sample + 1)
-
-    def own(tensor: Tensor) -> Tensor:
-        return tensor[row]
-
-    state, x = tree.map_tensors(own, subject.state), tree.map_tensors(own, subject.x)
-    return replace(subject, batch=subject.batch[row], state=state, x=x)
+    return replace(subject, batch=subject.batch[row], state=at(row, subject.state), x=at(row, subject.x))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from loopgrad.analysis import plots
-from loopgrad.experiments.deltas.examination import Subject
+from loopgrad.experiments.deltas.examination import Subject, at
 from loopgrad.experiments.deltas.measuring import Seen
 from loopgrad.gradients.recompute import run_without_graph
 
@@ -42,12 +42,12 @@ def of_one(subject: Subject, seen: Seen, folder: Path, slug: str) -> list[str]:
 def _states(subject: Subject, updates: int, period: int) -> np.ndarray:
     """Return the states at the ends of cycles of some samples, all streams as one vector, (cycles + 1, samples, n)."""
     rows = slice(0, PICTURED)
-    state, x = {name: z[rows] for name, z in subject.state.items()}, subject.x[rows]
+    state, x = at(rows, subject.state), at(rows, subject.x)
     found = [_flat(state)]
-    with subject.trainer.precision(x.device):
+    with subject.trainer.precision(subject.device):
         for _ in range(updates // period):
             state = run_without_graph(subject.cell, state, x, range(period))
-            found.append(_flat(state))
+            found.append(_flat(subject.read(state)))
     return np.stack(found)
 
 

@@ -1,13 +1,9 @@
 """Puzzles in words that reasoning-gym makes, cut into statements and a question."""
 
 import importlib.util
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from loopgrad.experiments.tasks.stories import Story
 
@@ -83,11 +79,9 @@ def generated(name: str, size: int, seed: int) -> Iterator[Story]:
     import reasoning_gym  # pyright: ignore[reportMissingImports]
 
     kind, seen, idle = KINDS[name], set(), 0
-    with _undisturbed():
-        made = reasoning_gym.create_dataset(name, size=2**31 - 1, seed=seed, **kind.settings(size))
+    made = reasoning_gym.create_dataset(name, size=2**31 - 1, seed=seed, **kind.settings(size))
     for number in range(2**31 - 1):
-        with _undisturbed():
-            entry = made[number]
+        entry = made[number]
         try:
             story = Story(*kind.read(entry), f"{size} {kind.counted}")
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -98,14 +92,3 @@ def generated(name: str, size: int, seed: int) -> Iterator[Story]:
             yield story
         elif (idle := idle + 1) > 1000:
             return
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Leave the generators of the process as they were."""
-    own, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(of_numpy)

@@ -141,7 +141,7 @@ class Maze(Task):
         """Show maze and answer side by side."""
         blocks = []
         for tokens in (inputs, answer):
-            symbols = self.symbols_of(tokens)
+            symbols = [it if len(it) == 1 else "_" for it in self.symbols_of(tokens)]  # an answer may hold "pad"
             blocks.append(["".join(symbols[i : i + self._side]) for i in range(0, len(symbols), self._side)])
         return beside(*blocks)
 

@@ -126,7 +126,9 @@ class StoryTask(Task):
         """Show a story, its question, and the answer."""
         words = self.symbols_of(answer)
         statements, question = self.texts_of(inputs)
-        asked = [word for word in words[: self.layout.answer_slots] if word != "?"]
+        known = self._answers.get(inputs.numpy().astype(np.int32).tobytes(), [[0] * self.layout.answer_slots])
+        slots = max(sum(token != IGNORE for token in tokens) for tokens in known)
+        asked = [word for word in words[:slots] if word != "?"]
         return "\n".join([*statements, f"{question}  {' '.join(asked)}"])
 
     def texts_of(self, inputs: torch.Tensor) -> tuple[list[str], str]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import gym_stub
 import pytest
 import torch
 from filelock import FileLock
@@ -138,3 +139,14 @@ def compared(tmp_path_factory) -> Path:
             patch.setattr(sys, "argv", typed)
             cli.main()
     return folder
+
+
+@pytest.fixture
+def gym(tmp_path, monkeypatch):
+    """The folder of a package that stands in for reasoning-gym."""
+    gym_stub.write(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "reasoning_gym", raising=False)
+    importlib.invalidate_caches()
+    yield tmp_path
+    sys.modules.pop("reasoning_gym", None)

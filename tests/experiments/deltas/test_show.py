@@ -1,11 +1,13 @@
 """loopgrad show: answers, residuals and halting beside a recursion followed by hand; where wrong cells are marked."""
 
+import json
 import re
 
 import pytest
 import torch
 
 from loopgrad.analysis import record
+from loopgrad.experiments import records
 from loopgrad.experiments.deltas.examination import Examination
 from loopgrad.experiments.deltas.one_sample import follow_one
 from loopgrad.experiments.deltas.weights import find
@@ -127,3 +129,34 @@ def test_what_cannot_be_shown_is_refused_by_name(refused, compared, run):
     assert "segments=0" in refused("show", f"checkpoint={run}", "segments=0")
     assert "device" in refused("show", f"checkpoint={run}", "device=nothing")
     assert "does not hold weights" in refused("show", f"checkpoint={run}", "task=sudoku6")
+
+
+def test_an_answer_of_a_maze_keeps_its_columns_whatever_stands_in_a_cell():
+    batch = TASKS["maze"].test_set()
+    answer = batch.labels[0].clone()
+    answer[7] = TASKS["maze"].spec.symbols.index("pad")
+    lines = TASKS["maze"].render(batch.inputs[0], answer).splitlines()
+    right = TASKS["maze"].render(batch.inputs[0], batch.labels[0]).splitlines()
+    assert list(map(len, lines)) == list(map(len, right)) and "_" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["task=sudoku4", "model=trm", "model.coupling=damped", "estimator=reversible"],
+        ["experiment=latent/family_relationships", "task.encoder=random", "estimator=checkpointed"],
+    ],
+    ids=["coupled", "latent"],
+)
+@pytest.mark.slow
+def test_recursions_of_every_kind_of_model_are_examined(loopgrad, asked, tmp_path, gym):
+    sizes = ["model.hidden_size=16", "model.num_heads=2", "task.num_train=30", "task.num_test=12"]
+    steps = ["trainer.train_steps=2", "trainer.batch_size=8", f"output_dir={tmp_path / 'run'}"]
+    assert (ended := loopgrad("train", *asked, *sizes, *steps)).code == 0, ended
+    few = ["analysis=verdicts", "analysis.samples=6", "workers=1", "figures=1", f"output_dir={tmp_path / 'seen'}"]
+    assert (ended := loopgrad("analyse", f"checkpoint={tmp_path / 'run'}", *few)).code == 0, ended
+    (found,) = records.read(tmp_path / "seen" / "records.jsonl", records.WeightsRecord)
+    assert len(found["followed"]) == 4 and found["gaps"]
+    scores = json.loads((tmp_path / "run" / "records.jsonl").read_text())
+    shown = loopgrad("show", f"checkpoint={tmp_path / 'run'}", "sample=0")
+    assert shown.code == 0 and ("solved after" in shown.out) and 0 <= scores["exact_accuracy"] <= 1

@@ -4,7 +4,6 @@ import importlib
 import random
 import sys
 
-import gym_stub
 import numpy as np
 import pytest
 import torch
@@ -19,16 +18,6 @@ ISLAND = (
     '"Bob is a sage". "Ann is a fool or Bob is a sage," Bob mentioned. So who is a sage and who is a fool? (Format: x)'
 )
 HOUSES = "There are 2 houses.\n - Names: ann, bob\n\n1. Ann is a Dane.\n2. Bob is left of Ann.\n\nWho is it?? A name."
-
-
-@pytest.fixture
-def stub(tmp_path, monkeypatch):
-    gym_stub.write(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "reasoning_gym", raising=False)
-    importlib.invalidate_caches()
-    yield tmp_path
-    sys.modules.pop("reasoning_gym", None)
 
 
 def task(name: str, folder, **more) -> ReasoningGym:
@@ -56,8 +45,8 @@ def test_texts_are_cut_into_statements_and_a_question():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_held_out_is_not_trained_on_and_counted_by_size(stub, name):
-    it = task(name, stub)
+def test_what_is_held_out_is_not_trained_on_and_counted_by_size(gym, name):
+    it = task(name, gym)
     train, test = it.read()
     assert len(train) == 9 and len(test) == 7
     assert {story[:2] for story in train}.isdisjoint({story[:2] for story in test})
@@ -67,21 +56,21 @@ def test_what_is_held_out_is_not_trained_on_and_counted_by_size(stub, name):
     assert list(it.test_groups()) == sizes
     counts = [len(rows) for rows in it.test_groups().values()]
     assert sum(counts) == 7 and max(counts) - min(counts) <= 1
-    assert (train, test) == task(name, stub).read() != task(name, stub, data_seed=1).read()
+    assert (train, test) == task(name, gym).read() != task(name, gym, data_seed=1).read()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_generators_of_the_process_are_left_alone(stub, name):
+def test_the_generators_of_the_process_are_left_alone(gym, name):
     random.seed(3), np.random.seed(3)
     expected = random.random(), np.random.rand()
     random.seed(3), np.random.seed(3)
-    task(name, stub).read()
+    task(name, gym).read()
     assert (random.random(), np.random.rand()) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_the_whole_answer_counts(stub, name):
-    it = task(name, stub)
+def test_only_the_whole_answer_counts(gym, name):
+    it = task(name, gym)
     batch = it.test_set()
     right = batch.labels.clamp(min=0)
     assert it.is_solved(batch.inputs, right).all()
@@ -89,6 +78,9 @@ def test_only_the_whole_answer_counts(stub, name):
     wrong[:, 0] = (wrong[:, 0] + 1) % it.layout.answers
     assert not it.is_solved(batch.inputs, wrong).any()
     slots = (batch.labels != IGNORE).sum(1)
+    for inputs, answer, count in zip(batch.inputs, right, slots, strict=True):
+        words = it.render(inputs, answer).splitlines()[-1].partition("?  ")[2].split()
+        assert words == [it.spec.symbols[token] for token in answer[:count]]
     if name == "knights_knaves":
         assert torch.equal(slots, torch.tensor([int(story.hops[0]) for story in it.read()[1]]))
         last = right.clone()
@@ -115,13 +107,13 @@ def test_what_is_out_of_range_is_named(values, told):
         ReasoningGym(**values)
 
 
-def test_a_missing_package_and_puzzles_that_run_out_are_told(stub, monkeypatch):
+def test_a_missing_package_and_puzzles_that_run_out_are_told(gym, monkeypatch):
     with pytest.raises(ValueError, match="different puzzles of 2 people, and .* lower num_train or num_test"):
-        task("knights_knaves", stub, num_train=10**6).read()
-    (stub / "reasoning_gym" / "__init__.py").write_text("def create_dataset(name, **more): return [{}] * 9")
+        task("knights_knaves", gym, num_train=10**6).read()
+    (gym / "reasoning_gym" / "__init__.py").write_text("def create_dataset(name, **more): return [{}] * 9")
     sys.modules.pop("reasoning_gym")
     with pytest.raises(ValueError, match="is of another version than 0.1.25"):
-        task("zebra_puzzles", stub).read()
+        task("zebra_puzzles", gym).read()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'loopgrad\[reasoning\]'"):
         next(generated("zebra_puzzles", 3, 0))
