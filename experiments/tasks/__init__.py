@@ -12,10 +12,10 @@ from loopgrad.experiments.tasks.copying import Copy, RepeatCopy
 from loopgrad.experiments.tasks.digit_sudoku import DigitSudoku
 from loopgrad.experiments.tasks.last_sum import LastSum, SumBySteps
 from loopgrad.experiments.tasks.maze import Maze
-from loopgrad.experiments.tasks.reasoning_gym import ReasoningGym
 from loopgrad.experiments.tasks.sequences import RollingSum, Sorting
 from loopgrad.experiments.tasks.sudoku import Sudoku
 from loopgrad.experiments.tasks.text import Text
+from loopgrad.experiments.tasks.word_puzzles import ReasoningGym
 
 __all__ = [
     "IGNORE",
