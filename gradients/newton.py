@@ -32,14 +32,14 @@ class Blocks:
         if not found.requires_grad:
             return found.new_zeros(*found.shape[:2], *((1, features, features) if self.full else (features, 1, 1)))
         if self.alone:
-            (diagonal,) = torch.autograd.grad(found, starts, torch.ones_like(found), retain_graph=True)
+            diagonal = product(found, starts, torch.ones_like(found))
             stats.vjps += 1
             return diagonal[..., None, None]
         jacobian, mixed = None, []
         for i in range(features):
             seed = torch.zeros_like(found)
             seed[..., i] = 1
-            (row,) = torch.autograd.grad(found, starts, seed, retain_graph=True)
+            row = product(found, starts, seed)
             if self.full:
                 jacobian = row.new_empty(*row.shape, features) if jacobian is None else jacobian
                 jacobian[..., i, :] = row
@@ -72,11 +72,21 @@ class Found:
         states: (T, batch, features).
         residual: (batch,) of each sample the largest |z_{t+1} - f(z_t)| of a number, over the largest |z| of any.
         met: Whether it is small enough in all.
+        images: The states before each update and those after it, with the graph in between.
     """
 
     states: Tensor
     residual: Tensor
     met: bool
+    images: tuple[Tensor, Tensor]
+
+
+def product(found: Tensor, starts: Tensor, seed: Tensor) -> Tensor:
+    """Return a product with d found / d starts, whose graph is kept; zeros where that is none."""
+    if not found.requires_grad:
+        return torch.zeros_like(starts)
+    (row,) = torch.autograd.grad(found, starts, seed, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(starts) if row is None else row
 
 
 def allowed(how: Any, dtype: torch.dtype) -> float:
@@ -109,7 +119,8 @@ def searched(
         largest = float(torch.where(residual.isfinite(), residual, torch.inf).max()) if len(residual) else 0.0
         stats.residuals.append(largest)
         if largest <= tolerance or stats.iterations == how.max_iterations:
-            return Found(states, residual, largest <= tolerance)
+            met, both = largest <= tolerance, bool(how.damping and stats.iterations)  # of samples some tried states
+            return Found(states, residual, met, images(states) if met and both else (starts, found))
         jacobian = blocks.of(starts, found, stats) if jacobian is None else jacobian
         stats.iterations += 1
         right = blocks.cut(-left)
@@ -154,7 +165,7 @@ def going_back(how: Any, blocks: Blocks, starts: Tensor, found: Tensor, cotangen
         tolerance, jacobian = allowed(how, starts.dtype), blocks.of(starts, found, stats)
         adjoints = blocks.joined(scan_back(jacobian, blocks.cut(c)))
         for _ in range(how.max_iterations):
-            (pulled,) = torch.autograd.grad(found, starts, adjoints, retain_graph=True)
+            pulled = product(found, starts, adjoints)
             stats.vjps += 1
             left = c - adjoints
             left[:-1] += pulled[1:]

@@ -21,6 +21,7 @@ from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.side_by_side import ask
 from loopgrad.gradients.stepwise import asks, callers
 from loopgrad.gradients.trajectory import TrajectoryPass, TrajectoryRecursion
+from loopgrad.gradients.watched_step import watching
 
 
 @dataclass
@@ -73,14 +74,19 @@ class ParallelNewton(Estimator):
         fallback: `CheckpointedBPTT` or `BPTT`, for the whole batch.
         max_numbers: Most numbers that the Jacobians of all updates may hold, lest a large cell fill the memory.
 
-    `Rollout.stats` has iterations, levels and residuals; each step waits for the device once, to look at its residual.
+    A cell may read `step` by its remainder by a divisor of cell.period alone: it is given an int that notes any other
+    use in Python and in calls of torch. What C reads directly, such as step as an index of a list or an array of NumPy,
+    cannot be noted; that is seen in the updates that are compared with themselves run alone: two cycles at the start,
+    one in the middle, one at the end. `Rollout.stats` has iterations, levels and residuals; each step waits for the
+    device once, to look at its residual.
 
     Cost:
         A step evaluates all T updates, takes D products with them for D features of the state (one, where features are
         seen not to see each other) and 2 B T D^3 operations for B samples; "diagonal": 3 B T D. Beforehand the first
-        cycle is run by itself, and some updates to check that they are those of the batch. Backward evaluates all once
-        more, with as many products. Saves T states of D numbers. While it runs: the graphs of T updates, as BPTT,
-        inputs repeated T times, and B T D^2 numbers (several times that with damping); "diagonal": B T D.
+        cycle is run by itself; and there and at the end some updates, up to four cycles, to check that they are those
+        of the batch, at the end with a product each. Backward evaluates all once more, with as many products. Saves T
+        states of D numbers. While it runs: the graphs of T updates, as BPTT, inputs repeated T times, and B T D^2
+        numbers (several times that with damping); "diagonal": B T D.
     Not recommended when:
         Updates fill the device by themselves: this does more work, to wait less. The recursion's largest Lyapunov
         exponent is not negative: steps then grow in number with T, as they may where updates expand at the guess, which
@@ -95,9 +101,9 @@ class ParallelNewton(Estimator):
             is no floating tensor of float32 or float64, or has no batch; autocast is on.
         TypeError: The cell is a coupling, or torch.compile has compiled it.
         Unconverged: on_unconverged="raise", and the tolerance is not met.
-        RuntimeError: Updates side by side are not those by themselves: the cell reads `step` other than by its period,
-            samples see each other, or inputs that samples share look like a batch; an update draws random numbers or
-            rewrites buffers; or backward got create_graph=True.
+        RuntimeError: Updates side by side are not those by themselves, in value or in derivative: the cell reads `step`
+            other than by its period, samples see each other, or inputs that samples share look like a batch; an update
+            draws random numbers or rewrites buffers; or backward got create_graph=True.
 
     Example:
         >>> import torch
@@ -137,14 +143,16 @@ class ParallelNewton(Estimator):
             raise ValueError("ParallelNewton(fallback=...) must be CheckpointedBPTT or BPTT, which are exact")
 
     def rollout(self, cell: nn.Module, state: Any, inputs: Any, num_steps: int) -> Rollout:
-        """Find all states; where there is only one, or nothing can be differentiated, run the updates."""
-        graph = may_differentiate(cell, state, inputs)
-        if num_steps < 2 or in_transform() is not None or torch.is_inference_mode_enabled():
+        """Find all states; where there is one, or none, or nothing can be differentiated, run the updates."""
+        graph, leaves = may_differentiate(cell, state, inputs), _floating(state)
+        empty = all(leaf.dim() and not len(leaf) for leaf in leaves)
+        if num_steps < 2 or empty or in_transform() is not None or torch.is_inference_mode_enabled():
             last = run(cell, state, inputs, range(num_steps))
             return Rollout(last, ParallelStats(num_steps, num_steps * any(map(requires_grad, _floating(last)))))
         self._check(cell, state)
-        functional, stats = FunctionalCell(cell, state, inputs), ParallelStats(0, 0)
-        forward = TrajectoryPass(functional, num_steps, self, stats)
+        watched, watch = watching(cell)
+        functional, stats = FunctionalCell(watched, state, inputs), ParallelStats(0, 0)
+        forward = TrajectoryPass(functional, watch, num_steps, self, stats)
         found = forward.run(inputs)
         stats.residual = found.residual
         if not found.met:

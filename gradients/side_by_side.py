@@ -109,8 +109,8 @@ class SideBySide:
                 return leaf
             return leaf.unsqueeze(0).expand(count, *leaf.shape).flatten(0, 1)
 
-        def narrowed(leaf: Tensor) -> Tensor:  # (batch, T, ...) -> (count * batch, 1, ...)
-            return leaf[:, place :: self.period].movedim(1, 0).flatten(0, 1).unsqueeze(1)
+        def narrowed(leaf: Tensor) -> Tensor:  # (batch, T or more, ...) -> (count * batch, 1, ...)
+            return leaf[:, place : self.num_steps : self.period].movedim(1, 0).flatten(0, 1).unsqueeze(1)
 
         if not isinstance(inputs, Steps):
             return tree.map_tensors(repeated, inputs)

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from loopgrad.gradients import tree
+from loopgrad.gradients.beside import furthest, others
 from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import check_shapes
 from loopgrad.gradients.fingerprint import Fingerprints
@@ -14,11 +15,12 @@ from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, next_nu
 from loopgrad.gradients.influence import precisely
 from loopgrad.gradients.newton import Blocks, Found, going_back, searched
 from loopgrad.gradients.observed import Watched
-from loopgrad.gradients.recompute import Conditions, drop_untouched, run_without_graph
+from loopgrad.gradients.recompute import Conditions, drop_untouched
 from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.side_by_side import SideBySide
-from loopgrad.gradients.stepwise import Steps
+from loopgrad.gradients.stepwise import Steps, callers
 from loopgrad.gradients.untouched import Untouched
+from loopgrad.gradients.watched_step import WatchedCell
 
 
 class TrajectoryPass:
@@ -26,13 +28,14 @@ class TrajectoryPass:
 
     Args:
         cell: The cell; what its first updates are seen to read is added to `others`.
+        watch: What in it watches how it reads the numbers of its updates.
         num_steps: T, at least 1.
         how: The estimator.
         stats: Take the cost.
     """
 
-    def __init__(self, cell: FunctionalCell, num_steps: int, how: Any, stats: Any):
-        self.cell, self.num_steps, self.how, self.stats = cell, num_steps, how, stats
+    def __init__(self, cell: FunctionalCell, watch: WatchedCell, num_steps: int, how: Any, stats: Any):
+        self.cell, self.watch, self.num_steps, self.how, self.stats = cell, watch, num_steps, how, stats
         self.owner = type(how).__name__
         self.updates = SideBySide(cell, num_steps, self.owner)
         features, d = self.updates.rows.width, self.updates.rows.width if how.jacobian == "full" else 1
@@ -43,7 +46,7 @@ class TrajectoryPass:
                 f"updates of {self.updates.batch} samples with {features} features, and takes at most "
                 f"max_numbers={how.max_numbers}: raise it, take jacobian='diagonal', or use CheckpointedBPTT()"
             )
-        self.blocks = Blocks(how.jacobian == "full")
+        self.blocks, self.met = Blocks(how.jacobian == "full"), Fingerprints()
 
     def run(self, inputs: Any) -> Found:
         """Return what Newton's method ends with: the states (T, batch, features) and how far they are off."""
@@ -51,7 +54,8 @@ class TrajectoryPass:
         tensors = [tensor for tensor in (*cell.state, *cell.others) if isinstance(tensor, Tensor)]
         versions, self.conditions = versions_of(tensors), Conditions(cell.cell, tensors)
         quiet = Steps(inputs.inputs, inputs.xs, axis=inputs.axis) if isinstance(inputs, Steps) else inputs
-        begun = self._begun(quiet)
+        begun, graph = self._begun(quiet), torch.is_grad_enabled()
+        self.check_steps()
         check_unchanged(tensors, versions, "its updates cannot be run at once")
         first = updates.rows.join([leaf if leaf is None else leaf.detach() for leaf in cell.state])
         states = torch.stack([*begun, *[begun[-1]] * (self.num_steps - len(begun))])
@@ -70,8 +74,13 @@ class TrajectoryPass:
                 said = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise RuntimeError(self._others(f"do not run: {said}")) from error
             self._check_untouched()
-            self._check_side_by_side(quiet, starts.detach(), found.detach())
+            self.check_steps()
+            self._check_side_by_side(quiet, (starts, found), products=False)
             result = searched(self.how, self.blocks, images, states, (starts, found), self.stats)
+            if result.met:  # at a guess all samples may be alike, and what one sees of another not show
+                self._check_side_by_side(quiet, result.images, products=graph)
+                self.met.note(self.num_steps, [result.images[1].detach().flatten(0, 1)])
+            self.check_steps()
         torch.clear_autocast_cache()
         drop_untouched([self.conditions], end=self.conditions)
         return result
@@ -105,44 +114,42 @@ class TrajectoryPass:
         buffer = self.conditions.changed_buffer(self.cell.cell)
         if drawn or buffer is not None:
             self.conditions.put_back(self.cell.cell)
-            what = "draws random numbers" if buffer is None else f"rewrites its buffer {buffer}"
+            inside = "" if buffer is None else _inside(self.cell.cell, buffer)
+            what = "draws random numbers" if buffer is None else f"rewrites its buffer {inside}"
             raise RuntimeError(
                 f"{self.owner} runs all updates at once, and an update of this cell {what}, which has an order: use "
                 "eval() if that is for training alone, or BPTT() or CheckpointedBPTT()"
             )
 
-    def _check_side_by_side(self, inputs: Any, starts: Tensor, found: Tensor) -> None:
-        """Raise unless the first updates, some in the middle and the last ones, each run alone, are as `found`."""
-        updates, cell, num_steps = self.updates, self.cell, self.num_steps
-        period, middle = updates.period, (num_steps // 2)
-        steps = {*range(min(2 * period, num_steps)), *range(middle, min(middle + period, num_steps))}
-        steps |= set(range(num_steps - period, num_steps))
-        off, allowed = [], max(torch.finfo(dtype).eps for dtype in self.dtypes()) ** (2 / 3)
-        for step in sorted(steps):
-            state = cell.unflatten_state(updates.rows.split(starts[step], cell.state))
-            alone = run_without_graph(cell.cell, state, inputs, range(step, step + 1))
-            alone = updates.rows.join(tree.flatten(alone)[0])
-            self.stats.cell_evaluations += 1
-            size = alone.abs().amax().clamp(min=torch.finfo(alone.dtype).tiny)
-            # where both are lost there is no saying
-            apart = torch.where(alone.isfinite() | found[step].isfinite(), (alone - found[step]).abs(), 0)
-            off.append(apart.amax() / size)
-        worst = float(torch.stack(off).max())
-        if not worst <= allowed:
-            self.conditions.put_back(cell.cell)
-            raise RuntimeError(self._others(f"are others (off by {worst:.1e}, allowed {allowed:.1e})"))
+    def _check_side_by_side(self, inputs: Any, images: tuple[Tensor, Tensor], products: bool) -> None:
+        """Raise unless some updates, each run alone, are as their images, and their products too if those are asked."""
+        allowed = max(torch.finfo(dtype).eps for dtype in self.dtypes()) ** (2 / 3)
+        off = furthest(self.updates, inputs, *images, products, self.stats)
+        if not max(off) <= allowed or not min(off) <= allowed:  # one of them may be no number
+            self.conditions.put_back(self.cell.cell)
+            what, worst = ("", off[0]) if not off[0] <= allowed else (" in their derivative", off[1])
+            raise RuntimeError(self._others(f"are others{what} (off by {worst:.1e}, allowed {allowed:.1e})"))
+
+    def check_steps(self) -> None:
+        """Raise if an update has read more of its number than its place in a cycle, and there is more than one."""
+        if self.watch.otherwise and self.num_steps > self.updates.period:
+            self.conditions.put_back(self.cell.cell)
+            raise RuntimeError(self._others("would all be told the number of the first"))
 
     def _others(self, what: str) -> str:
-        return (
-            f"{self.owner} runs updates as further samples of a batch, and updates of this cell then {what}. Either it "
-            "reads `step` other than by its period: give what an update reads as xs, or say cell.period. Or inputs "
-            "have by chance as many rows as there are samples: say batch_dim=BatchDims(0). Or samples see each other, "
-            "as in batch normalisation, or the batch has a fixed size: use BPTT() or CheckpointedBPTT()"
-        )
+        return others(self.owner, self.cell, what)
 
     def dtypes(self) -> list[torch.dtype]:
         """Return those of the state."""
         return [leaf.dtype for leaf in self.cell.state if is_floating(leaf)]
+
+
+def _inside(cell: nn.Module, name: str) -> str:
+    """Return the name that a member has in the caller's own cell."""
+    own = callers(cell)
+    while cell is not own:
+        name, cell = name.removeprefix("cell."), cell.cell  # pyright: ignore[reportAssignmentType]
+    return name
 
 
 class TrajectoryRecursion(RecursionNode):
@@ -155,20 +162,20 @@ class TrajectoryRecursion(RecursionNode):
         refuse_second_derivative(run.owner)
         run.frozen.check()
         cell, updates, stats, needs = run.cell, run.updates, run.stats, iter(ctx.needs_input_grad[3:])
-        wanted, since, met = spread(needs, cell.state), next_number(), Fingerprints()
-        others = cell.stand_ins(list(needs))
+        wanted, since = spread(needs, cell.state), next_number()
+        read = cell.stand_ins(list(needs))
         first = updates.rows.join([leaf if leaf is None else leaf.detach() for leaf in cell.state])
         with Untouched(cell.cell, run.conditions), run.conditions.restored(cell.cell) as buffers:
             starts = updates.starts(first, states).detach().requires_grad_()
-            found = updates.images(starts, cell.leaf_views(others), buffers)
+            found = updates.images(starts, cell.leaf_views(read), buffers)
             stats.cell_evaluations += updates.period
-            check_nothing_hidden([found], [starts, *others, *cell.frozen], since)
-            met.note(run.num_steps, [states.flatten(0, 1)])
-            met.compare(run.num_steps, [found.detach().flatten(0, 1)])
-            met.judge(run.owner, "raise")
+            check_nothing_hidden([found], [starts, *read, *cell.frozen], since)
+            run.check_steps()
+            run.met.compare(run.num_steps, [found.detach().flatten(0, 1)])
+            run.met.judge(run.owner, "raise")
             with torch.no_grad(), precisely(states):
                 adjoints = going_back(run.how, run.blocks, starts, found, cotangents[0], stats)  # pyright: ignore
-                of_starts, *gradients = pull_back([found], [adjoints], [starts, *others])
+                of_starts, *gradients = pull_back([found], [adjoints], [starts, *read])
             stats.vjps += 1
         of_first = None if of_starts is None else updates.rows.split(of_starts[0], cell.state)
         of_state = [
