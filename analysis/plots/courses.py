@@ -72,4 +72,6 @@ def conditions(courses: Sequence[Course], xlabel: str, ylabel: str, log: bool = 
         if log and table:
             axis.set_xscale("log")
             label_log(axis.xaxis)
+        elif all(row["x"].is_integer() for row in table):
+            axis.xaxis.get_major_locator().set_params(integer=True)
     return Drawn(figure, table)

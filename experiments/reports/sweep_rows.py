@@ -10,7 +10,8 @@ from typing import Any
 from loopgrad.experiments.records import RunRecord
 
 LONGEST = 60  # characters of a value that is shown
-APART = ("seed", "seeds", "estimator")  # what a record says itself
+# what a record says itself, and what changes no result
+APART = ("seed", "seeds", "estimator", "output_dir", "workers", "timing_repeats", "logger")
 
 Told = tuple[int, RunRecord, list[str]]  # a job, a run of it, and what that has for each key
 

@@ -73,3 +73,9 @@ def test_nothing_to_draw_and_values_without_a_place_are_refused():
         conditions([], "x", "y")
     with pytest.raises(ValueError, match="a: 2 values at 1 places"):
         conditions([Course("a", [1], [0.5, 0.6])], "x", "y")
+
+
+@pytest.mark.parametrize(("places", "whole"), [([8, 9, 11], True), ([0.5, 1.0], False)])
+def test_counts_have_no_ticks_between_them(places, whole):
+    (axis,) = conditions([Course("a", places, [0.5] * len(places))], "empty", "y").figure.axes
+    assert all(float(tick).is_integer() for tick in axis.get_xticks()) == whole

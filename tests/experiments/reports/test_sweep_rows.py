@@ -58,3 +58,8 @@ def test_seeds_of_several_jobs_are_together():
 def test_long_values_that_begin_alike_are_two():
     found = {n: [run("bptt", 0, [f"a={'x' * 900}{n}"])] for n in range(2)}
     assert [row.jobs for row in rows_of(found)[1]] == [[0], [1]]
+
+
+def test_where_results_went_and_how_many_worked_on_them_tells_no_jobs_apart():
+    first, second = ("a=1", "output_dir=x", "workers=1", "timing_repeats=3"), ("a=2", "output_dir=y", "logger=csv")
+    assert told(jobs(first, second))[0] == ["a"]
