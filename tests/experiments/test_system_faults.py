@@ -115,7 +115,7 @@ def test_a_command_that_the_system_refuses_says_so_and_goes_on_later(run, undist
 @pytest.mark.parametrize("command", ["train", "compare", "analyse", "bench"])
 def test_where_memory_runs_out_a_command_says_so_and_nothing_else(run, undisturbed, tmp_path, command):
     (tmp_path / "trained").symlink_to(undisturbed / "trained")
-    for margin in (1, 3, 8, 20, 50):  # MiB
+    for margin in (3, 20):  # MiB
         (folder := tmp_path / str(margin)).mkdir()
         ended = run.run(folder, *SHORT[command], limits={"RLIMIT_AS": run.address_space() + margin * 2**20})
         check(ended, {0, 1, 3}, margin)

@@ -28,7 +28,7 @@ AS_TYPED = [
 ]
 MISSPELT = [
     ("compare", ["task=sudoko4"], ["sudoku4"]),
-    ("compare", ["task=null"], ["sudoku4", "maze"]),
+    ("compare", ["task=null"], ["sudoku4", "sorting"]),
     ("compare", ["modle=trm"], ["model"]),
     ("compare", ["model=trmm"], ["trm"]),
     ("compare", ["experiment=smok"], ["smoke"]),
