@@ -15,11 +15,12 @@ from rich.text import Text
 
 from loopgrad.experiments.conf.values import Names, check_count, plain
 from loopgrad.experiments.deltas.examination import Examination
-from loopgrad.experiments.deltas.one_sample import Segment, Shown, follow_one
+from loopgrad.experiments.deltas.one_sample import Shown, follow_one
 from loopgrad.experiments.deltas.weights import Weights, find
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.tasks import boards
 from loopgrad.experiments.trainer import device_of
+from loopgrad.experiments.training.answers import Segment
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
@@ -59,12 +60,13 @@ def _weights(config: DictConfig) -> Weights:
 def _boards(shown: Shown, console: Console) -> None:
     task, batch = shown.subject.task, shown.subject.batch
     inputs, right = batch.inputs[0].cpu(), batch.labels[0].cpu()
-    texts = [boards.board(task, inputs, it.answer) for it in shown.segments]
-    found = [boards.places(task, inputs, it.answer, right, it.wrong) for it in shown.segments]
+    texts = [boards.board(task, inputs, it.answer[0]) for it in shown.segments]
+    found = [boards.places(task, inputs, it.answer[0], right, it.wrong[0]) for it in shown.segments]
     room = all(map(boards.have_room, texts, found))
     before = None
-    for number, (segment, text, marks) in enumerate(zip(shown.segments, texts, found, strict=True), 1):
-        console.print(_line(number, segment))
+    each = zip(shown.segments, shown.residuals, texts, found, strict=True)
+    for number, (segment, residual, text, marks) in enumerate(each, 1):
+        console.print(_line(number, segment, residual))
         console.print(Text("the same answer") if text == before else boards.marked(text, marks, room), "", sep="\n")
         before = text
     if not shown.segments[-1].solved:
@@ -73,11 +75,11 @@ def _boards(shown: Shown, console: Console) -> None:
         console.print(boards.LEGEND[room])
 
 
-def _line(number: int, segment: Segment) -> str:
+def _line(number: int, segment: Segment, residual: float) -> str:
     wrong = int(segment.wrong.sum())
-    told = "solved" if segment.solved else f"{wrong} of {len(segment.wrong)} cells wrong"
-    residual = f"{segment.residual:.1e}" if math.isfinite(segment.residual) else "not finite"
-    return f"segment {number}: {told}, residual {residual}{', halts' if segment.halts else ''}"
+    told = "solved" if segment.solved else f"{wrong} of {segment.wrong.numel()} cells wrong"
+    moved = f"{residual:.1e}" if math.isfinite(residual) else "not finite"
+    return f"segment {number}: {told}, residual {moved}{', halts' if segment.halts else ''}"
 
 
 def _ending(segments: list[Segment]) -> str:

@@ -27,12 +27,12 @@ from loopgrad.analysis import (
     rounding_error,
 )
 from loopgrad.analysis.counters import SavedBytes
-from loopgrad.analysis.plots.series import relative_residuals
 from loopgrad.experiments.deltas.examination import Examination, Subject, at
 from loopgrad.experiments.deltas.findings import at_depth, beside, of_search
 from loopgrad.experiments.records import FollowedRecord
 from loopgrad.experiments.training.answers import FOLLOWED, followed, segments_of
 from loopgrad.experiments.training.probe import Probe
+from loopgrad.experiments.training.walk import by_cycle
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, TruncatedBPTT, tree
 from loopgrad.gradients.contract import period_of
 from loopgrad.models.recursive import State
@@ -105,14 +105,13 @@ def _followed(subject: Subject, settings: Examination, trained: Depth, deeper: D
     """Return what some samples, solved and unsolved alike, are answered from segment to segment."""
     rows = _each(trained.solved, FOLLOWED)
     segments = settings.segments or subject.trainer.halting.max_segments
-    batch, period = subject.batch[torch.as_tensor(rows)], trained.trace.period
+    batch = subject.batch[torch.as_tensor(rows)]
     answered = segments_of(subject.model, subject.trainer, subject.task, batch, segments)
-    residuals = relative_residuals(trained.trace, "joint", "cycle")[period - 1 :: period]
     verdicts = {
         name: {stream: replace(it, label=it.label[rows]) for stream, it in depth.verdicts.items()}
         for name, depth in (("training", trained), ("extrapolated", deeper))
     }
-    return followed(subject.task, batch, rows.tolist(), answered, residuals[:, rows], verdicts)
+    return followed(subject.task, batch, rows.tolist(), answered, by_cycle(trained.trace)[:, rows], verdicts)
 
 
 def follow(subject: Subject, settings: Examination, updates: int, end: State) -> Depth:

@@ -2,33 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
-from loopgrad.analysis.plots.series import relative_residuals
 from loopgrad.experiments.deltas.examination import Examination, Subject, at, meet
 from loopgrad.experiments.deltas.measuring import follow
 from loopgrad.experiments.deltas.weights import Weights
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.training.answers import segments_of
-
-
-@dataclass(frozen=True)
-class Segment:
-    """What a sample has after a segment.
-
-    Attributes:
-        answer: (seq_len,) tokens.
-        wrong: (seq_len,) bool, tokens that differ from the label and are scored; none where the answer is right.
-        residual: Relative residual of its last cycle, over all streams, as an analysis has it.
-        solved: Whether the task's checker takes the answer.
-        halts: Whether the halting rule would stop the sample, exploration aside.
-    """
-
-    answer: Tensor
-    wrong: Tensor
-    residual: float
-    solved: bool
-    halts: bool
+from loopgrad.experiments.training.answers import Segment, segments_of
+from loopgrad.experiments.training.walk import by_cycle
 
 
 @dataclass(frozen=True)
@@ -37,13 +16,15 @@ class Shown:
 
     Attributes:
         subject: The weights with this sample alone.
-        segments: In their order.
+        segments: In their order, of a batch of one.
+        residuals: Of each segment: relative residual of its last cycle, over all streams, as an analysis has it.
         verdicts: Number of cycles and verdict of each stream, at the depth of training and beyond.
         count: Samples of the test set.
     """
 
     subject: Subject
     segments: list[Segment]
+    residuals: list[float]
     verdicts: list[tuple[int, dict[str, str]]]
     count: int
 
@@ -71,20 +52,13 @@ def follow_one(weights: Weights, sample: int, settings: Examination) -> Shown:
         end, before = subject.run(end, factor * updates - before), factor * updates
         depths.append(follow(subject, settings, factor * updates, end))
     cycles = subject.model.num_steps // depths[0].trace.period
-    residuals = relative_residuals(depths[0].trace, "joint", "cycle")[:, 0]
-    each = [float(residuals[(i + 1) * cycles * depths[0].trace.period - 1]) for i in range(segments)]
+    residuals = by_cycle(depths[0].trace)[cycles - 1 :: cycles, 0].tolist()
     verdicts = [
         (it.trace.num_steps // it.trace.period, {name: str(v.label[0]) for name, v in it.verdicts.items()})
         for it in depths
     ]
-    own = subject.model, subject.trainer, subject.task, subject.batch
-    answered = zip(segments_of(*own, segments), each, strict=True)
-    return Shown(
-        subject,
-        [Segment(it.answer[0], it.wrong[0], at, bool(it.solved[0]), bool(it.halts[0])) for it, at in answered],
-        verdicts,
-        count,
-    )
+    answered = segments_of(subject.model, subject.trainer, subject.task, subject.batch, segments)
+    return Shown(subject, answered, residuals, verdicts, count)
 
 
 def _alone(subject: Subject, sample: int) -> Subject:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from loopgrad.experiments.endings import lacks_memory
+
 CHECKSUM = "sha256"
 _ZIP, _PICKLE, _LFS = b"PK\x03\x04", b"\x80", b"version https://git-lfs"
 
@@ -99,7 +101,7 @@ def _check_archive(path: Path, size: int) -> None:
                 raise Unreadable("its archive is not as torch.save writes one")
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, Unreadable):
+        if isinstance(error, Unreadable) or lacks_memory(error):
             raise
         whole = "is damaged" if zipfile.is_zipfile(path) else "is cut off: not all of it was written or downloaded"
         raise Unreadable(f"it {whole}") from error
@@ -119,9 +121,9 @@ def _unpickled(path: Path) -> Any:
             f"it holds objects other than tensors{what}, which only running their code could read: save "
             "model.state_dict() alone"
         ) from error
-    except MemoryError:
-        raise
     except Exception as error:  # a damaged file makes torch.load raise almost anything
+        if lacks_memory(error):
+            raise
         raise Unreadable("it is damaged, or no file of torch.save") from error
 
 
@@ -134,6 +136,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         length = any(word in str(error) for word in ("covered", "length", "Buffer"))
         raise Unreadable("it is cut off, or longer than it says" if length else "its header is damaged") from error
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:  # a dtype that torch does not have
+        if lacks_memory(error):
+            raise
         raise Unreadable("its header is damaged") from error
     if told is not None and told != _digest(tensors):
         raise Unreadable("it is damaged: its checksum does not fit its tensors")

@@ -11,7 +11,6 @@ from loopgrad.analysis.plots.series import relative_residuals
 from loopgrad.analysis.verdicts import LABELS
 from loopgrad.experiments.tasks.base import Batch
 from loopgrad.experiments.trainer import Trainer
-from loopgrad.gradients.contract import period_of
 from loopgrad.models.model import Model
 
 LAGS = 16  # cycles back that states are compared, the longest period that is seen; that of an analysis
@@ -44,8 +43,12 @@ def walk(model: Model, trainer: Trainer, batch: Batch) -> Walk:
         x = model.encode(batch.inputs, batch.puzzle_ids)
         updates = trainer.halting.max_segments * model.num_steps
         trace = record(model.cell, model.initial_state(*batch.inputs.shape), x, updates, lags=LAGS)
-    period = period_of(model.cell)
-    return Walk(trace, classify(trace), relative_residuals(trace, "joint", "cycle")[period - 1 :: period])
+    return Walk(trace, classify(trace), by_cycle(trace))
+
+
+def by_cycle(trace: Trace) -> np.ndarray:
+    """Return the relative residual of each cycle over all streams, (cycles, samples)."""
+    return relative_residuals(trace, "joint", "cycle")[trace.period - 1 :: trace.period]
 
 
 def settling(model: Model, trainer: Trainer, samples: Batch) -> dict[str, float]:

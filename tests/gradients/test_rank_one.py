@@ -7,7 +7,7 @@ import torch
 from online_cases import by_hand, problem, sources_of, weighed
 from torch import nn
 
-from loopgrad.gradients import BPTT, UORO, Stationary
+from loopgrad.gradients import BPTT, KFRTRL, UORO, Stationary
 
 DRAWS = 20_000
 
@@ -42,9 +42,10 @@ def test_the_mean_is_the_exact_gradient_within_its_standard_error(num_steps, sav
     assert found.std(0).norm() > 0.1 * exact.norm(), "the samples share their noise, or there is none"
 
 
-def test_the_parameters_of_a_readout_have_their_exact_gradient():
+@pytest.mark.parametrize("estimator", [UORO(seed=0), KFRTRL(seed=0)], ids=["UORO", "KFRTRL"])
+def test_the_parameters_of_a_readout_have_their_exact_gradient(estimator):
     cell, readout, state, xs = problem("gru")
-    rollout = UORO(seed=0)(cell, state, None, len(xs), xs=xs, readout=readout, save="sum")
+    rollout = estimator(cell, state, None, len(xs), xs=xs, readout=readout, save="sum")
     found = torch.autograd.grad(rollout.outputs.sum(), list(readout.parameters()))
     expected = torch.autograd.grad(by_hand(cell, readout, state, xs)[1].sum(), list(readout.parameters()))
     for a, b in zip(found, expected, strict=True):

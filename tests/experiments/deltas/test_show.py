@@ -39,15 +39,15 @@ def test_each_segment_is_that_of_the_recursion_followed_by_hand(run, sample):
     trace = record(model.cell, state, x, len(shown.segments) * model.num_steps)
     scale = sum(it[0] ** 2 for it in trace.scale.values()) ** 0.5
     assert len(shown.segments) == rule.max_segments and shown.count == len(task.test_set())
-    for number, segment in enumerate(shown.segments, 1):
+    for number, (segment, residual) in enumerate(zip(shown.segments, shown.residuals, strict=True), 1):
         output = supervision.predict(model, batch.inputs, None, number)
         answer = output.logits.argmax(-1)
         solved = bool(task.is_solved(batch.inputs, answer))
-        assert torch.equal(segment.answer, answer[0]) and segment.solved == solved
-        assert torch.equal(segment.wrong, (answer != batch.labels)[0] & (not solved))
+        assert torch.equal(segment.answer, answer) and segment.solved == solved
+        assert torch.equal(segment.wrong, (answer != batch.labels) & (not solved))
         assert segment.halts == (number == rule.max_segments or float(output.q_halt) > 0)
         moved = sum(it[number * model.num_steps - 1][0] ** 2 for it in trace.cycle.values()) ** 0.5
-        assert segment.residual == pytest.approx(float(moved / scale), rel=1e-4)
+        assert residual == pytest.approx(float(moved / scale), rel=1e-4)
         before = state
         with torch.no_grad():
             state = model(state, batch.inputs, None, BPTT()).state

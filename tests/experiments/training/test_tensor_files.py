@@ -169,3 +169,17 @@ def test_weights_are_read_whatever_the_length_of_their_header(tmp_path):
         assert torch.equal(read(path)["w" * length], torch.ones(2))
         first.add(stored[0])
     assert 0x80 in first and len(first) > 30
+
+
+@pytest.mark.parametrize("kind", ["archive", "safetensors"])
+def test_a_lack_of_memory_is_no_damage_of_the_file(tmp_path, monkeypatch, kind):
+    path = tmp_path / "weights"
+    path.write_bytes(archive() if kind == "archive" else plain_safetensors(WEIGHTS))
+
+    def short(*args, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(torch, "load", short)
+    monkeypatch.setattr(tensor_files, "safe_open", short)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        read(path)
