@@ -7,7 +7,6 @@ of these is a mistake in the program, or in a class of the user's, and passes th
 import errno
 import io
 import os
-import re
 import signal
 import sys
 import threading
@@ -23,10 +22,12 @@ from loopgrad.experiments.errors import (
     ExaminationFailed,
     Interrupted,
     NonFinite,
+    NoRoom,
     Signalled,
     SweepUnfinished,
     WorkerLost,
 )
+from loopgrad.experiments.memory import amount_asked, check_room, lacks_memory, reserve
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GOES_ON = {  # what the same command does once it has been cut off
@@ -36,12 +37,7 @@ GOES_ON = {  # what the same command does once it has been cut off
     "claims": "goes on from the last checkpoint",
     "bench": "goes on with the rows that are left",
 }
-# compiled here: where memory is lacking there is none to compile them
-NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc|cannot allocate|failed to map segment", re.I)
-UNSAID = re.compile("without (exception set|setting an exception)")
-BYTES_ASKED = re.compile(r"tried to allocate (\d+) bytes")
-SIZE_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", re.I)
-TOLD = (ConfigError, ExaminationFailed, SweepUnfinished, WorkerLost)  # whose message is the whole line
+TOLD = (ConfigError, ExaminationFailed, NoRoom, SweepUnfinished, WorkerLost)  # whose message is the whole line
 OUTPUT = "standard output"
 LONGEST = 2_000
 NO_THREAD = "can't start new thread"
@@ -57,28 +53,22 @@ def in_one_line(command: str = "") -> Iterator[None]:
     Raises:
         SystemExit: The block has ended badly, and the line is printed.
     """
-    reserve = _reserve()
+    held_back = reserve()
     try:
+        check_room(loads=bool(command))
         try:
             yield
         finally:  # after a help that ends in SystemExit too
             if sys.stdout is not None and not sys.stdout.closed:
                 sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
-        reserve.clear()
+        held_back.clear()
         code, message = _told(error, command)
         if code is None:
             raise
         ignore_signals()
         speaks, code = _turn(code, _kind(error))
         _end(code, message if speaks else "")
-
-
-def _reserve() -> list[bytes]:
-    """Return a MiB in pieces that the allocator gives out anew, to be let go where telling of an error needs it."""
-    with suppress(MemoryError):
-        return [bytes(2**16) for _ in range(16)]
-    return []
 
 
 @contextmanager
@@ -223,10 +213,8 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
     if isinstance(cause, TOLD):
         return cause.code, str(cause)
     if lacks_memory(cause):
-        return (
-            1,
-            f"out of memory: {_amount(str(cause))}ask for smaller sizes, smaller batches or fewer workers{goes_on}",
-        )
+        asked = amount_asked(str(cause))
+        return 1, f"out of memory: {asked}ask for smaller sizes, smaller batches or fewer workers{goes_on}"
     if NO_THREAD in str(cause):
         return 3, f"the system starts no more threads: lower num_threads or workers{goes_on}"
     if isinstance(cause, OSError):
@@ -241,16 +229,7 @@ def _told(error: BaseException, command: str) -> tuple[int | None, str]:
 
 def _kind(error: BaseException) -> BaseException:
     """Return what an error comes from: libraries wrap those of the system, and of memory, in their own."""
-    kinds = (
-        ConfigError,
-        ExaminationFailed,
-        SweepUnfinished,
-        NonFinite,
-        WorkerLost,
-        Interrupted,
-        KeyboardInterrupt,
-        OSError,
-    )
+    kinds = (*TOLD, NonFinite, Interrupted, KeyboardInterrupt, OSError)
     found: BaseException | None = error
     for _ in range(20):
         if found is None or isinstance(found, kinds) or lacks_memory(found):
@@ -258,23 +237,6 @@ def _kind(error: BaseException) -> BaseException:
         wrapped = isinstance(found, RuntimeError | ImportError | NameError) and not found.__suppress_context__
         found = found.__cause__ or (found.__context__ if wrapped else None)
     return found or error
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Return whether an error says that there is no memory left."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    if isinstance(error, SystemError):  # what C code that could not make the MemoryError itself comes to
-        return bool(UNSAID.search(str(error)))
-    return isinstance(error, RuntimeError | ImportError) and bool(NO_MEMORY.search(str(error)))
-
-
-def _amount(text: str) -> str:
-    """Return how much was asked for, as torch or numpy tells it."""
-    if count := BYTES_ASKED.search(text):
-        return f"{int(count[1]) / 2**20:,.0f} MiB were asked for; "
-    told = SIZE_ASKED.search(text)
-    return f"{told[1]} were asked for; " if told else ""
 
 
 def _end(code: int, message: str) -> NoReturn:

@@ -34,6 +34,12 @@ class SweepUnfinished(RuntimeError):
     code = 1
 
 
+class NoRoom(RuntimeError):
+    """Too little memory is left for a command to begin; the message says how much it needs."""
+
+    code = 1
+
+
 class Interrupted(Exception):
     """The run was asked to stop by a signal and has stored its checkpoint; carries the step."""
 

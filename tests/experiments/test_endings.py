@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from loopgrad.experiments import endings
+from loopgrad.experiments import endings, memory
 from loopgrad.experiments.endings import cut_off, in_one_line, on_signals
 from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, Signalled, WorkerLost
 
@@ -79,6 +79,7 @@ ENDINGS = {
         "out of memory: 20.00 GiB were asked for",
     ),
     "memory for the error itself": (SystemError("error return without exception set"), 1, "out of memory"),
+    "memory of Pillow": (OSError("codec configuration error when writing image file"), 1, "out of memory"),
     "memory of the system": (OSError(errno.ENOMEM, "Cannot allocate memory"), 1, "out of memory"),
     "memory that a library's clean-up hides": (
         wrapped(UnboundLocalError("cannot access local variable 'f'"), MemoryError(), explicit=False),
@@ -104,6 +105,15 @@ def test_torch_s_own_want_of_memory_is_told_with_its_size(capsys):
     with pytest.raises(SystemExit) as ended, in_one_line():
         torch.empty(2**60)
     assert ended.value.code == 1 and "out of memory: 4,398,046,511,104 MiB were asked for" in capsys.readouterr().err
+
+
+def test_a_command_that_has_no_room_does_not_begin(capsys, monkeypatch):
+    monkeypatch.setattr(memory, "ROOM", 2**38)  # MiB, more than there are addresses
+    with pytest.raises(SystemExit) as ended, in_one_line("train"):
+        print("begun")
+    out, err = capsys.readouterr()
+    assert ended.value.code == 1 and out == ""
+    assert err.startswith("loopgrad: out of memory: a command needs 274877906944 MiB to begin with") and "ulimit" in err
 
 
 @pytest.mark.parametrize(
