@@ -14,7 +14,8 @@ NO_MEMORY = re.compile(WORDS, re.I)  # the last one of Pillow's, whose deflate f
 UNSAID = re.compile("without (exception set|setting an exception)")
 BYTES_ASKED = re.compile(r"tried to allocate (\d+) bytes")
 SIZE_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", re.I)
-ROOM, ROOM_TO_LOAD = 64, 640  # MiB of address space: for small objects, and to load PyTorch, which takes 600 on a CPU
+ROOM, ROOM_TO_LOAD = 256, 832
+"""MiB of address space that the smallest run takes, without and with the 600 for which PyTorch is loaded on a CPU."""
 
 
 def lacks_memory(error: BaseException) -> bool:
@@ -39,7 +40,8 @@ def amount_asked(text: str) -> str:
 def check_room(loads: bool) -> None:
     """Refuse to begin where the interpreter itself would die: it aborts where there is no memory for small objects.
 
-    What a command lacks later it lacks for something large, a tensor or a thread, and that can be told.
+    And scipy's BLAS never ends its loading there. What a command lacks later it lacks for something large, a tensor or
+    a thread, and that can be told.
 
     Args:
         loads: Whether PyTorch is needed, so that there must be room for it if it is not loaded.

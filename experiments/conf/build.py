@@ -53,7 +53,7 @@ def build(node: Node, name: str, classes: Classes | None = None, **extra: Any) -
         cause: BaseException = error
         while cause.__cause__ is not None:  # Hydra wraps what a target raises once per level of nesting
             cause = cause.__cause__
-        if isinstance(cause, MemoryError | ImportError) and lacks_memory(cause):
+        if lacks_memory(cause):
             raise MemoryError(str(cause)) from error
         if isinstance(cause, InstantiationException):  # Hydra itself refuses what the user's node names
             reason = " ".join(str(cause).split()).split(". ")[0]

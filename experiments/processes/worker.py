@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from loopgrad.experiments.endings import SIGNALS
+from loopgrad.experiments.memory import reserve
 
 HELD_BACK = set(SIGNALS) - {signal.SIGTERM}
 """Signals that reach the parent too, as Ctrl-C does, and are its affair."""
@@ -31,6 +32,7 @@ def serve(pipe: Connection) -> None:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+    held_back = reserve()
     while True:
         try:
             asked = pipe.recv_bytes()
@@ -44,8 +46,13 @@ def serve(pipe: Connection) -> None:
             # nothing but None comes while a job is under way
             answer = "done", fn(what, lambda told: pipe.send(("told", told)), pipe.poll)
         except Exception as error:
+            held_back.clear()  # there may be no other memory to tell of it
             answer = "failed", Raised.of(error)
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except MemoryError:
+            held_back.clear()
+            pipe.send(("failed", Raised([(MemoryError(), False)], "")))
 
 
 def _end_with_parent() -> None:
