@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.contract import period_of
 from loopgrad.models.architecture import Architecture, Puzzles
 from loopgrad.models.dtypes import ForwardDtype, dtype_of
 from loopgrad.models.frozen import FrozenEncoder
@@ -11,6 +12,7 @@ from loopgrad.models.latent import LatentReasoner, OneDepth
 from loopgrad.models.latent_cells import Pooled, SlotLoop, SlotStack, SlotTwoStream
 from loopgrad.models.latent_embedding import PooledEmbedding, SlotEmbedding
 from loopgrad.models.layers import Linear, OneLine
+from loopgrad.models.reversible_cells import coupled
 from loopgrad.models.token_model import check_sizes
 
 
@@ -26,6 +28,9 @@ class LatentLoop(LatentReasoner):
         expansion: Width of the SwiGLUs, see `swiglu_inner_size`.
         num_loops: Updates of a segment.
         positions: "rope", "none", or None for "rope".
+        coupling: "damped", "leapfrog" or "momentum" makes the recursion reversible, which is another model (see
+            `Damped`); None for the recursion itself.
+        coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
         forward_dtype: dtype of activations, or its name, see `LatentReasoner`.
         seed: Seed of the initial weights.
 
@@ -37,7 +42,7 @@ class LatentLoop(LatentReasoner):
         Dehghani et al. 2019, arXiv 1807.03819; Saunshi et al. 2025, arXiv 2502.17416.
 
     Raises:
-        ValueError: A size or a choice is not one of the above.
+        ValueError: A size or a choice is not one of the above, or the coupling is unknown.
 
     Example:
         >>> import torch
@@ -62,6 +67,8 @@ class LatentLoop(LatentReasoner):
         expansion: float = 4,
         num_loops: int = 4,
         positions: str | None = None,
+        coupling: str | None = None,
+        coupling_rate: float | str | None = None,
         forward_dtype: ForwardDtype = None,
         seed: int = 0,
     ):
@@ -69,7 +76,7 @@ class LatentLoop(LatentReasoner):
         generator = torch.Generator().manual_seed(seed)
         parts = _parts(frozen, hidden_size, num_heads, expansion, positions)
         embedding = SlotEmbedding(frozen, hidden_size, generator, seq_len)
-        cell = SlotLoop(parts.net(num_layers, generator))
+        cell = coupled(SlotLoop(parts.net(num_layers, generator)), coupling, coupling_rate, dtype_of(forward_dtype))
         answer = Linear(hidden_size, frozen.layout.answers, generator, bias=True)
         super().__init__(embedding, cell, answer, num_loops, hidden_size, forward_dtype=dtype_of(forward_dtype))
 
@@ -135,6 +142,9 @@ class LatentTRM(LatentReasoner):
         H_cycles: Cycles in a segment.
         L_cycles: Updates of z_L in a cycle.
         positions: "rope", "none", or None for "rope".
+        coupling: "damped", "leapfrog" or "momentum" makes the recursion reversible, which is another model (see
+            `Damped`); None for the recursion itself.
+        coupling_rate: beta, scale or gamma of the coupling, such as "1/4"; None for its default.
         forward_dtype: dtype of activations, or its name, see `LatentReasoner`.
         seed: Seed of the initial weights.
 
@@ -146,7 +156,7 @@ class LatentTRM(LatentReasoner):
         Jolicoeur-Martineau 2025, arXiv 2510.04871.
 
     Raises:
-        ValueError: A size or a choice is not one of the above.
+        ValueError: A size or a choice is not one of the above, or the coupling is unknown.
     """
 
     references = ("jolicoeurmartineau2025less",)
@@ -162,6 +172,8 @@ class LatentTRM(LatentReasoner):
         H_cycles: int = 2,
         L_cycles: int = 2,
         positions: str | None = None,
+        coupling: str | None = None,
+        coupling_rate: float | str | None = None,
         forward_dtype: ForwardDtype = None,
         seed: int = 0,
     ):
@@ -170,7 +182,8 @@ class LatentTRM(LatentReasoner):
         parts = _parts(frozen, hidden_size, num_heads, expansion, positions)
         embedding = SlotEmbedding(frozen, hidden_size, generator, seq_len)
         cell = SlotTwoStream(parts.net(num_layers, generator), L_cycles)
-        answer, steps = Linear(hidden_size, frozen.layout.answers, generator, bias=True), H_cycles * cell.period
+        cell = coupled(cell, coupling, coupling_rate, dtype_of(forward_dtype))
+        answer, steps = Linear(hidden_size, frozen.layout.answers, generator, bias=True), H_cycles * period_of(cell)
         super().__init__(embedding, cell, answer, steps, hidden_size, ("z_L", "z_H"), dtype_of(forward_dtype))
 
 

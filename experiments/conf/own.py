@@ -116,6 +116,9 @@ YOUNG: Mapping[str, frozenset[str]] = {
         frozenset({"forward_dtype"}),
     ),
     "loopgrad.models.LoopedTransformer": frozenset({"forward_dtype", "start_token"}),
+    **dict.fromkeys(
+        (f"loopgrad.models.{name}" for name in ("LatentLoop", "LatentTRM")), frozenset({"coupling", "coupling_rate"})
+    ),
     "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),

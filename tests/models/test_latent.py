@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from loopgrad.gradients import BPTT, CheckpointedBPTT, ImplicitGradient, TruncatedBPTT
+from loopgrad.gradients import BPTT, CheckpointedBPTT, ImplicitGradient, ReversibleBPTT, TruncatedBPTT
 from loopgrad.models import (
     FeatureTable,
     FrozenModule,
@@ -28,9 +28,9 @@ LAYOUT = SlotLayout(answers=3, answer_slots=2, questions=2)  # 3 fills up, 4 and
 SIZE, HIDDEN, SLOTS = 10, 8, 7
 SMALL = {"hidden_size": HIDDEN, "num_heads": 2, "seed": 3}
 SLOTTED = {
-    "loop": lambda frozen: LatentLoop(frozen, SLOTS, num_layers=2, num_loops=3, **SMALL),
+    "loop": lambda frozen, **more: LatentLoop(frozen, SLOTS, num_layers=2, num_loops=3, **SMALL, **more),
     "stack": lambda frozen: LatentStack(frozen, SLOTS, depth=3, **SMALL),
-    "trm": lambda frozen: LatentTRM(frozen, SLOTS, H_cycles=2, L_cycles=2, **SMALL),
+    "trm": lambda frozen, **more: LatentTRM(frozen, SLOTS, H_cycles=2, L_cycles=2, **SMALL, **more),
     "no_positions": lambda frozen: LatentLoop(frozen, None, num_loops=3, positions="none", **SMALL),
 }
 POOLED = {
@@ -216,6 +216,28 @@ def test_one_step_of_untied_layers_reaches_the_last_one_alone():
     assert last.any() and all(grad is None or not grad.any() for grad in before)
 
 
+@pytest.mark.parametrize("name", ["loop", "trm"])
+def test_a_coupling_makes_the_recursion_reversible(name):
+    """z_{t+1} = (1 - beta) z_{t-1} + beta f(z_t) by hand, f one cycle."""
+    plain, coupled = (SLOTTED[name](table(), **more).double() for more in ({}, {"coupling": "damped"}))
+    coupled.load_state_dict({k.replace("cell.", "cell.cell.", 1): v for k, v in plain.state_dict().items()})
+    z, x = plain.initial_state(*inputs().shape), plain.encode(inputs())
+    before, beta, period = z, float(coupled.cell.beta), getattr(plain.cell, "period", 1)
+    for _ in range(plain.num_steps // period):
+        after = z
+        for t in range(period):
+            after = plain.cell(after, x, t)
+        before, z = z, {k: (1 - beta) * before[k] + beta * after[k] for k in z}
+    wanted = plain.readout(z)[0]
+    token_loss(wanted, labels()).backward()
+    output = coupled(None, inputs(), None, ReversibleBPTT())
+    token_loss(output.logits, labels()).backward()
+    torch.testing.assert_close(output.logits, wanted, atol=1e-7, rtol=0)
+    for a, b in zip(plain.parameters(), coupled.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-7, rtol=0)
+    assert coupled.depth == plain.depth
+
+
 def test_a_module_of_ones_own_is_an_encoder():
     inner = torch.nn.Embedding(15, SIZE).double().eval()
     frozen = FrozenModule(inner, SIZE, LAYOUT)
@@ -254,6 +276,8 @@ class Half(torch.nn.Module):
         (lambda: FeatureTable(torch.zeros(3), SlotLayout(answers=2)), "rows must be floating"),
         (lambda: FeatureTable(torch.zeros(3, 3, dtype=torch.int64), SlotLayout(answers=2)), "rows must be floating"),
         (lambda: LatentLoop(table(), SLOTS, num_loops=0), "num_loops must be at least 1"),
+        (lambda: LatentLoop(table(), SLOTS, coupling="dampd"), "coupling must be 'damped'"),
+        (lambda: LatentTRM(table(), SLOTS, coupling_rate="1/4"), "has no effect without coupling="),
         (lambda: LatentStack(table(), SLOTS, depth=0), "depth must be at least 1"),
         (lambda: LatentMLP(table(), SLOTS, hidden_size=0), "hidden_size must be at least 1"),
         (lambda: LatentLoop(table(), SLOTS, positions="learned"), "positions must be 'rope', 'none' or None"),
