@@ -25,8 +25,8 @@ from loopgrad.experiments.conf.bounds import check_bounds
 from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.own import Classes
 from loopgrad.experiments.conf.targets import hints_of, taken_by, target_of
+from loopgrad.experiments.endings import lacks_memory
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.memory import lacks_memory
 
 Node = DictConfig | Mapping[str, Any]
 

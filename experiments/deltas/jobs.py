@@ -15,8 +15,8 @@ from loopgrad.experiments.deltas import pictures
 from loopgrad.experiments.deltas.examination import Examination, meet
 from loopgrad.experiments.deltas.measuring import examine, memory
 from loopgrad.experiments.deltas.weights import Weights
+from loopgrad.experiments.endings import lacks_memory
 from loopgrad.experiments.errors import ConfigError, ExaminationFailed, WorkerLost
-from loopgrad.experiments.memory import lacks_memory
 from loopgrad.experiments.processes import completed
 from loopgrad.gradients import Estimator
 

@@ -14,8 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from loopgrad.experiments.endings import SIGNALS
-from loopgrad.experiments.memory import reserve
+from loopgrad.experiments.endings import SIGNALS, reserve
 
 HELD_BACK = set(SIGNALS) - {signal.SIGTERM}
 """Signals that reach the parent too, as Ctrl-C does, and are its affair."""

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from loopgrad.experiments.memory import lacks_memory
+from loopgrad.experiments.endings import lacks_memory
 
 CHECKSUM = "sha256"
 _ZIP, _PICKLE, _LFS = b"PK\x03\x04", b"\x80", b"version https://git-lfs"

@@ -10,8 +10,8 @@ import sys
 import pytest
 import torch
 
-from loopgrad.experiments import endings, memory
-from loopgrad.experiments.endings import cut_off, in_one_line, on_signals
+from loopgrad.experiments import endings
+from loopgrad.experiments.endings import cut_off, in_one_line, memory, on_signals
 from loopgrad.experiments.errors import ConfigError, Interrupted, NonFinite, Signalled, WorkerLost
 
 

@@ -178,6 +178,7 @@ def test_jobs_are_kept_one_by_one(tmp_path):
     assert CALLS == [8] and watched.done == watched.total == 3
 
 
+@pytest.mark.slow
 def test_a_command_that_is_interrupted_keeps_its_rows_and_goes_on(loopgrad, tmp_path, monkeypatch):
     command = ("bench", "validity", "bench.width=8", "bench.lengths=[4]", "bench.radii=[0.5,0.7,0.9]")
     assert loopgrad(*command, "output_dir=whole").code == 0

@@ -5,31 +5,28 @@ of these is a mistake in the program, or in a class of the user's, and passes th
 """
 
 import errno
-import io
 import os
 import signal
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from loopgrad.experiments.endings.memory import amount_asked, check_room, lacks_memory, reserve
+from loopgrad.experiments.endings.signals import SIGNALS, ignore_signals, number_among_several
+from loopgrad.experiments.endings.streams import OUTPUT
 from loopgrad.experiments.errors import (
     ConfigError,
     ExaminationFailed,
     Interrupted,
     NonFinite,
     NoRoom,
-    Signalled,
     SweepUnfinished,
     WorkerLost,
 )
-from loopgrad.experiments.memory import amount_asked, check_room, lacks_memory, reserve
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 GOES_ON = {  # what the same command does once it has been cut off
     "train": "goes on from the last checkpoint",
     "compare": "goes on from the last checkpoint",
@@ -38,7 +35,6 @@ GOES_ON = {  # what the same command does once it has been cut off
     "bench": "goes on with the rows that are left",
 }
 TOLD = (ConfigError, ExaminationFailed, NoRoom, SweepUnfinished, WorkerLost)  # whose message is the whole line
-OUTPUT = "standard output"
 LONGEST = 2_000
 NO_THREAD = "can't start new thread"
 
@@ -85,46 +81,6 @@ def going_on(codes: tuple[int, ...]) -> Iterator[None]:
                 signal.signal(number, found)
 
 
-def hold_streams() -> None:
-    """Keep what is printed from ending up in a file of the command, and from failing for a character.
-
-    Raises:
-        OSError: Standard output is closed.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:  # the next file that is opened would get this number, and be printed into
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    if number_among_several():  # the first alone prints; how a command ends, one of them says, see _turn
-        os.dup2(os.open(os.devnull, os.O_RDWR), 1)
-        warnings.simplefilter("ignore")
-    if sys.stdout is None:
-        raise OSError(errno.EBADF, "is closed; send it to /dev/null if it is not wanted", OUTPUT)
-    if (
-        isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__
-    ):  # a character that the encoding lacks is no reason to end
-        raw, told = io.BufferedWriter(_Output(1, "w", closefd=False)), sys.stdout
-        sys.stdout = io.TextIOWrapper(raw, told.encoding, "backslashreplace", line_buffering=told.line_buffering)
-
-
-class _Output(io.FileIO):
-    """Standard output, whose errors say that they are its own."""
-
-    def write(self, content: Any) -> int:
-        try:
-            return super().write(content)
-        except OSError as error:
-            error.filename = OUTPUT
-            raise
-
-
-def number_among_several() -> int | None:
-    """Return the rank of this process where torchrun has started several; None where it is alone."""
-    size, rank = os.environ.get("WORLD_SIZE", ""), os.environ.get("RANK", "")
-    return int(rank) if size.isdigit() and rank.isdigit() and int(size) > 1 else None
-
-
 def _turn(code: int, cause: BaseException) -> tuple[bool, int]:
     """Return whether this process is the one that says why the command ends, and the code that all end with.
 
@@ -148,57 +104,6 @@ def _turn(code: int, cause: BaseException) -> tuple[bool, int]:
         return said == mine, int(said.split()[1])
     except Exception:  # the store, too, may be gone, or there never was one
         return rank == 0, code
-
-
-def ignore_signals() -> None:
-    """Ignore the signals that end a command: it is ending, and they have nothing left to stop."""
-    for number in SIGNALS:
-        with suppress(ValueError):  # not in the main thread
-            signal.signal(number, signal.SIG_IGN)
-
-
-def leave(number: int, frame: object) -> NoReturn:
-    """Handle a signal before anything has begun: end at once, for an exception may be lost in a half-made import."""
-    with suppress(OSError):
-        os.write(2, b"loopgrad: interrupted\n")
-    os._exit(128 + number)
-
-
-def cut_off(number: int, frame: object) -> NoReturn:
-    """Handle a signal while a command runs: what is under way is undone as for any exception."""
-    raise Signalled(number)
-
-
-@contextmanager
-def on_signals(handler: Callable[[int, Any], NoReturn]) -> Iterator[None]:
-    """Handle the signals that end a command; those that are ignored, as under nohup, stay so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: found for number, found in before.items() if found not in (signal.SIG_IGN, None)}
-    unraisable = sys.unraisablehook
-
-    def again(lost: Any) -> None:
-        if isinstance(lost.exc_value, Signalled):  # it came in a finaliser, which no exception leaves
-            threading.Timer(0.01, signal.raise_signal, lost.exc_value.args).start()
-        else:
-            unraisable(lost)
-
-    sys.unraisablehook = again
-    for number in before:
-        signal.signal(number, handler)
-    if number_among_several() is not None and hasattr(
-        signal, "pthread_sigmask"
-    ):  # held back until it is known how to agree on who tells of them
-        signal.pthread_sigmask(signal.SIG_BLOCK if handler is leave else signal.SIG_UNBLOCK, before)
-    try:
-        yield
-    finally:
-        sys.unraisablehook = unraisable
-        for number, found in before.items():
-            if signal.getsignal(number) is handler:  # else the command has ended
-                signal.signal(number, found)
 
 
 def _told(error: BaseException, command: str) -> tuple[int | None, str]:
