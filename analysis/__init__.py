@@ -12,7 +12,13 @@ from loopgrad.analysis.dynamics import classify, sweep_thresholds
 from loopgrad.analysis.exact_gradients import gradients_of, reference_gradients
 from loopgrad.analysis.fixed_points import FixedPoints, Multistart, find_fixed_points, multistart
 from loopgrad.analysis.gaps import GradientGap, gradient_gaps
-from loopgrad.analysis.intervals import VerdictShare, bootstrap_interval, verdict_shares, wilson_interval
+from loopgrad.analysis.intervals import (
+    VerdictShare,
+    bootstrap_interval,
+    student_interval,
+    verdict_shares,
+    wilson_interval,
+)
 from loopgrad.analysis.official_site import OfficialSite
 from loopgrad.analysis.plans import Planned
 from loopgrad.analysis.positions import PositionVerdicts
@@ -70,6 +76,7 @@ __all__ = [
     "rounding_error",
     "verdict_shares",
     "spectral_radius",
+    "student_interval",
     "bias_and_variance",
     "sweep_thresholds",
     "wilson_interval",

@@ -10,7 +10,7 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.records import LEVELS, RunRecord
 from loopgrad.experiments.records.kinds import Where
-from loopgrad.experiments.reports import comparison_page, groups, summary
+from loopgrad.experiments.reports import comparison_page, differences, groups, summary
 from loopgrad.experiments.reports.html import document
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
 from loopgrad.experiments.reports.tables import console_table, how_made, table
@@ -74,6 +74,7 @@ def _markdown(found: Sequence[RunRecord], made: RunRecord) -> str:
             f"# {first['model']} on {first['task']}",
             *("", summary.reading(found), "", *table(header, rows), "", LEGEND, ""),
             *([OTHER_ANSWERS, ""] if summary.other_answers(found) else []),
+            *_differences(found),
             *_by_group(found),
             *("## Residuals", "", *([PER_UPDATE, ""] if _per_update(found) else []), *_residuals(found), ""),
             *how_made(made),
@@ -92,6 +93,11 @@ def _sizes(record: RunRecord) -> list[str]:
     frozen = record.get("frozen_parameters")
     beside = f", beside {frozen:,} of a frozen encoder" if frozen is not None else ""
     return [f"- parameters: {record['parameters']:,} trained{beside}"]
+
+
+def _differences(found: Sequence[RunRecord]) -> list[str]:
+    header, rows = comparison_page.apart(found)
+    return [f"## {differences.TITLE}", "", *table(header, rows), "", differences.LEGEND, ""] if rows else []
 
 
 def _by_group(found: Sequence[RunRecord]) -> list[str]:

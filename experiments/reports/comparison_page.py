@@ -5,7 +5,7 @@ from typing import Any
 
 from loopgrad.experiments.records import LEVELS, RunRecord
 from loopgrad.experiments.records.kinds import Where
-from loopgrad.experiments.reports import summary
+from loopgrad.experiments.reports import differences, summary
 from loopgrad.experiments.reports.films import films
 from loopgrad.experiments.reports.html import (
     Cell,
@@ -53,6 +53,7 @@ def page(found: Sequence[RunRecord], legend: str, notes: Sequence[str] = ()) -> 
             Section(
                 "estimators", "Estimators", [estimators(groups), *(Text(it, small=True) for it in (legend, *notes))]
             ),
+            *differences_section(*apart(found)),
             Section("curves", "Curves", [drawn]),
             Section("residuals", "Residuals", residuals(groups)),
             Section("runs", "Every run", runs(found)),
@@ -78,6 +79,23 @@ def estimators(groups: Groups) -> Table:
 def _cell(column: summary.Column, group: Sequence[RunRecord]) -> Cell:
     found = summary.spread(group, *column.path)
     return Cell(column.text(group, always_spread=True), None if found.mean != found.mean else found.mean)
+
+
+def apart(found: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of what differs from the first estimator by more than its spread."""
+    groups = summary.by_estimator(found)
+    return differences.table(["estimator"], [[name] for name in groups], list(groups.values()))
+
+
+def differences_section(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Section]:
+    """Return the section of a table of differences; none where it has no rows."""
+    if not rows:
+        return []
+    cells = [[number(cell) for cell in row] for row in rows]
+    caption = "Above the first row of the same task, paired by seed"
+    return [
+        Section("differences", differences.TITLE, [Table(caption, header, cells), Text(differences.LEGEND, small=True)])
+    ]
 
 
 def charts(groups: Groups) -> list[Chart]:

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from loopgrad.experiments.records import RunRecord
 
+Judge = Literal["exact_accuracy", "token_accuracy"]
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -150,7 +152,7 @@ def reading(records: Sequence[RunRecord]) -> str:
     return f"{opening}, {'; '.join(clauses)}."
 
 
-def judged(records: Sequence[RunRecord]) -> tuple[Literal["exact_accuracy", "token_accuracy"], str]:
+def judged(records: Sequence[RunRecord]) -> tuple[Judge, str]:
     """Return by what runs are told apart: by samples solved; by tokens where no run solves any, as in a text."""
     if any(record["exact_accuracy"] for record in records) or any(not record["token_accuracy"] for record in records):
         return "exact_accuracy", "solves {} of the held-out samples exactly"

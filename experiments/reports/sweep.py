@@ -16,7 +16,7 @@ from loopgrad.analysis import plots
 from loopgrad.experiments import records
 from loopgrad.experiments.errors import ConfigError
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports import groups, shortcuts, summary, sweep_page
+from loopgrad.experiments.reports import differences, groups, shortcuts, summary, sweep_page
 from loopgrad.experiments.reports.comparison import MANY, case_of
 from loopgrad.experiments.reports.html import Page, document
 from loopgrad.experiments.reports.inert import figure, inert, markdown, shown
@@ -160,11 +160,22 @@ def _page(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) -> s
             f"# A sweep of {len({number for row in rows for number in row.jobs})} jobs",
             *("", *sentences, *left, *table(header, lines)),
             *("", "Values are means over seeds, least and greatest in brackets. " + CONFIG, "", RESIDUAL, ""),
+            *_differences(keys, rows),
             *_by_group(keys, rows),
             *how_made(rows[0].records[0]),
             "",
         ]
     )
+
+
+def _differences(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    header, lines = _apart(keys, rows, markdown)
+    return [f"## {differences.TITLE}", "", *table(header, lines), "", differences.LEGEND, ""] if lines else []
+
+
+def _apart(keys: Sequence[str], rows: Sequence[Row], how: Any) -> tuple[list[str], list[list[str]]]:
+    head, names = _table(keys, rows, how, [])
+    return differences.table(head, names, [row.records for row in rows])
 
 
 def _by_group(keys: Sequence[str], rows: Sequence[Row]) -> list[str]:
@@ -189,8 +200,8 @@ def _single(keys: Sequence[str], rows: Sequence[Row], missing: Sequence[int]) ->
         names = [f"{shown(row.estimator)} {_settings(keys, row, shown) if own else ''}".strip() for row in case]
         curves.append({name: _together([row], shown) for name, row in zip(names, case, strict=True)})
     jobs = len({number for row in rows for number in row.jobs})
-    table = _table(keys, rows, shown, COLUMNS)
-    return sweep_page.page(table, _sentences(keys, rows, shown), curves, [*_left(missing), CONFIG, RESIDUAL], jobs)
+    tables = _table(keys, rows, shown, COLUMNS), _apart(keys, rows, shown)
+    return sweep_page.page(*tables, _sentences(keys, rows, shown), curves, [*_left(missing), CONFIG, RESIDUAL], jobs)
 
 
 def _figures(keys: Sequence[str], rows: Sequence[Row]) -> tuple[dict[str, bytes], str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from loopgrad.experiments.records import RunRecord
-from loopgrad.experiments.reports.comparison_page import MANY, charts, runs
+from loopgrad.experiments.reports.comparison_page import MANY, charts, differences_section, runs
 from loopgrad.experiments.reports.html import Charts, Page, Section, Table, Text, number
 from loopgrad.experiments.reports.html.recipe import facts, recipe
 from loopgrad.experiments.reports.references import of_configuration
@@ -11,6 +11,7 @@ from loopgrad.experiments.reports.references import of_configuration
 
 def page(
     table: tuple[list[str], list[list[str]]],
+    apart: tuple[list[str], list[list[str]]],
     sentences: Sequence[str],
     groups: Sequence[dict[str, list[RunRecord]]],
     notes: Sequence[str],
@@ -20,6 +21,7 @@ def page(
 
     Args:
         table: Header and rows, a job's number first.
+        apart: Header and rows of what differs by more than its spread; none where there is one seed.
         sentences: What the sweep says.
         groups: Of each setting its records by what they are called in its charts.
         notes: Sentences below the table.
@@ -44,6 +46,7 @@ def page(
                 [Table("Means over seeds, least and greatest in brackets", header, rows)]
                 + [Text(note, small=True) for note in notes],
             ),
+            *differences_section(*apart),
             *(
                 Section(f"curves-{i}", _title(group, len(groups)), [it])
                 for i, (group, it) in enumerate(zip(groups, drawn, strict=True), 1)

@@ -1,13 +1,17 @@
-"""Intervals against the closed form of Wilson's score and against the coverage that they claim."""
+"""Intervals against the closed form of Wilson's score, a t-test, a printed table, and the coverage that they claim."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
 
 from loopgrad.analysis import bootstrap_interval, classify, record, verdict_shares
-from loopgrad.analysis.intervals import wilson_interval
+from loopgrad.analysis.intervals import student_interval, wilson_interval
 from loopgrad.gradients import Stationary
 
 
@@ -41,3 +45,23 @@ def test_a_bootstrap_over_puzzles_is_wider_than_one_over_their_copies():
     assert 4 < (high - low) / (naive[1] - naive[0]) < 6
     with pytest.raises(ValueError, match="one of each per sample"):
         bootstrap_interval(values, np.mean, clusters[:3])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.floats(0, 1, allow_nan=False), min_size=2, max_size=12).filter(
+        lambda values: statistics.stdev(values) > 1e-6
+    )
+)
+def test_a_mean_has_the_interval_of_a_t_test(values):
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert student_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
+
+
+def test_a_mean_has_the_interval_of_the_printed_table():
+    half = 4.3027 * 0.02 / math.sqrt(3)  # t of 0.975 at 2 degrees of freedom; mean 0.12, standard deviation 0.02
+    assert student_interval([0.10, 0.12, 0.14]) == pytest.approx((0.12 - half, 0.12 + half), abs=1e-6)
+    half = 2.7764 * math.sqrt(2.5) / math.sqrt(5)  # of 1 to 5, at 4 degrees of freedom
+    assert student_interval([1, 2, 3, 4, 5]) == pytest.approx((3 - half, 3 + half), abs=1e-4)
+    assert student_interval([0.3]) == student_interval([]) == (-math.inf, math.inf)
+    assert student_interval([0.25, 0.25, 0.25]) == (0.25, 0.25)

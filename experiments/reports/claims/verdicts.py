@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from loopgrad.analysis import student_interval
 from loopgrad.experiments.records import ClaimRecord, TrainedRecord
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "undecided at this size"
@@ -73,7 +74,7 @@ def _finding(name: str, contrast: Mapping[str, Any], trainings: Sequence[Trained
             more.append(one)
             less.append(other)
     differences = [one - share * other for one, other in zip(more, less, strict=True)]
-    low, high = interval(differences)
+    low, high = student_interval(differences)
     found = Finding(name, contrast["says"], differences, by, low, high, OPEN)
     if len(differences) < LEAST_SEEDS:
         return replace(found, reason=FEW)
@@ -95,17 +96,6 @@ def _nothing_to_tell(more: Sequence[float], less: Sequence[float], share: float)
     if max(*more, *less) <= FLOOR:
         return FLAT
     return FULL if share == 1 and min(*more, *less) >= CEILING else ""
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return Student's 95 % interval of the mean of some values; all there is below two of them."""
-    if len(values) < 2:
-        return -math.inf, math.inf
-    from scipy.stats import t  # here: loading scipy changes the filters of warnings
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return mean - half, mean + half
 
 
 def seeds_needed(values: Sequence[float], by: float) -> int | None:

@@ -1,6 +1,5 @@
 """Verdicts on claims: paired intervals beside scipy and a printed table, rules by hand, curves that are known."""
 
-import math
 import statistics
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t, ttest_1samp
 
+from loopgrad.analysis import student_interval
 from loopgrad.experiments.records import ClaimRecord
 from loopgrad.experiments.records.schema import check
 from loopgrad.experiments.reports.claims.growth import steps_to
@@ -24,7 +24,6 @@ from loopgrad.experiments.reports.claims.verdicts import (
     SPREAD,
     at_step,
     findings,
-    interval,
     reading,
     seeds_needed,
     verdict,
@@ -33,29 +32,13 @@ from loopgrad.experiments.reports.claims.verdicts import (
 SHARES = st.floats(0, 1, allow_nan=False)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(SHARES, min_size=2, max_size=12).filter(lambda values: statistics.stdev(values) > 1e-6))
-def test_the_interval_is_that_of_a_t_test(values):
-    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert interval(values) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-12)
-
-
-def test_the_interval_is_that_of_the_printed_table():
-    half = 4.3027 * 0.02 / math.sqrt(3)  # t of 0.975 at 2 degrees of freedom; mean 0.12, standard deviation 0.02
-    assert interval([0.10, 0.12, 0.14]) == pytest.approx((0.12 - half, 0.12 + half), abs=1e-6)
-    half = 2.7764 * math.sqrt(2.5) / math.sqrt(5)  # of 1 to 5, at 4 degrees of freedom
-    assert interval([1, 2, 3, 4, 5]) == pytest.approx((3 - half, 3 + half), abs=1e-4)
-    assert interval([0.3]) == interval([]) == (-math.inf, math.inf)
-    assert interval([0.25, 0.25, 0.25]) == (0.25, 0.25)
-
-
 def test_pairs_take_out_what_a_seed_gives_to_both():
     deep, shallow = [0.30, 0.50, 0.70], [0.20, 0.41, 0.59]
     (found,) = findings(compared(deep, shallow))
     expected = ttest_1samp(np.subtract(deep, shallow), 0.0).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.verdict == HOLDS
-    apart = interval(deep), interval(shallow)
+    apart = student_interval(deep), student_interval(shallow)
     assert apart[0][0] < apart[1][1]  # unpaired they would not be told apart
     assert found.differences == pytest.approx([0.10, 0.09, 0.11])
 
