@@ -110,6 +110,7 @@ def test_scalars_for_tensorboard_are_those_of_the_log(cut, tmp_path):
         assert dict(seen) == pytest.approx({entry["step"]: entry[name] for entry in log if name in entry})
 
 
+@pytest.mark.slow
 def test_what_wandb_is_handed_is_the_log_each_step_once(cut, tmp_path, wandb):
     cut("logger=wandb")
     log = log_of(tmp_path / "out" / "runs" / "last_cycle-seed0")
