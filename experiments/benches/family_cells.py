@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from loopgrad.analysis import cast
 from loopgrad.experiments.benches.cells import ResidualCell, SiluCell
-from loopgrad.gradients import Estimator
+from loopgrad.gradients import Estimator, Stats
 
 POSITIONS = 4
 Couple = Callable[[nn.Module, int], nn.Module]
@@ -68,7 +68,12 @@ class Problem:
 
     def loss(self, cell: nn.Module, estimator: Estimator) -> Tensor:
         """Return sum(z_T * w) in the dtype of the cell."""
+        return self.run(cell, estimator)[0]
+
+    def run(self, cell: nn.Module, estimator: Estimator) -> tuple[Tensor, Stats]:
+        """Return the loss, and what the rollout counts."""
         dtype = next(cell.parameters()).dtype
         state, inputs, weight = (cast(it, dtype) for it in (self.state, self.inputs, self.weight))
         xs: dict[str, Any] = {} if self.xs is None else {"xs": cast(self.xs, dtype)}
-        return (estimator(cell, state, inputs, self.length, **xs).state * weight).sum()
+        rollout = estimator(cell, state, inputs, self.length, **xs)
+        return (rollout.state * weight).sum(), rollout.stats

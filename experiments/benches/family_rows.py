@@ -1,7 +1,8 @@
 """The families of gradients that are compared, each as a user calls it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from loopgrad.gradients import (
     ForwardGradient,
     ImplicitGradient,
     LowRankES,
+    ParallelNewton,
     PhantomGradient,
     RandomTruncation,
     ReversibleBPTT,
@@ -28,6 +30,8 @@ from loopgrad.models import Leapfrog
 
 POPULATION = 8
 SMALL = "gru", "equilibrium"  # states of one vector per sample
+# all Jacobians of 512 updates of a block are 256 MiB, several times that at the peak, and take ten minutes of a core
+LONGEST = {"block": 128}
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Contender:
         side_by_side: Runs of the recursion that do not wait for each other.
         couple: Makes a cell what it runs on.
         only: The cells that it is for; () for all.
+        longest: Most updates, of cells that it is not measured on beyond.
+        chain: Tells from what a rollout counted how much runs one after the other, where updates are side by side.
     """
 
     estimator: Callable[[int], Estimator]
@@ -47,13 +53,19 @@ class Contender:
     side_by_side: int = 1
     couple: Couple | None = None
     only: tuple[str, ...] = ()
+    longest: Mapping[str, int] = field(default_factory=dict)
+    chain: Callable[[Any], int] | None = None
 
     def fits(self, problem: Problem) -> bool:
         """Return whether it is measured on a problem."""
-        return not self.only or problem.name in self.only
+        return problem.length <= self.longest.get(problem.name, problem.length) and (
+            not self.only or problem.name in self.only
+        )
 
-    def depth(self, evaluations: int, vjps: int) -> int:
+    def depth(self, evaluations: int, vjps: int, stats: Any) -> int:
         """Return how many updates run one after the other, forward and back."""
+        if self.chain is not None:
+            return self.chain(stats)
         return -(-evaluations // self.side_by_side) + vjps
 
 
@@ -63,6 +75,19 @@ def _always(estimator: Estimator) -> Callable[[int], Estimator]:
 
 def _leapfrog(cell: nn.Module, length: int) -> nn.Module:
     return Leapfrog(cell, scale=1 / length, arithmetic="float64")
+
+
+def _newton(diagonal: bool) -> Contender:
+    def chain(stats: Any) -> int:
+        """Count two updates at the start, an evaluation and a scan per step, and the way back.
+
+        Products that make up Jacobians are side by side with the evaluation, as are the updates run alone to compare.
+        """
+        forward = 3 + stats.iterations * (stats.levels + 1)
+        return forward + 1 + (stats.backward_iterations + 1) * (stats.levels + 1) + diagonal
+
+    estimator = ParallelNewton(jacobian="diagonal" if diagonal else "full")
+    return Contender(_always(estimator), longest=LONGEST, chain=chain)
 
 
 CONTENDERS: dict[str, Contender] = {
@@ -89,6 +114,8 @@ CONTENDERS: dict[str, Contender] = {
     "DiagonalRTRL": Contender(_always(DiagonalRTRL()), only=SMALL),
     "UORO": Contender(lambda seed: UORO(seed=seed), random=True, only=SMALL),
     "KFRTRL": Contender(lambda seed: KFRTRL(seed=seed), random=True, only=("gru",)),
+    "ParallelNewton": _newton(diagonal=False),
+    "ParallelNewton(diagonal)": _newton(diagonal=True),
     "LowRankES": Contender(
         lambda seed: LowRankES(population=POPULATION, seed=seed), random=True, side_by_side=2 * POPULATION + 1
     ),

@@ -1,9 +1,13 @@
 """The rows of the bench of online gradients: exact ones are, what is carried does not grow, and who is taught."""
 
+import json
+
 import pytest
 import torch
 
-from loopgrad.experiments.benches.online import ASKED, NAMES, TAUGHT, Online, Recall
+from loopgrad.experiments.benches.online import NAMES, TAUGHT, WINDOWS, Online
+from loopgrad.experiments.benches.online_recall import ASKED, Recall
+from loopgrad.experiments.benches.online_words import words
 from loopgrad.gradients import BPTT
 
 pytestmark = pytest.mark.slow
@@ -12,15 +16,20 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def rows():
     sizes = {"hidden_size": 4, "batch_size": 3, "delays": (2, 20), "trained": (2,), "updates": 4, "draws": 2}
+    sizes["trainings"] = 8
     return {(row["delay"], row["gradient"]): row for row in Online(**sizes, seeds=(0, 1)).rows()}
 
 
 def test_exact_gradients_are_exact_and_the_others_are_not(rows):
     assert len(rows) == 2 * len(NAMES)
-    for (_, name), row in rows.items():
+    for (delay, name), row in rows.items():
         exact = name in ("BPTT", "checkpointed", "RTRL", "SnAp(2)")  # two updates reach all of a full recurrent matrix
+        exact |= row["window"] == delay + ASKED
         for when in ("first", "later"):
             assert (row[f"error {when}"] < 1e-5) == exact, row
+    for row in rows.values():
+        if row["as"] is not None:
+            assert row["error later"] == pytest.approx(rows[row["delay"], row["as"]]["error later"], rel=1e-3, abs=1e-5)
     for delay in (2, 20):  # a weight of a GRU acts on one feature
         assert rows[delay, "SnAp(1)"]["error first"] == pytest.approx(rows[delay, "diagonal"]["error first"], rel=1e-4)
 
@@ -31,16 +40,51 @@ def test_what_online_gradients_keep_does_not_grow_and_truncation_keeps_no_more(r
     assert rows[20, "BPTT"]["saved KiB"] > 1.9 * rows[2, "BPTT"]["saved KiB"]
     assert rows[20, "SnAp(1)"]["saved KiB"] < rows[20, "RTRL"]["saved KiB"]
     per_update = rows[20, "BPTT"]["saved KiB"] / (20 + ASKED)
-    window = rows[20, "truncated"]["window"]
-    assert window == 20 + ASKED or window * per_update <= rows[20, "SnAp(1)"]["saved KiB"] < (window + 1) * per_update
+    for name, by in WINDOWS.items():
+        window = rows[20, name]["window"]
+        assert window == 20 + ASKED or window * per_update <= rows[20, by]["saved KiB"] < (window + 1) * per_update
+    assert rows[20, "truncated"]["window"] < rows[20, "truncated, KF-RTRL"]["window"]
 
 
 def test_who_is_taught(rows):
     for (delay, name), row in rows.items():
         assert (row["loss"] is not None) == (delay == 2 and name in TAUGHT)
+        assert (row["as"] is None) == (name in TAUGHT)
     taught = rows[2, "BPTT"]
-    assert taught["updates"] == [0, 1, 2, 3, 4] and taught["least"] <= taught["loss"] <= taught["greatest"]
-    assert rows[2, "UORO"]["losses"][0] == taught["losses"][0], "first weights differ"
+    assert taught["updates"] == list(range(9)) and taught["least"] <= taught["loss"] <= taught["greatest"]
+    firsts = [[losses[0] for losses in rows[2, name]["losses"]] for name in ("UORO", "BPTT")]
+    assert firsts[0] == firsts[1] and firsts[0][0] != firsts[0][1], "first weights differ, or do not between seeds"
+    assert taught["loss"] == pytest.approx(sum(losses[-1] for losses in taught["losses"]) / 2)
+
+
+def test_trainings_are_drawn_and_told(rows, tmp_path):
+    bench = Online(trained=(2,))
+    bench.figures(list(rows.values()), tmp_path)
+    table = json.loads((tmp_path / "online-figure.json").read_text())
+    assert "truncated, KF-RTRL" in json.dumps(table)
+    assert [line.split(" ")[2] for line in bench.text(list(rows.values())).splitlines()] == [
+        "SnAp(1)",
+        "UORO",
+        "KF-RTRL",
+    ]
+
+
+def ended(name, least, greatest, window=None):
+    loss = {"loss": (least + greatest) / 2, "least": least, "greatest": greatest}
+    return {"delay": 10, "gradient": name, "window": window, "saved KiB": 128.2} | loss
+
+
+def test_an_online_gradient_is_ahead_where_ranges_are_apart():
+    beside = {"a": "t", "b": "t", "c": "t"}
+    rows = [ended("a", 0.1, 0.2), ended("b", 0.25, 0.35), ended("c", 0.5, 0.6), ended("t", 0.3, 0.4, 17)]
+    truncated = "truncated to 17 updates 0.35 (0.3 to 0.4; 128 KiB kept)."
+    assert words(rows, beside).splitlines() == [
+        f"delay 10: a beats truncation: 0.15 (0.1 to 0.2; 128 KiB kept), {truncated}",
+        f"delay 10: b does not differ from truncation by more than their ranges: 0.3 (0.25 to 0.35; 128 KiB kept), "
+        f"{truncated}",
+        f"delay 10: c is beaten by truncation: 0.55 (0.5 to 0.6; 128 KiB kept), {truncated}",
+    ]
+    assert words([{**row, "loss": None} for row in rows], beside) == ""
 
 
 def test_labels_are_the_bit_just_read_and_then_the_first():
