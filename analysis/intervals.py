@@ -1,7 +1,6 @@
 """How sure a number is: Wilson's interval of a count, Student's of a mean, a bootstrap over puzzles of any other."""
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +75,7 @@ def wilson_interval(count: int, total: int, confidence: float = 0.95) -> tuple[f
     return float(interval.low), float(interval.high)
 
 
-def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def student_interval(values: Sequence[float] | Array, confidence: float = 0.95) -> tuple[float, float]:
     r"""Return Student's interval of the mean of some values, such as differences paired by seed.
 
     .. math:: \bar v \pm t_{n - 1} \, s / \sqrt n
@@ -90,17 +89,25 @@ def student_interval(values: Sequence[float], confidence: float = 0.95) -> tuple
     Reference:
         Student 1908, Biometrika 6(1).
 
+    Raises:
+        ValueError: A value is not finite, values have more than one dimension, or confidence is not within 0 and 1.
+
     Example:
         >>> from loopgrad.analysis import student_interval
         >>> [round(end, 3) for end in student_interval([0.10, 0.12, 0.14])]
         [0.07, 0.17]
     """
-    if len(values) < 2:
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or not np.isfinite(found).all():
+        raise ValueError(f"values must be finite numbers in one dimension, got shape {found.shape}: {values}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be above 0 and below 1, got {confidence}")
+    if found.size < 2:
         return -math.inf, math.inf
     from scipy.stats import t  # here: loading scipy changes the filters of warnings
 
-    half = float(t.ppf((1 + confidence) / 2, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
+    half = float(t.ppf((1 + confidence) / 2, found.size - 1) * found.std(ddof=1)) / math.sqrt(found.size)
+    mean = float(found.mean())
     return mean - half, mean + half
 
 

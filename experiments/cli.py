@@ -27,7 +27,7 @@ from loopgrad.experiments.conf.nearest import nearest
 from loopgrad.experiments.conf.overrides import composed, keys_of, said
 from loopgrad.experiments.conf.own_files import check_folder
 from loopgrad.experiments.conf.values import Names
-from loopgrad.experiments.endings import OUTPUT, cut_off, going_on, in_one_line, on_signals
+from loopgrad.experiments.endings import OUTPUT, check_room, cut_off, going_on, in_one_line, on_signals
 from loopgrad.experiments.errors import ConfigError, NonFinite, SweepUnfinished
 
 JOINT = ("compare", "train")  # sweeps of these have a report of all jobs
@@ -182,6 +182,8 @@ def _check(command: str, overrides: list[str]) -> Path | None:
             f"--experimental-rerun={asked.experimental_rerun}: it unpickles a file, which could run anything: "
             "repeat the command as it was typed, which records hold under `command`"
         )
+    if asked.multirun or os.environ.get("WORLD_SIZE"):
+        check_room(loads=True)  # what follows loads torch
     if os.environ.get("WORLD_SIZE"):
         _check_ranks(command, asked.multirun)
     if asked.package and not asked.cfg:

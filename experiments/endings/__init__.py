@@ -1,6 +1,6 @@
 """How a command begins and ends: signals, streams, want of memory, and one line and an exit code for any end."""
 
-from loopgrad.experiments.endings.memory import lacks_memory, reserve
+from loopgrad.experiments.endings.memory import check_room, lacks_memory, reserve
 from loopgrad.experiments.endings.one_line import going_on, in_one_line
 from loopgrad.experiments.endings.signals import (
     SIGNALS,
@@ -15,6 +15,7 @@ from loopgrad.experiments.endings.streams import OUTPUT, hold_streams
 __all__ = [
     "OUTPUT",
     "SIGNALS",
+    "check_room",
     "cut_off",
     "going_on",
     "hold_streams",

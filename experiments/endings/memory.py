@@ -14,7 +14,7 @@ NO_MEMORY = re.compile(WORDS, re.I)  # the last one of Pillow's, whose deflate f
 UNSAID = re.compile("without (exception set|setting an exception)")
 BYTES_ASKED = re.compile(r"tried to allocate (\d+) bytes")
 SIZE_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate) ([\d.]+ [KMGT]iB)", re.I)
-ROOM, ROOM_TO_LOAD = 256, 832
+ROOM, ROOM_TO_LOAD = 200, 832
 """MiB of address space that the smallest run takes, without and with the 600 for which PyTorch is loaded on a CPU."""
 
 
@@ -49,13 +49,14 @@ def check_room(loads: bool) -> None:
     Raises:
         NoRoom: Less address space is left than that.
     """
-    needed = ROOM_TO_LOAD if loads and "torch" not in sys.modules else ROOM
+    loaded = "torch" in sys.modules
+    needed = ROOM_TO_LOAD if loads and not loaded else ROOM
     try:
         mmap.mmap(-1, needed * 2**20).close()  # asked for, never touched: it costs no memory
     except (OSError, MemoryError):
         raise NoRoom(
-            f"out of memory: a command needs {needed} MiB to begin with, and there is less: end other programs, "
-            "or raise the limit that is set (ulimit -v, --mem of a job)"
+            f"out of memory: a command needs {needed} MiB {'beside what is loaded' if loaded else 'to begin with'}, "
+            "and there is less: end other programs, or raise the limit that is set (ulimit -v, --mem of a job)"
         ) from None
 
 

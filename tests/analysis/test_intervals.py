@@ -65,3 +65,24 @@ def test_a_mean_has_the_interval_of_the_printed_table():
     assert student_interval([1, 2, 3, 4, 5]) == pytest.approx((3 - half, 3 + half), abs=1e-4)
     assert student_interval([0.3]) == student_interval([]) == (-math.inf, math.inf)
     assert student_interval([0.25, 0.25, 0.25]) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.float32, np.float64])
+def test_a_mean_of_an_array_has_the_interval_of_its_numbers(kind):
+    assert student_interval(np.array([1, 2, 4], dtype=kind)) == pytest.approx(student_interval([1.0, 2.0, 4.0]))
+
+
+@pytest.mark.parametrize(
+    ("values", "confidence", "said"),
+    [
+        ([math.nan, 1, 2], 0.95, "values must be finite"),
+        ([math.inf, 1, 2], 0.95, "values must be finite"),
+        ([[1, 2], [3, 4]], 0.95, "in one dimension"),
+        ([1, 2, 3], 95, "confidence must be above 0 and below 1"),
+        ([1, 2, 3], math.nan, "confidence must be above 0 and below 1"),
+        ([1, 2, 3], 1.0, "confidence must be above 0 and below 1"),
+    ],
+)
+def test_what_has_no_interval_is_refused(values, confidence, said):
+    with pytest.raises(ValueError, match=said):
+        student_interval(values, confidence)

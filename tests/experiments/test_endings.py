@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -113,7 +114,26 @@ def test_a_command_that_has_no_room_does_not_begin(capsys, monkeypatch):
         print("begun")
     out, err = capsys.readouterr()
     assert ended.value.code == 1 and out == ""
-    assert err.startswith("loopgrad: out of memory: a command needs 274877906944 MiB to begin with") and "ulimit" in err
+    assert (
+        err.startswith("loopgrad: out of memory: a command needs 274877906944 MiB beside what is loaded")
+        and "ulimit" in err
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "ranks"), [([], {}), (["-m", "seed=0,1"], {}), ([], {"WORLD_SIZE": "1", "RANK": "0"})]
+)
+@pytest.mark.parametrize("most", [400, 500, 650, 860])  # MiB of address space, of which PyTorch takes 600
+def test_room_is_asked_for_before_anything_large_is_loaded(tmp_path, more, ranks, most):
+    asked = ["experiment=smoke", "output_dir=out"]
+    command = [sys.executable, "-m", "loopgrad", "train", *more[:1], *asked, *more[1:]]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | ranks, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (most * 2**20, most * 2**20)),
+    )  # fmt: skip
+    assert ended.returncode == 1 and ended.stdout == "" and ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("loopgrad: out of memory: a command needs 832 MiB to begin with")
 
 
 @pytest.mark.parametrize(
