@@ -91,7 +91,7 @@ class OnlinePass:
             patterns = find(self, columns)
             self._check_size(columns, patterns)
             with self.conditions.restored(self.cell.cell) if attempt else nullcontext({}) as buffers:
-                known = self._attempt(buffers, columns, patterns)
+                known = self._attempt(buffers, columns, patterns, careful=attempt > 0)
             check_unchanged(self.cell.sources, versions, "its updates cannot be run again")
             if not float(known.off) > bound:
                 known.carried.check(type(self.how).__name__, bound)
@@ -117,9 +117,9 @@ class OnlinePass:
                 f"max_numbers={self.how.max_numbers}: raise it, or use CheckpointedBPTT(), which carries none"
             )
 
-    def _attempt(self, buffers: dict[str, Tensor], columns: Columns, patterns: Patterns) -> Known:
+    def _attempt(self, buffers: dict[str, Tensor], columns: Columns, patterns: Patterns, careful: bool) -> Known:
         cell, generator = self.cell, torch.Generator().manual_seed(1)
-        updating = Pushing(columns, patterns.update, patterns.colours, generator)
+        updating = Pushing(columns, patterns.update, patterns.colours, generator, careful)
         asking = None
         leaves, kept = list(self.start), self.kept
         like = self.rows.join(leaves).detach()
@@ -148,7 +148,7 @@ class OnlinePass:
                 if self.saving is None or (place := self.saving.places[step]) is None:
                     continue
                 assert patterns.answer is not None
-                asking = asking or Pushing(columns, patterns.answer, patterns.of_answer, generator)
+                asking = asking or Pushing(columns, patterns.answer, patterns.of_answer, generator, careful)
                 told = asking(answer, leaves, others, lambda _: self.of_answer, step)
                 offs.append(asking.off(told))
                 kept = self._taken(kept, told.leaves, place)

@@ -13,6 +13,8 @@ from loopgrad.gradients.influence import Immediate, precisely
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.tangents import Carrying, join_tangents, pushed, split_tangents, without_graph
 
+LONGER, ROUNDINGS = 3.0, 4.0
+
 
 @dataclass
 class Pushed:
@@ -24,6 +26,7 @@ class Pushed:
         immediate: By the columns.
         tangents: (colours, rows, outputs) as they were pushed.
         check: (rows, outputs), along the random direction.
+        noise: Largest error of rounding in it, as far as it was asked for.
     """
 
     leaves: list[Any]
@@ -31,6 +34,7 @@ class Pushed:
     immediate: Immediate
     tangents: Tensor
     check: Tensor
+    noise: Tensor | None
 
 
 class Pushing:
@@ -44,10 +48,19 @@ class Pushing:
         pattern: (outputs, width) where the map may depend on a column.
         colours: (width,) their colours, and how many there are.
         generator: Draws the direction.
+        careful: Whether the direction is pushed once more, three times as long. The two differ by rounding alone, and
+            that may be all there is to see: of a loss near 0, say, whose derivative is a difference of numbers near 1.
     """
 
-    def __init__(self, columns: Columns, pattern: Tensor, colours: tuple[Tensor, int], generator: torch.Generator):
-        self.columns, self.pattern = columns, pattern
+    def __init__(
+        self,
+        columns: Columns,
+        pattern: Tensor,
+        colours: tuple[Tensor, int],
+        generator: torch.Generator,
+        careful: bool = False,
+    ):
+        self.columns, self.pattern, self.careful = columns, pattern, careful
         of_local, self.count = colours
         self._of_local = of_local
         every = of_local[columns.local] if columns.width else of_local.new_full((columns.count,), -1)
@@ -62,10 +75,12 @@ class Pushing:
             drawn = torch.randn(group.shape, dtype=rows.dtype, generator=generator).to(device)
             own.append(drawn.reshape(group.lead, group.width).expand(batch, group.width))
             still = seed.new_zeros(width, *group.shape)
-            self.seeds.append(torch.cat([still, seed, drawn.to(seed.dtype).unsqueeze(0)]))
+            again = [(LONGER * drawn).to(seed.dtype).unsqueeze(0)] * careful
+            self.seeds.append(torch.cat([still, seed, drawn.to(seed.dtype).unsqueeze(0), *again]))
         identity = torch.eye(width, dtype=rows.dtype, device=device).unsqueeze(1).expand(width, batch, width)
         colour = identity.new_zeros(self.count, batch, width)
-        self.state = torch.cat([identity, colour, self.direction.unsqueeze(0)])
+        again = [LONGER * self.direction.unsqueeze(0)] * careful
+        self.state = torch.cat([identity, colour, self.direction.unsqueeze(0), *again])
         self._shown = self._owners(torch.cat(own, 1) if own else identity.new_zeros(batch, 0))
 
     def _owners(self, drawn: Tensor) -> Tensor:
@@ -111,9 +126,11 @@ class Pushing:
         else:
             empty = join_tangents(along, rows).detach()
         width = self.columns.features
-        through, of_columns, check = empty.split([width, self.count, 1])
+        through, of_columns, check, again = empty.split([width, self.count, 1, int(self.careful)])
+        noise = (again[0] / LONGER - check[0]).abs().max() if again.numel() else None
         read = self.columns.read_at(step) if self.columns.changes else None
-        return Pushed(every, through.permute(1, 2, 0), Immediate(of_columns, self.colours, read), of_columns, check[0])
+        immediate = Immediate(of_columns, self.colours, read)
+        return Pushed(every, through.permute(1, 2, 0), immediate, of_columns, check[0], noise)
 
     def off(self, known: Pushed) -> Tensor:
         """Return how far the random direction is from what the others add up to, relative to its size."""
@@ -124,7 +141,10 @@ class Pushing:
             summed = torch.einsum("rij,rj->ri", known.through, self.direction)
         if self.count:
             summed = summed + (self._shown * known.tangents).sum(0)
-        off = (summed - check).abs().max() / (summed.abs().max() + check.abs().max())
+        apart = (summed - check).abs().max()
+        off = apart / (summed.abs().max() + check.abs().max())
+        if known.noise is not None:  # of each of the terms that were added up
+            off = torch.where(apart > ROUNDINGS * len(self.state) ** 0.5 * known.noise, off, 0.0)
         return torch.where(off.isfinite(), off, 0.0)  # 0 / 0; and what overflows is no matter of patterns
 
 
