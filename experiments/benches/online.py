@@ -55,7 +55,7 @@ class Online(Bench):
         hidden_size: Features.
         batch_size: Sequences.
         delays: Updates between the first bit and the question.
-        trained: Delays at which networks are trained, some ten minutes each.
+        trained: Delays at which networks are trained, a quarter of an hour each for 20.
         updates: Of the weights, before gradients of later ones are compared.
         trainings: Updates of the weights in a training.
         learning_rate: Of Adam.
@@ -65,11 +65,11 @@ class Online(Bench):
 
     hidden_size: int = 16
     batch_size: int = 16
-    delays: tuple[int, ...] = (10, 30, 100)
-    trained: tuple[int, ...] = ()
+    delays: tuple[int, ...] = (10, 20, 100)
+    trained: tuple[int, ...] = (20,)
     updates: int = 120
-    trainings: int = 240
-    learning_rate: float = 0.03
+    trainings: int = 320
+    learning_rate: float = 0.01
     draws: int = 4
     seeds: tuple[int, ...] = (0, 1, 2)
 
