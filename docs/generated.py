@@ -39,7 +39,7 @@ DRAWN = {
     "groups": "Held-out accuracy by group, such as the number of hops.",
     "families-figure": "Relative error of every family of gradients against peak memory.",
     "forward-figure": "Cosine of forward gradients with the exact gradient.",
-    "online-figure": "Held-out loss under online gradients against FLOPs and against kept memory.",
+    "online-figure": "Held-out loss under online gradients against FLOPs and against peak memory.",
     "parallel-figure": "Updates over operations in a chain, against the largest Lyapunov exponent.",
     "rolling_sum-figure": "Held-out loss against FLOPs and against peak memory.",
     "text-figure": "Held-out loss of a language model against FLOPs and against peak memory.",

@@ -26,14 +26,13 @@ class Learning(NamedTuple):
     losses: Sequence[Sequence[float]]
 
 
-def learning(curves: Sequence[Learning], memory: str = "peak") -> Drawn:
+def learning(curves: Sequence[Learning]) -> Drawn:
     """Draw mean losses with their range over the seeds; both axes are logarithmic.
 
     Losses that are not finite, and those at 0 FLOPs, are in the table and not in the figure.
 
     Args:
         curves: One per estimator and case.
-        memory: What their bytes are: "peak", or "kept" by the graph.
 
     Returns:
         The figure, and a row per loss of each seed.
@@ -75,7 +74,7 @@ def learning(curves: Sequence[Learning], memory: str = "peak") -> Drawn:
                 below.errorbar(curve.bytes / 2**20, mean[-1], error, **style)
         for case, (above, below) in zip(cases, axes.T, strict=True):
             above.set(xscale="log", yscale="log", xlabel="FLOPs", title=case)
-            below.set(xscale="log", yscale="log", xlabel=f"{memory} memory (MiB)")
+            below.set(xscale="log", yscale="log", xlabel="peak memory (MiB)")
             for axis in (below.xaxis, above.yaxis, below.yaxis):
                 label_log(axis)
         axes[0, 0].set_ylabel("held-out loss")

@@ -99,12 +99,12 @@ class Online(Bench):
         return [row | self._cost(fresh, x, labels, name, window) | self._taught(delay, name, window)]
 
     def figures(self, rows: list[dict[str, Any]], folder: Path) -> None:
-        """Draw the held-out loss against FLOPs and against the bytes that are kept."""
+        """Draw the held-out loss against FLOPs and against peak bytes."""
         curves = [
             plots.Learning(
                 r["gradient"],
                 f"delay {r['delay']}",
-                r["saved KiB"] * 2**10,
+                r["peak KiB"] * 2**10,
                 [u * r["MFLOP"] * 1e6 for u in r["updates"]],
                 r["losses"],
             )
@@ -112,7 +112,7 @@ class Online(Bench):
             if r["losses"]
         ]
         if curves:
-            plots.save(plots.learning(curves, memory="kept"), folder / "online-figure")
+            plots.save(plots.learning(curves), folder / "online-figure")
 
     def text(self, rows: list[dict[str, Any]]) -> str:
         """Say which online gradient ends below truncation that keeps no more."""

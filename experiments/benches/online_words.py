@@ -27,4 +27,5 @@ def _line(online: Mapping[str, Any], truncated: Mapping[str, Any]) -> str:
 
 
 def _ends(row: Mapping[str, Any]) -> str:
-    return f"{row['loss']:.3g} ({row['least']:.3g} to {row['greatest']:.3g}; {row['saved KiB']:.0f} KiB kept)"
+    size = f"{row['saved KiB']:.0f} KiB kept, {row['peak KiB']:.0f} at the peak"
+    return f"{row['loss']:.3g} ({row['least']:.3g} to {row['greatest']:.3g}; {size})"

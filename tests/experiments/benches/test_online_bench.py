@@ -71,18 +71,18 @@ def test_trainings_are_drawn_and_told(rows, tmp_path):
 
 def ended(name, least, greatest, window=None):
     loss = {"loss": (least + greatest) / 2, "least": least, "greatest": greatest}
-    return {"delay": 10, "gradient": name, "window": window, "saved KiB": 128.2} | loss
+    return {"delay": 10, "gradient": name, "window": window, "saved KiB": 128.2, "peak KiB": 300.4} | loss
 
 
 def test_an_online_gradient_is_ahead_where_ranges_are_apart():
     beside = {"a": "t", "b": "t", "c": "t"}
     rows = [ended("a", 0.1, 0.2), ended("b", 0.25, 0.35), ended("c", 0.5, 0.6), ended("t", 0.3, 0.4, 17)]
-    truncated = "truncated to 17 updates 0.35 (0.3 to 0.4; 128 KiB kept)."
+    truncated = "truncated to 17 updates 0.35 (0.3 to 0.4; 128 KiB kept, 300 at the peak)."
     assert words(rows, beside).splitlines() == [
-        f"delay 10: a beats truncation: 0.15 (0.1 to 0.2; 128 KiB kept), {truncated}",
-        f"delay 10: b does not differ from truncation by more than their ranges: 0.3 (0.25 to 0.35; 128 KiB kept), "
-        f"{truncated}",
-        f"delay 10: c is beaten by truncation: 0.55 (0.5 to 0.6; 128 KiB kept), {truncated}",
+        f"delay 10: a beats truncation: 0.15 (0.1 to 0.2; 128 KiB kept, 300 at the peak), {truncated}",
+        f"delay 10: b does not differ from truncation by more than their ranges: "
+        f"0.3 (0.25 to 0.35; 128 KiB kept, 300 at the peak), {truncated}",
+        f"delay 10: c is beaten by truncation: 0.55 (0.5 to 0.6; 128 KiB kept, 300 at the peak), {truncated}",
     ]
     assert words([{**row, "loss": None} for row in rows], beside) == ""
 
