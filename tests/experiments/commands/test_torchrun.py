@@ -147,7 +147,8 @@ def test_killed_at_random_moments_a_run_goes_on_on_any_number_of_processes(tmp_p
         with Started(place, gone_on, *TRAIN) as started:
             assert started.ended() == (0, [])
         assert_gone_on(place, gone_on, whole(size), size, step)
-    assert killed >= 0.7 * KILLS
+    aimed = sum(number % 5 > 0 for number in range(KILLS))  # the others may come before there is a process to kill
+    assert killed >= 0.7 * aimed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
