@@ -13,7 +13,7 @@ from loopgrad.gradients.solvers import Anderson, Broyden, Iteration, gcr
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("solver", [*SOLVERS, gcr])
 @pytest.mark.parametrize("scope", ["sample", pytest.param("batch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", PROBLEMS)

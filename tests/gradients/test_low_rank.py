@@ -177,6 +177,7 @@ def test_stats_count_the_recursions_of_the_population():
         assert (stats.cell_evaluations, stats.vjps) == (4 * runs, 0) and len(seen) == 4 * runs
 
 
+@pytest.mark.slow
 def test_a_loss_at_every_step_has_its_gradient():
     cell, z, x, weight = problem(size=3, batch=2)
     found = []

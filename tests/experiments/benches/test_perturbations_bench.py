@@ -6,6 +6,7 @@ from loopgrad.experiments.benches import perturbations
 from loopgrad.experiments.benches.perturbations import Perturbations
 
 
+@pytest.mark.slow
 def test_a_ratio_is_the_time_of_an_evaluation_over_that_of_a_plain_pass(monkeypatch):
     def timed(runs, repeats, clock):
         assert list(runs) == ["plain", "forward 1", "both 1", "forward 4", "both 4"]
