@@ -5,14 +5,14 @@ from typing import Any
 
 
 def words(rows: Sequence[Mapping[str, Any]], beside: Mapping[str, str]) -> str:
-    """Return a line for each online gradient and delay with trainings; "" without any.
+    """Return a line for each online gradient, start and delay with trainings; "" without any.
 
     Args:
         rows: Of the bench.
         beside: The truncated gradient of the bytes of each online one.
     """
-    of = {(row["delay"], row["gradient"]): row for row in rows if row["loss"] is not None}
-    pairs = [(of[delay, name], of.get((delay, beside[name]))) for delay, name in of if name in beside]
+    of = {(row["start"], row["delay"], row["gradient"]): row for row in rows if row["loss"] is not None}
+    pairs = [(of[at, delay, name], of.get((at, delay, beside[name]))) for at, delay, name in of if name in beside]
     return "\n".join(_line(online, truncated) for online, truncated in pairs if truncated is not None)
 
 
@@ -23,7 +23,7 @@ def _line(online: Mapping[str, Any], truncated: Mapping[str, Any]) -> str:
     elif online["least"] > truncated["greatest"]:
         said = "is beaten by truncation"
     window = f"truncated to {truncated['window']} updates {_ends(truncated)}"
-    return f"delay {online['delay']}: {online['gradient']} {said}: {_ends(online)}, {window}."
+    return f"{online['start']}, delay {online['delay']}: {online['gradient']} {said}: {_ends(online)}, {window}."
 
 
 def _ends(row: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from loopgrad.experiments.benches.online import NAMES, TAUGHT, WINDOWS, Online
-from loopgrad.experiments.benches.online_recall import ASKED, Recall
+from loopgrad.experiments.benches.online_recall import ASKED, STARTS, Recall
 from loopgrad.experiments.benches.online_words import words
 from loopgrad.gradients import BPTT
 
@@ -14,10 +14,17 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def rows():
+def both():
     sizes = {"hidden_size": 4, "batch_size": 3, "delays": (2, 20), "trained": (2,), "updates": 4, "draws": 2}
     sizes["trainings"] = 8
-    return {(row["delay"], row["gradient"]): row for row in Online(**sizes, seeds=(0, 1)).rows()}
+    found = list(Online(**sizes, seeds=(0, 1)).rows())
+    assert [row["start"] for row in found] == ["uniform"] * 2 * len(NAMES) + ["chrono"] * 2 * len(NAMES)
+    return {start: {(row["delay"], row["gradient"]): row for row in found if row["start"] == start} for start in STARTS}
+
+
+@pytest.fixture(scope="module", params=STARTS)
+def rows(request, both):
+    return both[request.param]
 
 
 def test_exact_gradients_are_exact_and_the_others_are_not(rows):
@@ -62,7 +69,7 @@ def test_trainings_are_drawn_and_told(rows, tmp_path):
     bench.figures(list(rows.values()), tmp_path)
     table = json.loads((tmp_path / "online-figure.json").read_text())
     assert "truncated, KF-RTRL" in json.dumps(table)
-    assert [line.split(" ")[2] for line in bench.text(list(rows.values())).splitlines()] == [
+    assert [line.split(" ")[3] for line in bench.text(list(rows.values())).splitlines()] == [
         "SnAp(1)",
         "UORO",
         "KF-RTRL",
@@ -71,7 +78,14 @@ def test_trainings_are_drawn_and_told(rows, tmp_path):
 
 def ended(name, least, greatest, window=None):
     loss = {"loss": (least + greatest) / 2, "least": least, "greatest": greatest}
-    return {"delay": 10, "gradient": name, "window": window, "saved KiB": 128.2, "peak KiB": 300.4} | loss
+    return {
+        "start": "chrono",
+        "delay": 10,
+        "gradient": name,
+        "window": window,
+        "saved KiB": 128.2,
+        "peak KiB": 300.4,
+    } | loss
 
 
 def test_an_online_gradient_is_ahead_where_ranges_are_apart():
@@ -79,10 +93,10 @@ def test_an_online_gradient_is_ahead_where_ranges_are_apart():
     rows = [ended("a", 0.1, 0.2), ended("b", 0.25, 0.35), ended("c", 0.5, 0.6), ended("t", 0.3, 0.4, 17)]
     truncated = "truncated to 17 updates 0.35 (0.3 to 0.4; 128 KiB kept, 300 at the peak)."
     assert words(rows, beside).splitlines() == [
-        f"delay 10: a beats truncation: 0.15 (0.1 to 0.2; 128 KiB kept, 300 at the peak), {truncated}",
-        f"delay 10: b does not differ from truncation by more than their ranges: "
+        f"chrono, delay 10: a beats truncation: 0.15 (0.1 to 0.2; 128 KiB kept, 300 at the peak), {truncated}",
+        f"chrono, delay 10: b does not differ from truncation by more than their ranges: "
         f"0.3 (0.25 to 0.35; 128 KiB kept, 300 at the peak), {truncated}",
-        f"delay 10: c is beaten by truncation: 0.55 (0.5 to 0.6; 128 KiB kept, 300 at the peak), {truncated}",
+        f"chrono, delay 10: c is beaten by truncation: 0.55 (0.5 to 0.6; 128 KiB kept, 300 at the peak), {truncated}",
     ]
     assert words([{**row, "loss": None} for row in rows], beside) == ""
 
@@ -95,3 +109,23 @@ def test_labels_are_the_bit_just_read_and_then_the_first():
     assert torch.equal(labels[3:], (x[0, :, 0] > 0).long().expand(ASKED, 5))
     one, two = (network.losses(x, labels, BPTT(), question)[0] for question in (False, True))
     assert one.isfinite() and two.isfinite() and one != two
+
+
+def test_gates_that_begin_open_are_open_as_long_as_a_sequence_and_the_rest_begins_alike():
+    plain, chrono = (Recall(512, 30, torch.Generator().manual_seed(0), chrono=it) for it in (False, True))
+    gate = slice(512, 1024)
+    memory = (chrono.gru.bias_ih[gate] + chrono.gru.bias_hh[gate]).exp()
+    assert 1 <= memory.min() < 1.5 and 36 < memory.max() <= 30 + ASKED - 1
+    for name, weight in plain.named_parameters():
+        same = dict(chrono.named_parameters())[name] == weight
+        if "bias" in name and "gru" in name:
+            assert not same[gate].any()
+            same[gate] = True
+        assert same.all(), name
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(
+        ValueError, match=r"starts=\['uniform', 'cronho'\] must hold uniform or chrono alone, not 'cronho'"
+    ):
+        Online(starts=("uniform", "cronho"))
