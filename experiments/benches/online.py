@@ -46,8 +46,8 @@ class Online(Bench):
     A row is an estimator at a delay and a start. start: of the weights, "uniform" as torch's own, or "chrono", with
     update gates that begin open to the past, see `Recall`. cosine and error: with the float64 gradient of BPTT, weights
     of the GRU, of weights as they begin and of the same after `updates` of BPTT; UORO and KF-RTRL: means over draws.
-    saved, peak: KiB that the graph keeps and that are alive at once. evals: of the cell, its recomputation and the probe
-    of patterns included. MFLOP: of matrix products. window: of truncated ones, in which as many update graphs fit as
+    saved, peak: KiB that the graph keeps and that are alive at once. evals: of the cell, with its recomputation and the
+    probe of patterns. MFLOP: of matrix products. window: of truncated ones, in which as many update graphs fit as
     SnAp(1), or KF-RTRL, keeps bytes; all updates where those are fewer, which is BPTT.
     loss: of held-out questions after training under the estimator, mean, least and greatest over seeds (0.693 for
     knowing nothing), with Adam, the same data and first weights for all; at delays in `trained` alone. as: the

@@ -125,7 +125,5 @@ def test_gates_that_begin_open_are_open_as_long_as_a_sequence_and_the_rest_begin
 
 
 def test_an_unknown_start_is_refused():
-    with pytest.raises(
-        ValueError, match=r"starts=\['uniform', 'cronho'\] must hold uniform or chrono alone, not 'cronho'"
-    ):
+    with pytest.raises(ValueError, match="must hold uniform or chrono alone, not 'cronho'"):
         Online(starts=("uniform", "cronho"))
