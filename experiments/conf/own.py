@@ -120,6 +120,10 @@ YOUNG: Mapping[str, frozenset[str]] = {
         (f"loopgrad.models.{name}" for name in ("LatentLoop", "LatentTRM")), frozenset({"coupling", "coupling_rate"})
     ),
     "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
+    **dict.fromkeys(
+        (f"loopgrad.experiments.tasks.{name}" for name in ("Babi", "Clutrr", "ReasoningGym")),
+        frozenset({"most_statements"}),
+    ),
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),
     "loopgrad.experiments.trainer.Trainer": frozenset(

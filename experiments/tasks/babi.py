@@ -36,6 +36,7 @@ class Babi(StoryTask):
         unit: "sentence" or "token", see `StoryTask`.
         encoder: None for MiniLM, "random", or a folder, see `StoryTask`.
         features: Folder of the vectors; None for one in the user's cache.
+        most_statements: Longer stories are left out; None: all are taken.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: no path, malformed files, or no encoder.

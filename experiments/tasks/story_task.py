@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -41,14 +41,17 @@ class StoryTask(Task):
         encoder: None for MiniLM (extra [text]); "random" for random vectors of words, which know nothing; or a folder
             in the layout of Hugging Face.
         features: Folder of the vectors; None for one in the user's cache.
+        most_statements: Longer stories are left out of both parts, so that rows are shorter; None: all are taken.
     """
 
     path: str | None = None
     unit: str = "sentence"
     encoder: str | None = None
     features: str | None = None
+    most_statements: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
+        self.check_int("most_statements", 1, optional=True)
         if self.unit not in UNITS:
             raise ValueError(f"{type(self).__name__}(unit=...) must be one of {', '.join(UNITS)}, got {self.unit!r}")
 
@@ -140,7 +143,16 @@ class StoryTask(Task):
 
     @cached_property
     def _read(self) -> tuple[list[Story], list[Story]]:
-        return self.read()
+        most = self.most_statements
+        if most is None:
+            return self.read()
+        train, test = ([story for story in part if len(story.statements) <= most] for part in self.read())
+        if not train or not test:
+            raise ValueError(
+                f"{type(self).__name__}(most_statements={most}) leaves no story to {'try' if train else 'train'} on: "
+                "raise it"
+            )
+        return train, test
 
     @cached_property
     def _texts(self) -> tuple[list[str], list[str]]:

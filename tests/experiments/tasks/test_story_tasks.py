@@ -136,6 +136,8 @@ def test_another_process_reads_the_files_and_encodes_nothing(clutrr, monkeypatch
         (lambda: Babi(unit="word"), r"Babi\(unit=...\) must be one of sentence, token, got 'word'"),
         (lambda: Clutrr(training="test"), r"Clutrr\(training=...\) must be 'train' or 'validation'"),
         (lambda: Clutrr(name="../x"), r"Clutrr\(name=...\) must be the beginning of the files' names"),
+        (lambda: Babi(most_statements=0), r"Babi\(most_statements=...\) must be at least 1, got 0"),
+        (lambda: Clutrr(most_statements="9"), r"Clutrr\(most_statements=...\) must be an int at least 1, got '9'"),
         (lambda: Babi().spec, "Babi reads published files: give their folder, task.path=FOLDER"),
         (lambda: Babi(path="/nowhere").test_set(), "/nowhere: no folder"),
     ],
@@ -152,3 +154,24 @@ def test_the_number_decides_the_files(tmp_path):
     assert task.spec.symbols[: task.layout.first_question] == ("gray", "white", "-", "answer 1")
     assert list(task.test_groups()) == ["1 facts, 1 back"]
     assert dataclasses.replace(task, features=None) != task
+
+
+def test_longer_stories_are_left_out_of_both_parts(tmp_path):
+    lines = {1: "1 Lily is a swan.\n2 What color?\tgray\t1\n", 3: "1 A.\n2 B.\n3 C.\n4 What color?\tred\t1\n"}
+    lines[2] = "1 A.\n2 B.\n3 What color?\tblue\t2\n"
+    for part, sizes in (("train", (1, 3, 2, 1)), ("test", (3, 2, 2))):
+        (tmp_path / f"qa16_basic_{part}.txt").write_text("".join(lines[size] for size in sizes))
+
+    def read(most):
+        place = {"path": str(tmp_path), "features": str(tmp_path / f"kept {most}")}
+        task = Babi(number=16, encoder="random", most_statements=most, **place)
+        parts = task.train_batch(0, 0, 4).inputs, task.test_set().inputs
+        return task, [sorted(len(task.texts_of(row)[0]) for row in part.unique(dim=0)) for part in parts]
+
+    whole, told = read(None)
+    assert told == [[1, 2, 3], [2, 3]] and whole.spec.seq_len == 1 + 1 + 3
+    short, told = read(2)
+    assert told == [[1, 2], [2]] and short.spec.seq_len == 1 + 1 + 2
+    assert len(short.test_set().inputs) == 2 and short.spec.symbols[:2] == ("blue", "gray")
+    with pytest.raises(ValueError, match=r"Babi\(most_statements=1\) leaves no story to try .*: raise it"):
+        read(1)
