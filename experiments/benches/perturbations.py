@@ -27,14 +27,14 @@ class Perturbations(Bench):
         hidden_sizes: Features of input and state, for each of `batch_sizes`.
         batch_sizes: Samples.
         chunks: Perturbations at once.
-        population: Perturbations.
+        population: Perturbations, and at least one chunk.
         updates: Of the recursion.
         rank: Of the perturbations.
     """
 
     hidden_sizes: tuple[int, ...] = (256, 32, 16)
     batch_sizes: tuple[int, ...] = (64, 64, 16)
-    chunks: tuple[int, ...] = (1, 8, 64)
+    chunks: tuple[int, ...] = (1, 8, 64, 512)
     population: int = 64
     updates: int = 4
     rank: int = 1
@@ -71,7 +71,7 @@ class Perturbations(Bench):
                         state = cell(state, xs[step], step)
 
         def estimate(chunk: int) -> Tensor:
-            estimator = LowRankES(self.rank, self.population, chunk=chunk, seed=0)
+            estimator = LowRankES(self.rank, max(self.population, chunk), chunk=chunk, seed=0)
             return estimator(cell, z, None, self.updates, xs=xs).state["h_1"].sum()
 
         def forward(chunk: int) -> None:
@@ -81,15 +81,19 @@ class Perturbations(Bench):
         for chunk in self.chunks:
             runs |= {f"forward {chunk}": partial(forward, chunk), f"both {chunk}": partial(estimate, chunk)}
         seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
-        share = many / (2 * self.population + 1)
+
+        def ratio(kind: str, chunk: int) -> float:
+            evaluations = 2 * max(self.population, chunk) + 1
+            return many / evaluations * median_ratio(seconds[f"{kind} {chunk}"], seconds["plain"])
+
         return [
             {
                 "hidden": size,
                 "batch": batch,
                 "perturbed": moved,
                 "chunk": chunk,
-                "time": share * median_ratio(seconds[f"forward {chunk}"], seconds["plain"]),
-                "with backward": share * median_ratio(seconds[f"both {chunk}"], seconds["plain"]),
+                "time": ratio("forward", chunk),
+                "with backward": ratio("both", chunk),
                 "peak MiB": measure(partial(estimate, chunk), exclude=[cell, z, xs], repeats=0, warmup=0).peak_bytes
                 / 2**20,
             }
