@@ -7,7 +7,7 @@ from torch import nn
 
 from loopgrad.gradients import tree
 from loopgrad.gradients.checks import check_choice, check_int, only_one
-from loopgrad.gradients.compression import FORMS, Thin
+from loopgrad.gradients.compression import FORMS, Form, Near, Thin
 from loopgrad.gradients.contract import Estimator, Rollout, Stats, may_differentiate, run
 from loopgrad.gradients.graphs import requires_grad
 from loopgrad.gradients.saved_short import SavedShort
@@ -27,7 +27,8 @@ class CompressedBPTT(Estimator):
     - kept="int8": in units of a 127th of the greatest magnitude of a row (the last dimension), within half of one;
     - rank=r: X (rows, features) as a product of rank r that holds its r largest directions, nearly as well as any
       does (its distance is that of the best one up to a factor that one iteration of power brings close to 1). r at
-      least the rank of X is exact, and is not made where it saves nothing.
+      least the rank of X is exact, and is not made where it saves nothing;
+    - tolerance=e: X as the product of least rank with ||X - X_r||_F <= e ||X||_F, and whole where that saves nothing.
 
     Weights, inputs and z_0 are there anyway and stay exact, and so do tensors whose last dimension is below 8. An error
     in J_t is multiplied with the Jacobians behind it: the gradient of T updates is off by a multiple of T times the
@@ -35,12 +36,14 @@ class CompressedBPTT(Estimator):
 
     Args:
         kept: "bfloat16" or "int8".
-        rank: r, at least 1. Give one of the two.
+        rank: r, at least 1.
+        tolerance: e, above 0 and below 1. Give one of the three.
 
     Cost:
         T cell evaluations, T vjps, and the making of the short forms; saves the graph of all T updates, O(T), with
         activations of float32 in half (bfloat16) or about a quarter (int8) of their bytes, or r (rows + features)
-        numbers for each matrix.
+        numbers for each matrix. A tolerance takes a singular value decomposition of each, and what is kept depends on
+        the numbers: `loopgrad.analysis.measure` says how much it is.
     Not recommended when:
         Checkpoints fit: `CheckpointedBPTT` has the exact gradient in O(sqrt T) for a second forward pass, so that a
         factor of 2 or 4 pays for short recursions only. At rank r, samples of a batch are compressed together.
@@ -48,7 +51,7 @@ class CompressedBPTT(Estimator):
         Çakar et al. 2026, arXiv 2604.17224 (low rank); Halko, Martinsson and Tropp 2011, arXiv 0909.4061.
 
     Raises:
-        ValueError: Not exactly one of the two is given, or it is none of the above.
+        ValueError: Not exactly one of the three is given, or it is none of the above.
 
     Example:
         >>> import torch
@@ -63,6 +66,7 @@ class CompressedBPTT(Estimator):
 
     kept: Literal["bfloat16", "int8"] | None = None
     rank: int | None = None
+    tolerance: float | None = None
 
     kind = "biased"
     memory = "O(T)"
@@ -71,9 +75,18 @@ class CompressedBPTT(Estimator):
     by_sample = False
 
     def __post_init__(self) -> None:
-        name, value = only_one("CompressedBPTT", 'kept="int8" or rank=8', kept=self.kept, rank=self.rank)
+        name, value = only_one(
+            "CompressedBPTT",
+            'kept="int8", rank=8 or tolerance=0.01',
+            kept=self.kept,
+            rank=self.rank,
+            tolerance=self.tolerance,
+        )
         if name == "rank":
             check_int("CompressedBPTT", name, value, 1)
+        elif name == "tolerance":
+            if not isinstance(value, (int, float)) or not 0 < value < 1:
+                raise ValueError(f"CompressedBPTT(tolerance={value!r}) must be a number above 0 and below 1")
         else:
             check_choice("CompressedBPTT", name, value, list(FORMS))
 
@@ -81,12 +94,16 @@ class CompressedBPTT(Estimator):
         """Run the recursion under autograd, with a short form of what each update saves."""
         if not may_differentiate(cell, state, inputs):
             return Rollout(run(cell, state, inputs, range(num_steps)), Stats(num_steps, vjps=0))
-        form = Thin(self.rank) if self.rank is not None else FORMS[self.kept or ""]
         known = [*cell.buffers(), *tree.tensors(state), *tree.tensors(inputs)]
-        saved, inputs = SavedShort(form, known), cut(inputs, range(num_steps))
+        saved, inputs = SavedShort(self._form(), known), cut(inputs, range(num_steps))
         for step in range(num_steps):
             with saved.update(tree.tensors(state)):
                 state = cell(state, tree.own_containers(inputs), step)
         saved.end()
         vjps = num_steps if any(map(requires_grad, tree.flatten(state)[0])) else 0
         return Rollout(state, Stats(cell_evaluations=num_steps, vjps=vjps))
+
+    def _form(self) -> Form:
+        if self.rank is not None:
+            return Thin(self.rank)
+        return Near(self.tolerance) if self.tolerance is not None else FORMS[self.kept or ""]

@@ -98,4 +98,40 @@ class Thin(Form):
         return (parts[0] @ parts[1]).view(like)
 
 
+@dataclass(frozen=True)
+class Near(Form):
+    """X (rows, features) as a product of the least rank within a share of its own norm, by singular values.
+
+    ||X - U S V^T||_F <= tolerance ||X||_F, and the rounding of the dtype. A matrix that no shorter product is as near
+    to, one with a number that is not finite, and one without numbers (on the meta device) stay as they are.
+    """
+
+    tolerance: float
+
+    def shorter(self, tensor: Tensor) -> bool:
+        """Whether a product of rank one has fewer numbers."""
+        features = tensor.shape[-1]
+        rows = tensor.numel() // features
+        return rows + features < tensor.numel()
+
+    def packed(self, tensor: Tensor) -> list[Tensor]:
+        """Return U S and V^T, or the tensor."""
+        matrix = tensor.reshape(-1, tensor.shape[-1])
+        if tensor.is_meta or not matrix.isfinite().all():
+            return [tensor]
+        wide = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        left, singular, right = torch.linalg.svd(wide, full_matrices=False)
+        squares = singular.double().square()
+        left_out = squares.flip(0).cumsum(0).flip(0)  # beyond each rank from 0 on
+        rank = int((left_out > self.tolerance**2 * squares.sum()).sum())
+        if rank * sum(matrix.shape) >= matrix.numel():
+            return [tensor]
+        # copies: a slice would keep all rows
+        return [(left[:, :rank] * singular[:rank]).to(matrix.dtype), right[:rank].to(matrix.dtype, copy=True)]
+
+    def restored(self, parts: list[Tensor], like: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Multiply, where there are two."""
+        return parts[0] if len(parts) == 1 else (parts[0] @ parts[1]).view(like)
+
+
 FORMS: dict[str, Form] = {"bfloat16": Rounded(torch.bfloat16), "int8": Levels()}  # by the names that users give

@@ -11,7 +11,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.gradients import BPTT, CompressedBPTT, Stationary
-from loopgrad.gradients.compression import Levels, Rounded, Thin
+from loopgrad.gradients.compression import Levels, Near, Rounded, Thin
 from loopgrad.models import TRM
 
 FORMS = {"bfloat16": Rounded(torch.bfloat16), "int8": Levels()}
@@ -72,12 +72,46 @@ def test_a_thin_product_is_nearly_the_best_of_its_rank(rank):
     assert sum(part.numel() for part in form.packed(x)) == rank * (90 + 60)
 
 
-def test_a_rank_that_activations_have_is_exact():
+@pytest.mark.parametrize("dtype, rounding", [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_a_tolerance_takes_the_least_rank_that_is_within_it(dtype, rounding):
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(n, 50, generator=generator).double()).Q for n in (90, 60))
+    singular = 0.8 ** torch.arange(50.0).double()
+    x = ((left * singular) @ right.T).view(9, 10, 60).to(dtype)
+    for tolerance in (0.3, 0.1, 0.05):
+        parts = Near(tolerance).packed(x)
+        rank = next(r for r in range(50) if singular[r:].norm() <= tolerance * singular.norm())
+        assert [tuple(part.shape) for part in parts] == [(90, rank), (rank, 60)], "the rank, by hand"
+        assert all(part.dtype == dtype for part in parts)
+        found = Near(tolerance).restored(parts, x.shape, x.dtype)
+        assert torch.dist(found.double(), x.double()) <= (tolerance + rounding) * x.double().norm()
+
+
+def test_a_tolerance_keeps_whole_what_it_cannot_shorten_and_keeps_nothing_of_zeros():
+    generator = torch.Generator().manual_seed(0)
+    form, flat = Near(0.01), torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q
+    wrong = torch.ones(20, 20)
+    wrong[3, 4] = math.nan
+    for whole in (flat, wrong, torch.ones(20, 20, device="meta")):
+        assert form.fits(whole) and form.packed(whole)[0] is whole
+        assert form.restored([whole], whole.shape, whole.dtype) is whole
+    zeros = torch.zeros(2, 10, 20)
+    parts = form.packed(zeros)
+    assert sum(part.numel() for part in parts) == 0
+    assert torch.equal(form.restored(parts, zeros.shape, zeros.dtype), zeros)
+
+
+@pytest.mark.parametrize("estimator", [CompressedBPTT(rank=2), CompressedBPTT(tolerance=1e-10)])
+def test_a_rank_that_activations_have_is_exact(estimator):
     torch.manual_seed(0)
     linear, cell = tanh_cell(32)
     z, x = (torch.randn(2, 32).double().repeat(16, 1) for _ in range(2))  # two different rows, and so rank two
-    ours, theirs = (gradient(it, cell, z, x, 9, linear.weight)[1][0] for it in (CompressedBPTT(rank=2), BPTT()))
-    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    ours, theirs = (gradient(it, cell, z, x, 9, linear.weight)[1][0] for it in (estimator, BPTT()))
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+    saved = SavedBytes(exclude=[linear.weight, z, x])
+    with saved:
+        rollout = estimator(cell, z, x, 9)
+    assert saved.held() == 9 * 2 * 8 * (32 + 32) and rollout.stats.vjps == 9
 
 
 @pytest.mark.parametrize("num_steps", [16, 64, 256])
@@ -122,7 +156,9 @@ def test_hooks_around_are_given_the_short_forms():
     assert torch.equal(found[0], gradient(CompressedBPTT("int8"), cell, z, x, 3, linear.weight)[1][0])
 
 
-@pytest.mark.parametrize("estimator", [CompressedBPTT("bfloat16"), CompressedBPTT("int8"), CompressedBPTT(rank=3)])
+@pytest.mark.parametrize(
+    "estimator", [*map(CompressedBPTT, FORMS), CompressedBPTT(rank=3), CompressedBPTT(tolerance=0.1)]
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_is_never_made_finite(estimator, bad):
     linear = nn.Linear(16, 16)
@@ -150,6 +186,8 @@ def test_the_form_nears_the_exact_gradient_as_it_has_more():
     exact = of(BPTT())
     wrong = [torch.dist(of(CompressedBPTT(rank=r)), exact) / exact.norm() for r in (1, 4, 16)]
     assert wrong[0] > wrong[1] > wrong[2]
+    wrong = [torch.dist(of(CompressedBPTT(tolerance=e)), exact) / exact.norm() for e in (0.3, 0.03, 0.003, 1e-6)]
+    assert wrong[0] > wrong[1] > wrong[2] > wrong[3] and wrong[2] < 0.03 and wrong[3] < 1e-4
     rounded, levels = (torch.dist(of(CompressedBPTT(kept)), exact) / exact.norm() for kept in FORMS)
     assert 0 < rounded < 0.02 and 0 < levels < 0.1
 
@@ -167,8 +205,12 @@ def test_second_derivatives_over_what_is_kept_whole_are_bptts():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "takes one of kept and rank, got none"),
-        ({"kept": "int8", "rank": 3}, "takes one of kept and rank"),
+        ({}, "takes one of kept, rank and tolerance, got none"),
+        ({"kept": "int8", "rank": 3}, "takes one of kept, rank and tolerance"),
+        ({"tolerance": 0}, "tolerance=0. must be a number above 0 and below 1"),
+        ({"tolerance": 1.0}, "tolerance=1.0"),
+        ({"tolerance": math.nan}, "tolerance=nan"),
+        ({"tolerance": "0.1"}, "tolerance='0.1'"),
         ({"kept": "int4"}, "int4"),
         ({"rank": 0}, "rank=0"),
         ({"rank": 1.5}, "rank=1.5"),
@@ -180,11 +222,11 @@ def test_wrong_choices_are_refused(arguments, message):
 
 
 @pytest.mark.one_in(3)
-@pytest.mark.parametrize("kept", FORMS)
+@pytest.mark.parametrize("short", [*map(CompressedBPTT, FORMS), CompressedBPTT(tolerance=0.003)], ids=str)
 @pytest.mark.parametrize("model", FOREIGN)
-def test_models_that_others_wrote_have_nearly_their_gradient(model, kept):
+def test_models_that_others_wrote_have_nearly_their_gradient(model, short):
     found = []
-    for estimator in (BPTT(), CompressedBPTT(kept)):
+    for estimator in (BPTT(), short):
         torch.manual_seed(0)
         foreign, case = build(model), Case(estimator)
         problem = case.begin(foreign)
