@@ -33,7 +33,7 @@ from loopgrad.experiments.trainer import (
     SignSGDRule,
     Trainer,
 )
-from loopgrad.gradients import CheckpointedBPTT, DepthDistribution
+from loopgrad.gradients import CheckpointedBPTT, CompressedBPTT, DepthDistribution
 from loopgrad.models import (
     ACT,
     GRU,
@@ -106,11 +106,15 @@ OWN: Mapping[str, Classes] = {
 }
 """By the part of a configuration; the names are those that configurations of this package write."""
 
-BUILT: Classes = {"loopgrad.gradients.CheckpointedBPTT": CheckpointedBPTT}
+BUILT: Classes = {
+    "loopgrad.gradients.CheckpointedBPTT": CheckpointedBPTT,
+    "loopgrad.gradients.CompressedBPTT": CompressedBPTT,
+}
 """Classes with young keys that are built from what was typed, and never from a file."""
 
 YOUNG: Mapping[str, frozenset[str]] = {
     "loopgrad.gradients.CheckpointedBPTT": frozenset({"kept"}),
+    "loopgrad.gradients.CompressedBPTT": frozenset({"tolerance"}),
     **dict.fromkeys(
         (f"loopgrad.models.{name}" for name in ("FeedForward", "HRM", "TRM")),
         frozenset({"forward_dtype"}),
