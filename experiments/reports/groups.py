@@ -13,6 +13,8 @@ SIZES = (
 )
 LEGEND = "Held-out samples solved in percent, by group; in brackets after a group how many samples it has."
 
+_LAST_NUMBER = re.compile(r"(?P<before>.*?)(?P<low>\d{1,9})(?:-(?P<high>\d{1,9}))?(?P<after>\D*)")
+
 
 def named(records: Sequence[RunRecord]) -> list[str]:
     """Return the groups that every record has, in their order; none where some has none."""
@@ -41,22 +43,26 @@ def table(records: Sequence[RunRecord]) -> tuple[list[str], list[list[str]]]:
 
 
 def drawn(records: Sequence[RunRecord], labels: Sequence[str]) -> plots.Drawn | None:
-    """Draw accuracy over the number in the groups' names, such as hops, a line per label with the spread of records.
+    """Draw accuracy over the last number in groups' names, such as hops, a line per label with the spread of records.
 
-    None where there are fewer than three groups, or they differ in more than a number.
+    A range, as in "2 facts, 5-8 back", stands at its upper end. None where there are fewer than three groups, or they
+    differ in more than that number.
     """
     names = named(records)
-    parts = [re.fullmatch(r"(\D*)(\d{1,9})(\D*)", name) for name in names]
-    numbers = [int(part[2]) for part in parts if part is not None]
-    around = {(part[1], part[3]) if part is not None else None for part in parts}
+    parts = [_LAST_NUMBER.fullmatch(name) for name in names]
+    numbers = [int(part["high"] or part["low"]) for part in parts if part is not None]
+    around = {(part["before"], part["after"]) if part is not None else None for part in parts}
     if len(set(numbers)) < 3 or len(numbers) < len(names) or len(around) > 1:
         return None
     (before, after), *_ = filter(None, around)
+    counted = " ".join(f"{before} {after}".strip(" =").split()) or "group"
+    if any(part["high"] for part in parts if part is not None):
+        counted += ", upper ends of ranges"
     courses = []
     for record, label in zip(records, labels, strict=True):
         groups = record.get("groups") or {}
         courses.append(plots.Course(label, numbers, [_percent(groups[name]["exact_accuracy"]) for name in names]))
-    return plots.conditions(courses, f"{before} {after}".strip(" =") or "group", "solved (%)")
+    return plots.conditions(courses, counted, "solved (%)")
 
 
 def _percent(share: float | None) -> float | None:

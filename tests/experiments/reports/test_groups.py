@@ -43,7 +43,20 @@ def test_groups_that_a_number_tells_apart_are_drawn_over_it():
     assert drawn.figure.axes[0].get_xlabel() == "k" and drawn.table[0]["low"] == 50
 
 
+def test_ranges_are_drawn_at_their_upper_ends():
+    back = [record("a", 0, {"2 facts, 2 back": 0.5, "2 facts, 3-4 back": 0.25, "2 facts, 5-8 back": 0.125})]
+    drawn = groups.drawn(back, ["a"])
+    assert [(row["x"], row["mean"]) for row in drawn.table] == [(2.0, 50.0), (4.0, 25.0), (8.0, 12.5)]
+    assert drawn.figure.axes[0].get_xlabel() == "2 facts, back, upper ends of ranges"
+
+
 def test_groups_of_other_names_or_too_few_are_not_drawn():
-    for names in (("k=2", "k=3"), ("k=2", "j=3", "k=4"), ("few", "more", "most"), ("1 of 2", "2 of 2", "3 of 2")):
+    for names in (
+        ("k=2", "k=3"),
+        ("k=2", "j=3", "k=4"),
+        ("few", "more", "most"),
+        ("1 of 2", "2 of 2", "3 of 2"),
+        ("a 1-2", "b 3-4", "a 5"),
+    ):
         assert groups.drawn([record("a", 0, dict.fromkeys(names, 0.5))], ["a"]) is None
     assert groups.drawn([record("a", 0, None)], ["a"]) is None
