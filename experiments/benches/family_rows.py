@@ -100,6 +100,7 @@ CONTENDERS: dict[str, Contender] = {
     "CompressedBPTT(bfloat16)": Contender(_always(CompressedBPTT("bfloat16"))),
     "CompressedBPTT(int8)": Contender(_always(CompressedBPTT("int8"))),
     "CompressedBPTT(rank=4)": Contender(_always(CompressedBPTT(rank=4))),
+    "CompressedBPTT(tolerance=0.01)": Contender(_always(CompressedBPTT(tolerance=0.01))),
     "TruncatedBPTT(1)": Contender(_always(TruncatedBPTT(num_steps=1))),
     "TruncatedBPTT(8)": Contender(_always(TruncatedBPTT(num_steps=8))),
     "RandomTruncation(8)": Contender(lambda seed: RandomTruncation(mean_steps=8, seed=seed), random=True),
