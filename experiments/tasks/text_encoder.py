@@ -109,7 +109,7 @@ class FolderEncoder:
             ValueError: The package is missing, the folder holds no such encoder, or a text is longer than its window.
         """
         tokenizer, model, window = self._loaded
-        read = [tokenizer(text, return_special_tokens_mask=True) for text in texts]
+        read = [tokenizer(text, return_special_tokens_mask=True, verbose=False) for text in texts]
         ids = [each["input_ids"] for each in read]
         for text, found in zip(texts, ids, strict=True):
             if len(found) > window:

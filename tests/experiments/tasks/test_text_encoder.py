@@ -116,11 +116,12 @@ def test_whatever_a_tokenizer_adds_and_fills_up_a_text_has_its_own_vectors(tmp_p
         np.testing.assert_allclose(sentence[0], F.normalize(states.mean(0), dim=0).numpy(), atol=2e-6)
 
 
-def test_the_window_is_what_the_tokenizer_says_where_that_is_less(tmp_path):
+def test_the_window_is_what_the_tokenizer_says_where_that_is_less(tmp_path, caplog):
     folder_of(tmp_path, "Bert", "<s> $A </s>", pad_token="<pad>", model_max_length=6)
     assert len(FolderEncoder(str(tmp_path)).encode(["a cat sat there"], "token")[0]) == 4
     with pytest.raises(ValueError, match="a text of 7 tokens, and .* reads 6: shorten it"):
         FolderEncoder(str(tmp_path)).encode(["a cat sat there there"], "token")
+    assert caplog.text == ""  # one line says it
 
 
 def test_a_copy_of_the_folder_is_the_same_encoder_under_its_own_name(encoder, tmp_path):
