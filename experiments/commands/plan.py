@@ -62,7 +62,10 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
     task = build(config.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task['_target_']} is not a Task")
-    spec = task.spec
+    try:
+        spec = task.spec  # with its data read, or encoded
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
     with torch.device("meta"):
         model = build_model(config.model, task, seed=0)
 

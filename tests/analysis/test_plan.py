@@ -10,7 +10,7 @@ from torch import nn
 
 from loopgrad.analysis import cell_steps, plan, plans
 from loopgrad.analysis.counters import PeakBytes
-from loopgrad.analysis.foreseen import foreseen_by_batch
+from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
 from loopgrad.analysis.plans import cheapest_exact
 from loopgrad.analysis.shorter import Traced, largest, of_length
 from loopgrad.experiments.benches.cells import ResidualCell
@@ -239,6 +239,12 @@ def test_a_cell_that_asks_for_values_is_refused_with_a_remedy(kind):
 def test_what_is_no_cell_or_does_not_fit_is_named(cell, state, error, words):
     with pytest.raises(error, match=words):
         plan(cell, state, None, 3, "1GiB", xs=(16,) if cell is Recurrent else None)
+
+
+def test_shapes_that_do_not_fit_each_other_are_told_in_the_message_alone(caplog):
+    with pytest.raises(ValueError, match=r"fails on these shapes: .*batch, 5, 23") as caught:
+        plan(TwoStreams, {"z_L": (5, 24), "z_H": (5, 24)}, (5, 23), 3, "1GiB")
+    assert caplog.text == "" and str(BATCH) not in str(caught.value)
 
 
 @pytest.mark.parametrize("budget", ["24Gip", "-1GiB", 0, True, ""])

@@ -109,6 +109,7 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
+        (["task=babi15", "model=latent_loop", "task.path=nowhere"], ["nowhere: no folder", "en-10k"]),
         (["memory_budget=24Gip"], ["memory_budget='24Gip'", "1.5GiB"]),
         (["memory_budget=1KiB", "estimator=bptt"], ["memory_budget=1KiB", "too small", "the least is", "bptt"]),
         (["copies=-1"], ["copies=-1"]),
