@@ -238,32 +238,6 @@ def test_a_coupling_makes_the_recursion_reversible(name):
     assert coupled.depth == plain.depth
 
 
-class Trained(torch.nn.Module):
-    """Draws a mask and moves statistics where it is in training mode, or the part that does is."""
-
-    def __init__(self):
-        super().__init__()
-        self.vectors = torch.nn.Embedding(15, SIZE)
-        self.drop, self.norm = torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(SIZE)
-
-    def forward(self, tokens):
-        return self.norm(self.drop(self.vectors(tokens)).flatten(0, 1)).view(*tokens.shape, SIZE)
-
-
-@pytest.mark.parametrize("part", ["", "drop", "norm"])
-def test_a_module_of_which_a_part_trains_is_refused_whenever_it_does(part):
-    module = Trained().double().eval()
-    frozen, before = FrozenModule(module, SIZE, LAYOUT), {k: v.clone() for k, v in module.state_dict().items()}
-    model = SLOTTED["loop"](frozen).double().train()
-    assert torch.equal(model(None, inputs(), None, BPTT()).logits, model(None, inputs(), None, BPTT()).logits)
-    module.get_submodule(part).train()
-    with pytest.raises(ValueError, match=f"{part or 'module'}.* is in training mode.*call module.eval"):
-        model(None, inputs(), None, BPTT())
-    with pytest.raises(ValueError, match="is in training mode"):
-        FrozenModule(module, SIZE, LAYOUT)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-
-
 def test_a_module_of_ones_own_is_an_encoder():
     inner = torch.nn.Embedding(15, SIZE).double().eval()
     frozen = FrozenModule(inner, SIZE, LAYOUT)
