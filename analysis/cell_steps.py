@@ -1,6 +1,7 @@
 """A training step around a cell of the user's own, made of shapes: what `plan` foresees the bytes of."""
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -122,7 +123,10 @@ def step_of(
                 z = module(z, given, number)
         found.append(max(1, MOST_OPERATORS * period_of(module) // max(1, operators.count)))
 
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    silent = log.disabled
     try:
+        log.disabled = True  # it would tell of each operator that fails, with a traceback
         with FakeTensorMode(allow_non_fake_inputs=True):
             try_a_cycle(make(BATCH, 1))
     except _UNKNOWN as error:
@@ -133,9 +137,11 @@ def step_of(
     except (_NoCell, MemoryError):
         raise
     except Exception as error:  # whatever code of the caller's raises
-        first = (str(error) or type(error).__name__).splitlines()[0]
+        first = (str(error) or type(error).__name__).splitlines()[0].replace(str(BATCH), "batch")
         told = f"on these shapes: {first}: check state, inputs and xs" if found else f"where it is made: {first}"
         raise ValueError(f"the cell fails {told}") from error
+    finally:
+        log.disabled = silent
     module, most = found
     kept = sum(tensor.nbytes for tensor in module.buffers()) + round(
         copies * sum(p.nbytes for p in module.parameters())

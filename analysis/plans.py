@@ -9,12 +9,21 @@ from torch import Tensor
 
 from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
 from loopgrad.analysis.shorter import Traced, largest, of_length
-from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ImplicitGradient, RandomTruncation, Stats
+from loopgrad.gradients import (
+    BPTT,
+    CheckpointedBPTT,
+    Estimator,
+    ImplicitGradient,
+    ParallelNewton,
+    RandomTruncation,
+    Stats,
+)
 from loopgrad.gradients.budget import BudgetTooSmall, Footprint, choose
 from loopgrad.gradients.budget import trace as trace_cycle
 from loopgrad.gradients.checkpointed import saving_of
 from loopgrad.gradients.contract import Rollout
 from loopgrad.gradients.functional_cell import FunctionalCell
+from loopgrad.gradients.online import Online
 from loopgrad.gradients.schedule import Schedule
 
 
@@ -81,6 +90,12 @@ def planned(step: Step, estimators: Mapping[str, Estimator], budget: int, batch_
     found = []
     for name, estimator in estimators.items():
         try:
+            if isinstance(estimator, Online | ParallelNewton):
+                asked = "zeros of the Jacobians" if isinstance(estimator, Online) else "residuals"
+                raise ValueError(
+                    f"what {type(estimator).__name__} takes follows from {asked}, and without data there are none: "
+                    "measure it on a small batch with loopgrad.analysis.measure"
+                )
             if getattr(estimator, "memory_budget", None) is not None:
                 row = _within(name, estimator, step, whole, budget, batch_size)
             else:

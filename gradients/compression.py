@@ -53,14 +53,17 @@ class Levels(Form):
     """Every row as int8, in units of a 127th of its greatest magnitude."""
 
     def shorter(self, tensor: Tensor) -> bool:
-        """Whether a byte for a number and a float32 for a row are fewer."""
-        return tensor.dtype.itemsize * tensor.shape[-1] > tensor.shape[-1] + 4
+        """Whether a byte for a number and a unit for a row are fewer."""
+        size = tensor.dtype.itemsize
+        return size * tensor.shape[-1] > tensor.shape[-1] + max(size, 4)
 
     def packed(self, tensor: Tensor) -> list[Tensor]:
         """Return levels and units; a row with a number that is not finite is NaN when it is restored."""
-        unit = tensor.abs().amax(dim=-1, keepdim=True).float() / 127
+        wide = torch.promote_types(tensor.dtype, torch.float32)  # float64 has rows beyond float32's range
+        unit = tensor.abs().amax(dim=-1, keepdim=True).to(wide) / 127
         unit = torch.where(unit.isfinite(), unit, torch.nan)
-        return [(tensor / unit.clamp(min=torch.finfo(torch.float32).tiny)).round().nan_to_num(0).to(torch.int8), unit]
+        levels = (tensor / torch.where(unit == 0, 1, unit)).round()  # a unit below its dtype's least makes them more
+        return [levels.nan_to_num(0).clamp(-127, 127).to(torch.int8), unit]
 
     def restored(self, parts: list[Tensor], like: torch.Size, dtype: torch.dtype) -> Tensor:
         """Multiply."""

@@ -97,14 +97,17 @@ class OnlinePass:
                 known.carried.check(type(self.how).__name__, bound)
                 return known
         name = type(self.how).__name__
-        pattern, ways = "", "CheckpointedBPTT()"
+        reasons, ways = [], ["CheckpointedBPTT()"]
+        if self.per_sample:
+            reasons.append("samples see each other, as in batch normalisation")
+            ways.insert(0, f"{name}(scope='batch')")
         if self.how.needs_pattern:
-            pattern = ", or the features on which a number acts change from update to update"
-            ways = "RTRL() or CheckpointedBPTT(), or give what each update reads as xs"
+            reasons.append("the features on which a number acts change from update to update")
+            ways[-1:] = ["RTRL() or CheckpointedBPTT(), or give what each update reads as xs"]
         raise RuntimeError(
-            f"{name}(scope={self.how.scope!r}) takes each row's update for one of that row alone, and here samples see "
-            f"each other, as in batch normalisation{pattern} (off by {float(known.off):.1e}, allowed {bound:.1e}): use "  # pyright: ignore
-            f"{name}(scope='batch'), {ways}"
+            f"{name}(scope={self.how.scope!r}) takes the zeros of an update's derivatives, and each row's update for "
+            f"one of that row alone, from what a probe has seen, and here {' or '.join(reasons) or 'they are others'} "
+            f"(off by {float(known.off):.1e}, allowed {bound:.1e}): use {', '.join(ways)}"  # pyright: ignore
         )
 
     def _check_size(self, columns: Columns, patterns: Patterns) -> None:

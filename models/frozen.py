@@ -116,7 +116,7 @@ class FeatureTable(FrozenEncoder):
         Reimers and Gurevych 2019, arXiv 1908.10084.
 
     Raises:
-        ValueError: The rows are no matrix of floating numbers, or fewer than the layout has questions.
+        ValueError: The rows are no matrix of finite floating numbers, or fewer than the layout has questions.
 
     Example:
         >>> import torch
@@ -136,6 +136,8 @@ class FeatureTable(FrozenEncoder):
                 f"rows must be floating, (questions + statements, size) with {layout.questions} questions, got "
                 f"{tuple(rows.shape)} {rows.dtype}"
             )
+        if rows.device.type != "meta" and not rows.isfinite().all():
+            raise ValueError("rows must be finite, got NaN or infinite numbers: encode these texts anew")
         super().__init__(rows.shape[1], layout, num_parameters)
         object.__setattr__(self, "rows", rows.detach())
 
@@ -167,7 +169,7 @@ class FrozenModule(FrozenEncoder):
         Every input is seen many times.
 
     Raises:
-        ValueError: The module is in training mode.
+        ValueError: The module, or a module in it, is in training mode.
 
     Example:
         >>> import torch
@@ -181,10 +183,7 @@ class FrozenModule(FrozenEncoder):
     module: nn.Module
 
     def __init__(self, module: nn.Module, size: int, layout: SlotLayout):
-        if module.training:
-            raise ValueError(
-                "module is in training mode, in which dropout makes it another encoder: call module.eval()"
-            )
+        _check_evaluates(module)
         super().__init__(size, layout, sum(parameter.numel() for parameter in module.parameters()))
         object.__setattr__(self, "module", module)
 
@@ -196,9 +195,18 @@ class FrozenModule(FrozenEncoder):
         """Return what the module gives.
 
         Raises:
-            ValueError: It is not (batch, slots, size).
+            ValueError: It is not (batch, slots, size), or the module has gone into training mode.
         """
+        _check_evaluates(self.module)
         found = self.module(tokens)
         if found.shape != (*tokens.shape, self.size):
             raise ValueError(f"the module gave {tuple(found.shape)}, and {(*tokens.shape, self.size)} was said")
         return found
+
+
+def _check_evaluates(module: nn.Module) -> None:
+    """Raise ValueError where a module, or one in it, draws masks and moves statistics as in training."""
+    for name, part in module.named_modules():
+        if part.training:
+            of = f"{name} of module" if name else "module"
+            raise ValueError(f"{of} is in training mode, in which dropout makes it another encoder: call module.eval()")

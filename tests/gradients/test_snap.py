@@ -1,5 +1,7 @@
 """Sparse real-time recurrent learning against dense Jacobians of each sample that a mask by hand leaves."""
 
+from functools import partial
+
 import pytest
 import torch
 from cells import build
@@ -103,6 +105,16 @@ def test_weights_and_inputs_that_are_picked_by_step_are_refused_with_a_way_out(e
     given = build(cell)
     with pytest.raises(RuntimeError, match=r"change from update to update.*RTRL\(\).*as xs"):
         estimator(given.cell, given.state, given.inputs, 6)
+
+
+@pytest.mark.parametrize("scope", ["sample", "batch"])
+@pytest.mark.parametrize("kind", [partial(SnAp, 2), DiagonalRTRL])
+def test_a_refusal_names_no_remedy_that_is_refused_too(kind, scope):
+    given = build("recurrent")
+    with pytest.raises(RuntimeError, match=r"change from update to update.*RTRL\(\).*as xs") as caught:
+        kind(scope=scope)(given.cell, given.state, given.inputs, 6)
+    assert ("use RTRL()" in str(caught.value)) == (scope == "batch")
+    assert ("samples see each other" in str(caught.value)) == (scope == "sample")
 
 
 def test_the_error_is_a_bias():

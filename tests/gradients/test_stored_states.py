@@ -22,8 +22,9 @@ def by_hand(z, kept):
     """What a stored state is restored to, written out."""
     if kept == "bfloat16":
         return z.bfloat16().to(z.dtype)
-    unit = z.abs().max(dim=-1, keepdim=True).values.float() / 127
-    return (z / unit).round().float().mul(unit).to(z.dtype)  # a product in float32
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))  # units of float64 are kept in float64
+    unit = wide.abs().max(dim=-1, keepdim=True).values / 127
+    return (wide / unit).round().mul(unit).to(z.dtype)
 
 
 def restored(z, first, kept):

@@ -274,6 +274,7 @@ class Half(torch.nn.Module):
         (lambda: SlotLayout(answers=2, answer_slots=0), "answer_slots must be at least 1"),
         (lambda: FeatureTable(torch.zeros(1, 3), SlotLayout(answers=2, questions=2)), "with 2 questions"),
         (lambda: FeatureTable(torch.zeros(3), SlotLayout(answers=2)), "rows must be floating"),
+        (lambda: FeatureTable(torch.full((3, 3), torch.nan), SlotLayout(answers=2)), "rows must be finite"),
         (lambda: FeatureTable(torch.zeros(3, 3, dtype=torch.int64), SlotLayout(answers=2)), "rows must be floating"),
         (lambda: LatentLoop(table(), SLOTS, num_loops=0), "num_loops must be at least 1"),
         (lambda: LatentLoop(table(), SLOTS, coupling="dampd"), "coupling must be 'damped'"),

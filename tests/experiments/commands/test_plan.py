@@ -1,8 +1,11 @@
 """loopgrad plan as a user types it: a table, the cheapest exact one, and one line for what was asked for wrongly."""
 
+import re
 import sys
 
 import pytest
+
+from loopgrad.gradients.budget import parse_bytes
 
 CELLS = """
 import torch
@@ -74,6 +77,16 @@ def test_a_smaller_memory_makes_another_the_cheapest_and_auto_is_told_its_budget
     assert "estimator.auto.memory_budget=" in result.out and "fits 20MiB: auto." in result.out
 
 
+def test_what_a_message_says_to_type_fits(loopgrad, refused, mine):
+    own = ["plan", f"cell={mine}:Cell", "state=[8]", "num_steps=6"]
+    message = refused(*own, "estimator=bptt", "memory_budget=10")
+    (least,) = re.findall(r"the least is (\w+), with bptt", message)
+    assert rows_of(loopgrad(*own, "estimator=bptt", f"memory_budget={least}").out)["bptt"][1] == "yes"
+    told = loopgrad(*own, "estimator=auto", f"memory_budget={parse_bytes(least) + 2**16}").out
+    (typed,) = re.findall(r"estimator.auto.memory_budget=(\w+)", told)
+    assert parse_bytes(typed) <= parse_bytes(least) + 2**16
+
+
 @pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     "typed",
@@ -96,6 +109,7 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
+        (["task=babi15", "model=latent_loop", "task.path=nowhere"], ["nowhere: no folder", "en-10k"]),
         (["memory_budget=24Gip"], ["memory_budget='24Gip'", "1.5GiB"]),
         (["memory_budget=1KiB", "estimator=bptt"], ["memory_budget=1KiB", "too small", "the least is", "bptt"]),
         (["copies=-1"], ["copies=-1"]),

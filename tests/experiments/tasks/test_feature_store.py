@@ -117,6 +117,11 @@ def rewritten(path: Path, change) -> None:
     save_file(tensors, path, metadata=told)
 
 
+def not_finite(tensors, told):
+    tensors["rows"][0, 0] = np.nan
+    told["sha256"] = feature_store._digest(tensors["rows"], tensors["counts"])
+
+
 def of_shape(tensors, told):
     tensors["rows"] = tensors["rows"].reshape(-1)
 
@@ -127,6 +132,7 @@ DAMAGE = {
     "text": lambda path: path.write_text("no tensors\n" * 100),
     "another number": lambda path: rewritten(path, lambda t, m: t["rows"].__setitem__((0, 0), 7.5)),
     "not finite": lambda path: rewritten(path, lambda t, m: t["rows"].__setitem__((0, 0), np.nan)),
+    "not finite, with its hash": lambda path: rewritten(path, not_finite),
     "shape": lambda path: rewritten(path, of_shape),
     "fewer texts": lambda path: rewritten(path, lambda t, m: t.update(counts=t["counts"][:2].copy())),
     "counts": lambda path: rewritten(path, lambda t, m: t["counts"].__setitem__(0, 3)),

@@ -71,6 +71,59 @@ def test_a_text_beyond_the_window_is_refused_in_one_line(encoder):
     assert "\n" not in str(caught.value)
 
 
+def folder_of(place, model, special, **told):
+    """Write a small encoder of words and its tokenizer, which fills up and adds tokens in its own way."""
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", "a", "cat", "sat", "there"]
+    own = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    own.pre_tokenizer = pre_tokenizers.Whitespace()
+    own.post_processor = processors.TemplateProcessing(single=special, special_tokens=[("<s>", 1), ("</s>", 2)])
+    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **told}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=own, **tokens).save_pretrained(place)
+    sizes = {
+        "GPT2": {"n_positions": 16, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2},
+        "T5": {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+        "Bert": {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8},
+    }
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{model}Config")(vocab_size=len(words), **sizes[model])
+    made = getattr(transformers, f"{model}Model")(config).eval()
+    made.save_pretrained(place)
+    return made.get_encoder() if model == "T5" else made
+
+
+@pytest.mark.parametrize(
+    "model, special, told",
+    [
+        ("GPT2", "$A", {}),
+        ("T5", "$A </s>", {"pad_token": "<pad>"}),
+        ("Bert", "<s> $A </s>", {"pad_token": "<pad>", "padding_side": "left"}),
+    ],
+)
+def test_whatever_a_tokenizer_adds_and_fills_up_a_text_has_its_own_vectors(tmp_path, model, special, told):
+    made = folder_of(tmp_path, model, special, **told)
+    texts, first = ["a cat sat there", "cat", "a cat"], int(special.startswith("<s>"))
+    ids = {"a": 4, "cat": 5, "sat": 6, "there": 7}
+    sentences, tokens = (FolderEncoder(str(tmp_path)).encode(texts, unit) for unit in ("sentence", "token"))
+    for text, sentence, own in zip(texts, sentences, tokens, strict=True):
+        words = [ids[word] for word in text.split()]
+        given = torch.tensor([[*[1] * first, *words, *[2] * special.endswith("</s>")]])
+        with torch.no_grad():
+            states = made(input_ids=given).last_hidden_state[0]
+        np.testing.assert_allclose(own, states[first : first + len(words)].numpy(), atol=2e-6)
+        np.testing.assert_allclose(sentence[0], F.normalize(states.mean(0), dim=0).numpy(), atol=2e-6)
+
+
+def test_the_window_is_what_the_tokenizer_says_where_that_is_less(tmp_path, caplog):
+    folder_of(tmp_path, "Bert", "<s> $A </s>", pad_token="<pad>", model_max_length=6)
+    assert len(FolderEncoder(str(tmp_path)).encode(["a cat sat there"], "token")[0]) == 4
+    with pytest.raises(ValueError, match="a text of 7 tokens, and .* reads 6: shorten it"):
+        FolderEncoder(str(tmp_path)).encode(["a cat sat there there"], "token")
+    assert caplog.text == ""  # one line says it
+
+
 def test_a_copy_of_the_folder_is_the_same_encoder_under_its_own_name(encoder, tmp_path):
     copied = tmp_path / "copy"
     copied.mkdir()
