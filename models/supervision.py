@@ -208,7 +208,7 @@ def run_segment(
         loss = loss + halting.ponder_weight * pondered.ponder.mean()
         own = {"ponder": pondered.ponder.detach().mean(), "cycles": pondered.cycles.float().mean()}
         metrics = {**metrics, "loss": loss.detach(), **own}
-    if synthesiser is not None:
+    if synthesiser is not None and lesson is not None:
         loss = loss + lesson + wanted_later(synthesiser, output.state, done, carry.batch, ~halted)
     return Segment(Carry(state, done, halted, carry.batch), loss, metrics, output)
 

@@ -169,5 +169,5 @@ class _Teaching(torch.autograd.Function):
         return z.view_as(z)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        return None, -gradient.to(ctx.dtype)
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, -gradients[0].to(ctx.dtype)
