@@ -25,6 +25,7 @@ from loopgrad.models.recursive import RecursiveModel
 from loopgrad.models.residual_halting import ResidualHalt
 from loopgrad.models.reversible_cells import Damped, Leapfrog, Momentum
 from loopgrad.models.supervision import Carry, Segment, initial_carry, predict, refill_carry, run_segment
+from loopgrad.models.synthetic_gradients import Synthesiser
 from loopgrad.models.token_model import TokenModel
 from loopgrad.models.trm import TRM
 from loopgrad.models.turing_machine import NeuralTuringMachine
@@ -77,6 +78,7 @@ __all__ = [
     "ResidualHalt",
     "Segment",
     "SwiGLU",
+    "Synthesiser",
     "TwoStreamCell",
     "initial_carry",
     "predict",

@@ -18,6 +18,7 @@ from loopgrad.models.cells import State
 from loopgrad.models.halting import Halting, continue_target
 from loopgrad.models.losses import CrossEntropy, right_tokens, stablemax_cross_entropy, token_loss
 from loopgrad.models.model import Model, Output, Scored, told
+from loopgrad.models.synthetic_gradients import Synthesis, check_start, taught, wanted_later
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ def run_segment(
     cross_entropy: CrossEntropy = stablemax_cross_entropy,
     depth: int | Tensor | None = None,
     least: Tensor | None = None,
+    synthesiser: Synthesis | None = None,
 ) -> Segment:
     """Run one step of deep supervision: refill, one segment, loss, halting.
 
@@ -153,6 +155,11 @@ def run_segment(
         cross_entropy: Loss per token, `stablemax_cross_entropy` or `softmax_cross_entropy`.
         depth: Cycles of the segment, see `RecursiveModel.forward`; None for the model's own.
         least: What `halting.explored` drew for these rows, with those of others; None to draw here.
+        synthesiser: Tells the segment what later ones want of the state it ends in, and learns from `loss.backward()`,
+            see `Synthesiser`; None for no gradient from segment to segment, as published.
+
+    Raises:
+        ValueError: There is a synthesiser, and the estimator has no gradient of the state at the start.
 
     Not recommended when:
         Samples must be seen in epochs: a sample leaves when it halts, not at the end of a batch.
@@ -162,7 +169,11 @@ def run_segment(
     """
     carry = refill_carry(model, carry, batch)
     inputs, labels, puzzle_ids = carry.batch.inputs, carry.batch.labels, carry.batch.puzzle_ids
-    given, told_depth = (carry.state, inputs, puzzle_ids), told(halting.depth(depth))
+    start, lesson = carry.state, None
+    if synthesiser is not None:
+        check_start(estimator)
+        start, lesson = taught(synthesiser, carry.state, carry.segment, carry.batch)
+    given, told_depth = (start, inputs, puzzle_ids), told(halting.depth(depth))
     if _acts_when_called(model):
         scored = _scored(model, given, labels, estimator, cross_entropy, told_depth)
     else:
@@ -197,6 +208,8 @@ def run_segment(
         loss = loss + halting.ponder_weight * pondered.ponder.mean()
         own = {"ponder": pondered.ponder.detach().mean(), "cycles": pondered.cycles.float().mean()}
         metrics = {**metrics, "loss": loss.detach(), **own}
+    if synthesiser is not None and lesson is not None:
+        loss = loss + lesson + wanted_later(synthesiser, output.state, done, carry.batch, ~halted)
     return Segment(Carry(state, done, halted, carry.batch), loss, metrics, output)
 
 

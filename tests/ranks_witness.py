@@ -16,6 +16,7 @@ from torch import multiprocessing
 
 from loopgrad.experiments.errors import NonFinite
 from loopgrad.experiments.processes import ALONE, Ranks
+from loopgrad.experiments.trainer import SyntheticGradients
 from loopgrad.experiments.trainer.building import whole
 from loopgrad.experiments.training import checkpoint, parallel
 from loopgrad.experiments.training.loop import begin, shard, train
@@ -36,8 +37,10 @@ SETTINGS = {
     "residual": ({"halting": ResidualHalt(0.7, 5)}, BPTT()),
     "penalty": ({"jacobian_weight": 0.1}, TruncatedBPTT(num_cycles=1)),
     "softmax_unclipped": ({"cross_entropy": "softmax", "grad_clip": 0.0}, BPTT()),
+    "synthetic": ({"halting": FixedSegments(3), "synthetic": SyntheticGradients(5, 0.01)}, BPTT()),
     "verdicts": ({}, ImplicitGradient(max_vjps=6, check_every=None)),
 }
+SHAREABLE = [name for name in SETTINGS if name != "synthetic"]  # of which weights can be cut
 
 
 SINGLE = ("token_accuracy", "exact_accuracy", "ponder", "implicit_trusted")  # means in float32

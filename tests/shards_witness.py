@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from ranks_witness import ALONE, SETTINGS, settings, trained
+from ranks_witness import ALONE, SHAREABLE, settings, trained
 from small_runs import TASK, model, trainer
 
 from loopgrad.experiments.errors import NonFinite
@@ -80,7 +80,7 @@ def compiled(rank: int, places: tuple[str, ...]) -> dict[str, Any]:
 
 def work(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """Do what the slow tests ask."""
-    found: dict[str, Any] = {name: trained(settings(name, **SHARED), ranks) for name in SETTINGS}
+    found: dict[str, Any] = {name: trained(settings(name, **SHARED), ranks) for name in SHAREABLE}
     found["rules"] = {name: with_rule(name, ranks, **SHARED) for name in RULES}
     found["others"] = {name: few_steps(name, ranks, **SHARED)[1] for name in others()}
     found["bytes"] = bytes_of(few_steps("hrm", ranks, **SHARED)[0])

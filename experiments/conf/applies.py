@@ -83,6 +83,32 @@ def check_compiled(trainer: Trainer, estimators: Mapping[str, Estimator], model:
             )
 
 
+def check_synthetic(trainer: Trainer, estimators: Mapping[str, Estimator], model: Model) -> None:
+    """Check that a segment can be told what later ones want, and that the synthesiser can learn it.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if trainer.synthetic is None:
+        return
+    if trainer.halting.max_segments == 1:
+        raise ConfigError(
+            "trainer.synthetic: every sample has one segment, and no later one could want anything of its last state: "
+            "leave it out, or set trainer.halting to several segments"
+        )
+    for name, estimator in estimators.items():
+        kind = type(estimator_at(estimator, 0))
+        if "state" in kind.not_differentiated:
+            raise ConfigError(
+                f"estimator.{name}: trainer.synthetic learns from the gradient of the state that segments start from, "
+                f"which {kind.__name__} does not give: use estimator=checkpointed, which is exact, or leave it out"
+            )
+    try:
+        trainer.synthetic.of(model, trainer.halting.max_segments, 0)
+    except ValueError as error:
+        raise ConfigError(f"trainer.synthetic: {error}") from error
+
+
 def check_sharded(trainer: Trainer, model: Model) -> None:
     """Check that processes can share the weights of a model.
 
@@ -97,6 +123,10 @@ def check_sharded(trainer: Trainer, model: Model) -> None:
     ):
         raise ConfigError(
             f"trainer.shard={trainer.shard}: this build of torch has no torch.distributed.fsdp.fully_shard: {whole}"
+        )
+    if trainer.synthetic is not None:
+        raise ConfigError(
+            f"trainer.synthetic: its weights are not the model's, which fully_shard cuts: leave it out, or {whole}"
         )
     if trainer.puzzle_optimizer is not None:
         raise ConfigError(

@@ -31,6 +31,7 @@ from loopgrad.experiments.trainer import (
     Linear,
     MuonRule,
     SignSGDRule,
+    SyntheticGradients,
     Trainer,
 )
 from loopgrad.gradients import CheckpointedBPTT, CompressedBPTT, DepthDistribution
@@ -95,6 +96,7 @@ OWN: Mapping[str, Classes] = {
         "loopgrad.experiments.trainer.Linear": Linear,
         "loopgrad.experiments.trainer.MuonRule": MuonRule,
         "loopgrad.experiments.trainer.SignSGDRule": SignSGDRule,
+        "loopgrad.experiments.trainer.SyntheticGradients": SyntheticGradients,
         "loopgrad.experiments.trainer.Trainer": Trainer,
         "loopgrad.gradients.DepthDistribution": DepthDistribution,
         "loopgrad.models.ACT": ACT,
@@ -131,7 +133,7 @@ YOUNG: Mapping[str, frozenset[str]] = {
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),
     "loopgrad.experiments.trainer.Trainer": frozenset(
-        {"compile", "prefetch", "segments_per_update", "verdict_samples"}
+        {"compile", "prefetch", "segments_per_update", "synthetic", "verdict_samples"}
     ),
 }
 """Keys that came when there were results without them, by class: one at its default says nothing."""

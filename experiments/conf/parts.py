@@ -5,7 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from loopgrad.experiments.conf.applies import check_compiled, check_estimators, check_sharded, check_training
+from loopgrad.experiments.conf.applies import (
+    check_compiled,
+    check_estimators,
+    check_sharded,
+    check_synthetic,
+    check_training,
+)
 from loopgrad.experiments.conf.build import build
 from loopgrad.experiments.conf.own import Classes, without_young
 from loopgrad.experiments.conf.rehearsal import rehearse
@@ -68,6 +74,7 @@ def parts(config: DictConfig) -> Parts:
     check_estimators(estimators, model, couples="coupling" in config.model)
     check_compiled(trainer, estimators, model)
     check_sharded(trainer, model)
+    check_synthetic(trainer, estimators, model)
     rehearse(model, task, trainer, estimators)
     values = without_young(plain(config))
     for name in ("micro_batches", "shard"):  # ways to the same results, as the number of processes is

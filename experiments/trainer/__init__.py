@@ -6,6 +6,7 @@ from loopgrad.experiments.trainer.joined import Joined, Part
 from loopgrad.experiments.trainer.rules import AdamATan2Rule, AdamWRule, Keys, MuonRule, SignSGDRule, UpdateRule, Weight
 from loopgrad.experiments.trainer.schedules import Constant, Cosine, Linear, Schedule
 from loopgrad.experiments.trainer.sparse_sign_sgd import SparseSignSGD
+from loopgrad.experiments.trainer.synthetic import SyntheticGradients
 
 __all__ = [
     "AdamATan2",
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "SignSGDRule",
     "SparseSignSGD",
+    "SyntheticGradients",
     "Trainer",
     "UpdateRule",
     "Weight",

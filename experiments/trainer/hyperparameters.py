@@ -11,10 +11,12 @@ from loopgrad.experiments.trainer.building import optimizer_of
 from loopgrad.experiments.trainer.joined import Joined
 from loopgrad.experiments.trainer.rules import AdamWRule, Keys, SignSGDRule, UpdateRule
 from loopgrad.experiments.trainer.schedules import Constant, Schedule
+from loopgrad.experiments.trainer.synthetic import SyntheticGradients
 from loopgrad.gradients import DepthDistribution
 from loopgrad.models.halting import Halting
 from loopgrad.models.losses import softmax_cross_entropy, stablemax_cross_entropy
 from loopgrad.models.model import Model
+from loopgrad.models.synthetic_gradients import Synthesiser
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Trainer:
             is 1. Rows that halt in between take new samples.
         shard: What processes share beside the rows of a batch: "none", or "fsdp2" for weights, their average and the
             moments of the optimiser, of which each then holds a part. The results are the same, to rounding.
+        synthetic: Synthetic gradients, which tell a segment what later ones want of the state it ends in; None for no
+            gradient from segment to segment, as published.
 
     Raises:
         ValueError: A value is out of range, or depths are not those of the halting rule.
@@ -97,6 +101,7 @@ class Trainer:
     segments_per_update: int = 1
     shard: Literal["none", "fsdp2"] = "none"
     verdict_samples: int = 32
+    synthetic: SyntheticGradients | None = None
 
     def __post_init__(self) -> None:
         if self.depths is None and self.depth_per != "batch":
@@ -127,14 +132,17 @@ class Trainer:
         """
         return device_of(self.device)
 
-    def optimizer_of(self, model: Model) -> Joined:
-        """Return the optimiser of a model.
+    def optimizer_of(self, model: Model, synthesiser: Synthesiser | None = None) -> Joined:
+        """Return the optimiser of a model, and of a synthesiser beside it.
 
         Raises:
             ValueError: There is a rule for puzzle vectors, and the model has none.
         """
         keys = Keys(self.learning_rate, (self.beta1, self.beta2), self.weight_decay)
-        return optimizer_of(model, self.optimizer or AdamWRule(), self.puzzle_optimizer, keys)
+        own = optimizer_of(model, self.optimizer or AdamWRule(), self.puzzle_optimizer, keys)
+        if self.synthetic is None or synthesiser is None:
+            return own
+        return Joined([*own.parts, self.synthetic.part(synthesiser)])
 
     def rate_factor(self, step: int) -> float:
         """Return the factor on learning rates at a step, counted from 1."""

@@ -54,6 +54,7 @@ def _content(run: Run, estimator: Estimator, fingerprint: dict[str, Any]) -> dic
         "estimator": [generator.get_state() for generator in generators(estimator)],
         "generators": random_states.take(),
         **({} if run.scaler is None else {"scaler": run.scaler.state_dict()}),
+        **({} if run.synthesiser is None else {"synthesiser": run.synthesiser.state_dict()}),
     }
 
 
@@ -105,6 +106,8 @@ def _put(content: dict[str, Any], run: Run, estimator: Estimator) -> None:
     run.optimizer.load_state_dict({"state": content["optimizer"]["state"], "param_groups": groups})
     if run.scaler is not None:
         put_scale(run.scaler, content["scaler"])
+    if run.synthesiser is not None:
+        run.synthesiser.load_state_dict(content["synthesiser"])
     run.carry = run.carry.with_tensors(content["carry"])
     run.exploration.set_state(content["exploration"])
     for generator, state in zip(generators(estimator), content["estimator"], strict=True):

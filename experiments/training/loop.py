@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from loopgrad.analysis.counters import SavedBytes
@@ -27,6 +28,7 @@ from loopgrad.gradients.ramp import estimator_at
 from loopgrad.models import supervision
 from loopgrad.models.losses import right_tokens, token_loss
 from loopgrad.models.model import Model
+from loopgrad.models.synthetic_gradients import Synthesiser
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Run:
     """All that changes while a model trains, the estimator's noise apart; `checkpoint` stores it whole.
 
     `log` is a digest of the lines that were logged, so that a checkpoint tells which ones it counts. `unit` is what
-    training steps call where processes share the weights, see `shard`.
+    training steps call where processes share the weights, see `shard`. `synthesiser` is that of `trainer.synthetic`.
     """
 
     model: Model
@@ -46,6 +48,12 @@ class Run:
     log: str = ""
     scaler: torch.amp.GradScaler | None = None
     unit: shards.Unit | None = None
+    synthesiser: Synthesiser | None = None
+
+    @property
+    def trained(self) -> list[nn.Module]:
+        """What the optimiser has the weights of."""
+        return [self.model] if self.synthesiser is None else [self.model, self.synthesiser]
 
     @property
     def evaluated(self) -> Model:
@@ -64,7 +72,10 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     place = device if trainer.shard == "none" else torch.device("cpu")
     model = model.to(place).train()
     torch.manual_seed(seed_for("dropout", seed))
-    optimizer = trainer.optimizer_of(model)
+    synthesiser = None
+    if trainer.synthetic is not None:
+        synthesiser = trainer.synthetic.of(model, trainer.halting.max_segments, seed_for("synthesiser", seed))
+    optimizer = trainer.optimizer_of(model, synthesiser)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trainer.ema_decay))
     if trainer.puzzle_optimizer is not None:
         shared_table(model, average.module)
@@ -73,7 +84,7 @@ def begin(trainer: Trainer, task: Task, model: Model, seed: int) -> Run:
     carry, scaler = supervision.initial_carry(model, first), scaler_of(model, trainer.autocast, device)
     if trainer.shard == "none":
         compile_in_place(model, trainer.compile)  # after the copy for the average, which is evaluated as it is
-    return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler)
+    return Run(model, average.eval(), optimizer, carry, exploration, scaler=scaler, synthesiser=synthesiser)
 
 
 def shard(run: Run, trainer: Trainer, ranks: Ranks) -> None:
@@ -152,7 +163,8 @@ def _step(
             done.add(own[-1], *_part(run, trainer, estimator, seed, own[-1], saved is None, ranks))
         carry = parallel.together(done.carries[-len(own) :])
     if run.unit is None:
-        parallel.add_gradients(run.model, ranks)
+        for module in run.trained:
+            parallel.add_gradients(module, ranks)
     if run.scaler is not None:
         run.scaler.unscale_(run.optimizer)
     parameters = list(run.model.parameters())
@@ -190,7 +202,9 @@ def _part(
     """Run a part forward and backward; return what it gave, and the bytes that it kept where they are to be counted."""
 
     def forward() -> tuple[torch.Tensor, supervision.Segment, int]:
-        counter = SavedBytes([*run.model.parameters(), *run.model.buffers()]) if counted else None
+        counter = (
+            SavedBytes([it for one in run.trained for it in (*one.parameters(), *one.buffers())]) if counted else None
+        )
         with trainer.precision(run.carry.segment.device), counter or nullcontext():
             result = supervision.run_segment(
                 run.model,
@@ -200,6 +214,7 @@ def _part(
                 trainer.halting,
                 cross_entropy=trainer.loss_of_token(),
                 depth=part.depth,
+                synthesiser=run.synthesiser,
                 **part.exploration,
             )
             penalty = _jacobian(run, trainer, result, seed, part) if trainer.jacobian_weight else None
@@ -225,7 +240,7 @@ def _jacobian(run: Run, trainer: Trainer, result: supervision.Segment, seed: int
 def _first_non_finite(run: Run, result: supervision.Segment | None, ranks: Ranks) -> str:
     """Name the first tensor that is not finite on any rank, in the order in which a step computes them."""
     assert result is not None
-    named = [(f"parameter {name}", p) for name, p in run.model.named_parameters()]
+    named = [(f"parameter {name}", p) for module in run.trained for name, p in module.named_parameters()]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(run.carry.state, "carried state")]
     named += [(name, tensor) for name, tensor in tree.leaves_with_names(result.output.state, "new state")]
     named += [("logits", result.output.logits), ("q_halt", result.output.q_halt), ("loss", result.loss)]

@@ -9,7 +9,7 @@ import torch
 from loopgrad.gradients import Estimator, Scope
 
 Drawing = TypeVar("Drawing", bound=Estimator | Scope)
-USES = ("data", "weights", "dropout", "exploration", "estimator", "jacobian", "depth")
+USES = ("data", "weights", "dropout", "exploration", "estimator", "jacobian", "depth", "synthesiser")
 
 
 def seed_for(use: str, seed: int) -> int:

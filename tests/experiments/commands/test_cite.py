@@ -64,6 +64,8 @@ PAPERS = {  # what the published papers are, from arXiv, not from the classes
     "optimizer=muon": ["jordan2024muon", "2502.16982", "1711.05101"],
     "puzzle_optimizer=sign_sgd": [HRM, "1802.04434"],
     "schedule=cosine": ["1608.03983"],
+    "synthetic=linear": ["1608.05343"],
+    "synthetic=hidden": ["1608.05343"],
     "trainer=published": [TRM],
     "task=maze": ["2402.14083", HRM],
     "task=arc1": ["1911.01547"],
@@ -120,7 +122,7 @@ def test_a_choice_yields_its_paper(loopgrad, choice):
 def test_no_choice_of_estimator_or_model_is_left_out_above():
     names = {
         f"{group}={path.name.removesuffix('.yaml')}"
-        for group in ("estimator", "model", "optimizer", "puzzle_optimizer")
+        for group in ("estimator", "model", "optimizer", "puzzle_optimizer", "synthetic")
         for path in CONF.joinpath(group).iterdir()
     }
     assert names <= PAPERS.keys()

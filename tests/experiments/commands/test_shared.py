@@ -12,7 +12,7 @@ from loopgrad.experiments.conf.applies import check_sharded
 from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.trainer import SignSGDRule
+from loopgrad.experiments.trainer import SignSGDRule, SyntheticGradients
 
 STARTED = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
@@ -68,6 +68,7 @@ def with_a_half(net):
 
 UNSHARED = {
     "table": ({"puzzle_optimizer": SignSGDRule()}, None, "trainer.puzzle_optimizer: it learns from the rows that a"),
+    "synthetic": ({"synthetic": SyntheticGradients()}, None, "trainer.synthetic: its weights are not the model's"),
     "compiled": ({"compile": "model"}, None, "trainer.compile=model: weights are gathered in the midst of what would"),
     "tied": (
         {},

@@ -20,7 +20,7 @@ from loopgrad.gradients import Estimator
 from loopgrad.models import FeatureTable, LatentReasoner, Model, SlotLayout
 
 CONF = files("loopgrad.experiments.conf")
-OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule")
+OF_TRAINER = ("halting", "depths", "optimizer", "puzzle_optimizer", "schedule", "synthetic")
 GROUPS = ("task", "model", "estimator", "trainer", *OF_TRAINER, "experiment", "bench", "claim", "analysis")
 
 
@@ -113,7 +113,7 @@ def test_every_estimator_builds_under_its_own_name(name):
 
 @pytest.mark.parametrize("name", choices("trainer"))
 def test_every_trainer_builds_and_leaves_no_default_unsaid(name):
-    more = ["depths=batch", "optimizer=adamw", "puzzle_optimizer=sign_sgd", "schedule=constant"]
+    more = ["depths=batch", "optimizer=adamw", "puzzle_optimizer=sign_sgd", "schedule=constant", "synthetic=linear"]
     whole = composed("train", [f"trainer={name}", *more]).trainer
     node = composed("train", [f"trainer={name}"]).trainer
     assert isinstance(build(node, "trainer"), Trainer)

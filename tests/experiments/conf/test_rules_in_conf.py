@@ -10,7 +10,7 @@ from loopgrad.experiments.conf.overrides import composed
 from loopgrad.experiments.conf.own import BUILT, OWN, YOUNG, without_young
 from loopgrad.experiments.conf.parts import parts
 from loopgrad.experiments.errors import ConfigError
-from loopgrad.experiments.trainer import AdamATan2Rule, Cosine, MuonRule, SignSGDRule
+from loopgrad.experiments.trainer import AdamATan2Rule, Cosine, MuonRule, SignSGDRule, SyntheticGradients
 
 CHOICES = {
     "optimizer=adam_atan2": AdamATan2Rule(),
@@ -20,6 +20,7 @@ CHOICES = {
     ),
     "puzzle_optimizer=sign_sgd trainer.puzzle_optimizer.learning_rate=0.01": SignSGDRule(0.01),
     "schedule=cosine trainer.schedule.min_ratio=0.1": Cosine(0.1),
+    "synthetic=hidden trainer.synthetic.hidden_size=9": SyntheticGradients(9),
 }
 
 
@@ -37,7 +38,7 @@ def test_a_choice_stands_in_the_trainer_and_its_keys_below_it(line):
 def test_a_configuration_without_a_choice_is_as_it_ever_was():
     """Its plain values are the fingerprint of runs and folders, which go on."""
     node = composed("train", []).trainer
-    assert not {"optimizer", "puzzle_optimizer", "schedule"} & set(node)
+    assert not {"optimizer", "puzzle_optimizer", "schedule", "synthetic"} & set(node)
     assert build(node, "trainer").optimizer is None
 
 
@@ -45,6 +46,13 @@ def test_a_configuration_without_a_choice_is_as_it_ever_was():
     ("line", "words"),
     [
         ("puzzle_optimizer=sign_sgd", "trainer.puzzle_optimizer: Sudoku has no puzzle identities"),
+        (
+            "synthetic=linear",
+            "estimator.last_cycle: trainer.synthetic learns from the gradient of the state that segments start from, "
+            "which TruncatedBPTT does not give: use estimator=checkpointed",
+        ),
+        ("synthetic=linear estimator=bptt halting=one", "trainer.synthetic: every sample has one segment"),
+        ("synthetic=linear trainer.synthetic.hidden_size=-1", "hidden_size=-1 must be at least 0"),
         ("optimizer=adamm", "did you mean adamw"),
         (
             "optimizer=muon trainer.optimizer.scale=rmss",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ranks_witness import ALONE, SETTINGS, assert_same, in_processes, settings, tolerance_of, trained
+from ranks_witness import ALONE, SHAREABLE, assert_same, in_processes, settings, tolerance_of, trained
 from shards_witness import COMPILED, RULES, bytes_of, compiled, few_steps, gone_on_alone, others, quick, with_rule, work
 from two_processes import in_two
 
@@ -26,7 +26,7 @@ def two(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", SHAREABLE)
 def test_sharing_the_weights_changes_no_training(two, name):
     expected = trained(settings(name), ALONE)
     for found in two:
