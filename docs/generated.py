@@ -40,6 +40,7 @@ DRAWN = {
     "families-figure": "Relative error of every family of gradients against peak memory.",
     "forward-figure": "Cosine of forward gradients with the exact gradient.",
     "online-figure": "Held-out loss under online gradients against FLOPs and against peak memory.",
+    "online-chrono-figure": "The same from gates that begin open to the past, at delays of 10, 20 and 100.",
     "parallel-figure": "Updates over operations in a chain, against the largest Lyapunov exponent.",
     "rolling_sum-figure": "Held-out loss against FLOPs and against peak memory.",
     "text-figure": "Held-out loss of a language model against FLOPs and against peak memory.",
