@@ -146,7 +146,9 @@ def update_error(model, synthesiser):
     return ((ours - exact).norm() / exact.norm()).item()
 
 
-@pytest.mark.parametrize("quadratic", [False, True], ids=["linear loss", "quadratic loss"])
+@pytest.mark.parametrize(
+    "quadratic", [pytest.param(False, marks=pytest.mark.slow), True], ids=["linear loss", "quadratic loss"]
+)
 def test_a_fitted_synthesiser_is_the_true_gradient_and_the_update_is_that_of_all_segments(quadratic):
     model, synthesiser = Affine(quadratic), OfEachSegment()
     assert update_error(model, synthesiser) > 0.1  # what is lost without
@@ -158,6 +160,7 @@ def test_a_fitted_synthesiser_is_the_true_gradient_and_the_update_is_that_of_all
     assert update_error(model, synthesiser) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_linear_synthesiser_of_the_package_is_exact_where_the_gradient_depends_on_the_segment_alone():
     model, synthesiser = Affine(quadratic=False), Synthesiser({"z": SIZE}, 6, SEGMENTS).double()
     assert update_error(model, fitted(model, synthesiser, 700, rate=0.12)) < 1e-6

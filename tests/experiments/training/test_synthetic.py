@@ -45,6 +45,7 @@ def by_hand(segments: int, updates: int):
     return own, synthesiser
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize(("segments", "micro_batches"), [(1, 1), (1, 2), (3, 1), (3, 2)])
 def test_training_is_two_optimisers_on_one_loss(segments, micro_batches):
     it = trainer(
