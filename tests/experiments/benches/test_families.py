@@ -83,4 +83,4 @@ def test_the_command_writes_record_page_and_figure(loopgrad, tmp_path):
     assert result.code == 0 and "Beaten nowhere" in result.out, result.err
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {f"families-figure.{kind}" for kind in ("svg", "png", "json")} | {"families.json", "families.html"}
-    assert len(records.read(tmp_path / "out" / "families.json")[0]["rows"]) == 64
+    assert len(records.read(tmp_path / "out" / "families.json")[0]["rows"]) == 67
