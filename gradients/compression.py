@@ -113,9 +113,7 @@ class Near(Form):
 
     def shorter(self, tensor: Tensor) -> bool:
         """Whether a product of rank one has fewer numbers."""
-        features = tensor.shape[-1]
-        rows = tensor.numel() // features
-        return rows + features < tensor.numel()
+        return Thin(1).shorter(tensor)
 
     def packed(self, tensor: Tensor) -> list[Tensor]:
         """Return U S and V^T, or the tensor."""
@@ -134,7 +132,7 @@ class Near(Form):
 
     def restored(self, parts: list[Tensor], like: torch.Size, dtype: torch.dtype) -> Tensor:
         """Multiply, where there are two."""
-        return parts[0] if len(parts) == 1 else (parts[0] @ parts[1]).view(like)
+        return parts[0] if len(parts) == 1 else Thin(1).restored(parts, like, dtype)
 
 
 FORMS: dict[str, Form] = {"bfloat16": Rounded(torch.bfloat16), "int8": Levels()}  # by the names that users give

@@ -130,7 +130,7 @@ class Online(Bench):
 
     def _network(self, start: str, delay: int, seed: int) -> Recall:
         generator = torch.Generator().manual_seed(seed_for("weights", seed))
-        return Recall(self.hidden_size, delay, generator, chrono=start == "chrono")
+        return Recall(self.hidden_size, delay, generator, start)
 
     def _windows(self, network: Recall, x: Tensor, labels: Tensor) -> dict[str, int]:
         """Return how many update graphs fit in the bytes that an online gradient saves."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loopgrad.experiments.benches.gates import chrono, open_gates
 from loopgrad.gradients import Estimator, Stationary
 
 ASKED = 8  # updates at the end of a sequence that are asked for what came first
@@ -19,23 +20,17 @@ class Recall(nn.Module):
         hidden_size: Features.
         delay: Updates after which the first bit is asked for.
         generator: Source of the weights.
-        chrono: Biases of the update gate start at the logarithms of uniform numbers from 1 to the length of a sequence
-            less 1, so that some features forget at once and some hardly at all (C. Tallec and Y. Ollivier, 2018, arXiv
-            1804.11188). The rest starts as torch's own.
+        start: "uniform": as torch's own; "chrono": the same with gates that are open to the past, see `gates.chrono`.
     """
 
-    def __init__(self, hidden_size: int, delay: int, generator: torch.Generator, chrono: bool = False):
+    def __init__(self, hidden_size: int, delay: int, generator: torch.Generator, start: str = "uniform"):
         super().__init__()
         self.delay, self.gru, self.head = delay, nn.GRUCell(3, hidden_size), nn.Linear(hidden_size, 2)
-        gate = slice(hidden_size, 2 * hidden_size)
         with torch.no_grad():
             for weight in self.parameters():
                 weight.uniform_(-(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
-            if chrono:
-                self.gru.bias_hh[gate] = 0
-                self.gru.bias_ih[gate] = (
-                    torch.empty(hidden_size).uniform_(1, delay + ASKED - 1, generator=generator).log()
-                )
+        if start == "chrono":
+            open_gates(self.gru, chrono(hidden_size, delay + ASKED, generator))
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return inputs (updates, batch, 3), which are the first bit, a fresh bit and the question, and labels."""

@@ -71,7 +71,7 @@ class Perturbations(Bench):
                         state = cell(state, xs[step], step)
 
         def estimate(chunk: int) -> Tensor:
-            estimator = LowRankES(self.rank, max(self.population, chunk), chunk=chunk, seed=0)
+            estimator = LowRankES(self.rank, self._drawn(chunk), chunk=chunk, seed=0)
             return estimator(cell, z, None, self.updates, xs=xs).state["h_1"].sum()
 
         def forward(chunk: int) -> None:
@@ -83,8 +83,7 @@ class Perturbations(Bench):
         seconds = interleaved(runs, repeats=self.repeats, clock=time.process_time)
 
         def ratio(kind: str, chunk: int) -> float:
-            evaluations = 2 * max(self.population, chunk) + 1
-            return many / evaluations * median_ratio(seconds[f"{kind} {chunk}"], seconds["plain"])
+            return many / (2 * self._drawn(chunk) + 1) * median_ratio(seconds[f"{kind} {chunk}"], seconds["plain"])
 
         return [
             {
@@ -99,3 +98,6 @@ class Perturbations(Bench):
             }
             for chunk in self.chunks
         ]
+
+    def _drawn(self, chunk: int) -> int:
+        return max(self.population, chunk)

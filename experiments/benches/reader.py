@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loopgrad.experiments.benches.gates import chrono, open_gates
 from loopgrad.experiments.tasks import RollingSum
 from loopgrad.gradients import Estimator, Rollout
 
@@ -19,9 +20,7 @@ class Reader(nn.Module):
     Args:
         modulus: Number of tokens.
         hidden_size: Features of h.
-        length: Tokens of a sequence. Biases of the update gate start at the logarithms of uniform numbers from 1 to
-            length - 1, so that some features forget within a few tokens and some hardly at all ("chrono"
-            initialisation; C. Tallec and Y. Ollivier, 2018, arXiv 1804.11188). The rest starts as torch's own.
+        length: Tokens of a sequence. Gates start open to the past, see `gates.chrono`; the rest starts as torch's own.
         generator: Source of the weights.
     """
 
@@ -31,11 +30,7 @@ class Reader(nn.Module):
         self.gru: Any = nn.utils.skip_init(nn.GRUCell, modulus, hidden_size)
         for parameter in self.gru.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
-        gate = slice(hidden_size, 2 * hidden_size)
-        with torch.no_grad():
-            self.gru.bias_hh[gate] = 0
-            memory = torch.empty(hidden_size).uniform_(1, max(2, length - 1), generator=generator)
-            self.gru.bias_ih[gate] = memory.log()
+        open_gates(self.gru, chrono(hidden_size, length, generator))
 
     def forward(self, state: Tensor, inputs: Tensor, step: int) -> Tensor:
         """Read the token of this update."""

@@ -1,9 +1,8 @@
 """Deep supervision against hand-written steps: which rows are refilled, what is carried, what the loss is."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
+from drawn_batches import Batch, draw
 from safetensors.torch import load_file, save_file
 
 from loopgrad.gradients import BPTT, TruncatedBPTT
@@ -22,19 +21,6 @@ from loopgrad.models import (
     stablemax_cross_entropy,
     token_loss,
 )
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs: torch.Tensor
-    labels: torch.Tensor
-    puzzle_ids: torch.Tensor
-
-
-def draw(seed, size=4, seq_len=5, vocab=6):
-    generator = torch.Generator().manual_seed(seed)
-    inputs, labels = (torch.randint(0, vocab, (size, seq_len), generator=generator) for _ in range(2))
-    return Batch(inputs, labels, torch.arange(size) + 10 * seed)
 
 
 def small(cls=TRM, **kwargs):

@@ -1,10 +1,10 @@
 """The synthesiser beside a TD(0) step written by hand: masks, factors, bits, bytes, and what is refused."""
 
 import copy
-from dataclasses import dataclass
 
 import pytest
 import torch
+from drawn_batches import draw
 
 from loopgrad.analysis.counters import SavedBytes
 from loopgrad.gradients import BPTT, CheckpointedBPTT, ImplicitGradient, PhantomGradient, TruncatedBPTT
@@ -19,19 +19,6 @@ from loopgrad.models import (
     stablemax_cross_entropy,
 )
 from loopgrad.models.supervision import Carry
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs: torch.Tensor
-    labels: torch.Tensor
-    puzzle_ids: torch.Tensor
-
-
-def draw(seed, size=4, seq_len=5, vocab=6):
-    generator = torch.Generator().manual_seed(seed)
-    inputs, labels = (torch.randint(0, vocab, (size, seq_len), generator=generator) for _ in range(2))
-    return Batch(inputs, labels, torch.arange(size))
 
 
 def small(cls=TRM, **kwargs):
@@ -61,7 +48,7 @@ def between(model, rows=4):
 @pytest.mark.parametrize("hidden_size", [0, 7])
 @pytest.mark.parametrize("estimator", [BPTT(), CheckpointedBPTT()], ids=["bptt", "checkpointed"])
 def test_gradients_equal_a_step_by_hand(hidden_size, estimator):
-    model = small(num_puzzles=4, puzzle_tokens=2).double()
+    model = small(num_puzzles=14, puzzle_tokens=2).double()
     synthesiser = random_synthesiser(model, hidden_size).double()
     carry, new, halting = between(model), draw(1), FixedSegments(3)
     segment = run_segment(model, carry, new, estimator, halting, synthesiser=synthesiser)

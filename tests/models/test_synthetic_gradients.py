@@ -1,9 +1,8 @@
 """Synthetic gradients against a closed form and full BPTT through all segments."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
+from drawn_batches import draw
 from torch import nn
 
 from loopgrad.gradients import BPTT, Stationary
@@ -11,19 +10,6 @@ from loopgrad.models import FixedSegments, Model, Output, Scored, Synthesiser, r
 from loopgrad.models.supervision import Carry
 
 SEGMENTS, UPDATES, SIZE, ROWS = 4, 2, 2, 32
-
-
-@dataclass(frozen=True)
-class Batch:
-    inputs: torch.Tensor
-    labels: torch.Tensor
-    puzzle_ids: torch.Tensor
-
-
-def draw(seed, size=4, seq_len=5, vocab=6):
-    generator = torch.Generator().manual_seed(seed)
-    inputs, labels = (torch.randint(0, vocab, (size, seq_len), generator=generator) for _ in range(2))
-    return Batch(inputs, labels, torch.arange(size))
 
 
 class Affine(Model):

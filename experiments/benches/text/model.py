@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from loopgrad.experiments.benches.gates import open_gates
 from loopgrad.gradients import BPTT, Estimator, Rollout, Stationary
 from loopgrad.models import Momentum
 
@@ -31,10 +32,7 @@ class LanguageModel(nn.Module):
         nn.init.normal_(self.encoder.weight, generator=generator)
         for parameter in (*self.gru.parameters(), *self.head.parameters()):
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5, generator=generator)
-        gate = slice(hidden_size, 2 * hidden_size)
-        with torch.no_grad():
-            self.gru.bias_hh[gate] = 0
-            self.gru.bias_ih[gate] = torch.rand(hidden_size, generator=generator) * torch.tensor(longest).log()
+        open_gates(self.gru, torch.rand(hidden_size, generator=generator) * torch.tensor(longest).log())
         cell = lambda h, x: self.gru(x["x"], h)  # noqa: E731
         change = lambda h, x: self.gru(x["x"], h) - h  # noqa: E731
         self.cell = Stationary(cell if gamma is None else change, parameters=self.gru)

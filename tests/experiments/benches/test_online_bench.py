@@ -112,7 +112,7 @@ def test_labels_are_the_bit_just_read_and_then_the_first():
 
 
 def test_gates_that_begin_open_are_open_as_long_as_a_sequence_and_the_rest_begins_alike():
-    plain, chrono = (Recall(512, 30, torch.Generator().manual_seed(0), chrono=it) for it in (False, True))
+    plain, chrono = (Recall(512, 30, torch.Generator().manual_seed(0), it) for it in STARTS)
     gate = slice(512, 1024)
     memory = (chrono.gru.bias_ih[gate] + chrono.gru.bias_hh[gate]).exp()
     assert 1 <= memory.min() < 1.5 and 36 < memory.max() <= 30 + ASKED - 1
