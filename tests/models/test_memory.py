@@ -49,6 +49,7 @@ def test_trm_step_keeps_fewer_bytes_than_the_official_code(estimator, official):
     assert saved_bytes(model, torch.zeros(16, 81, dtype=torch.int64), estimator) < official * MIB
 
 
+@pytest.mark.slow
 def test_mlp_step_and_hrm_step_keep_fewer_bytes_than_the_official_code():
     inputs = torch.zeros(16, 81, dtype=torch.int64)
     mlp = TRM(11, 81, hidden_size=128, mixer="mlp")

@@ -44,6 +44,7 @@ def test_updates_side_by_side_are_as_deep_as_their_scans():
     assert not CONTENDERS["ParallelNewton"].fits(Problem("block", 8, 2, 512, 0))
 
 
+@pytest.mark.slow
 def test_a_row_whose_steps_ran_out_says_so_and_has_no_numbers(monkeypatch, tmp_path):
     lost = Contender(lambda seed: ParallelNewton(max_iterations=1))
     monkeypatch.setattr(families, "CONTENDERS", {"BPTT": CONTENDERS["BPTT"], "lost": lost})

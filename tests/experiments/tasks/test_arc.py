@@ -120,6 +120,7 @@ def test_without_translation_batches_are_those_of_earlier_versions(small):
     assert found == 2331533055
 
 
+@pytest.mark.slow
 def test_pair_keys_are_equal_exactly_for_equivalent_pairs():
     rng = np.random.default_rng(1)
     pairs = [(rng.integers(0, 3, (2, 3)), rng.integers(0, 3, (2, 2))) for _ in range(36)]

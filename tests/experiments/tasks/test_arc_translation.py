@@ -23,6 +23,7 @@ def shifted(small):
     return replace(small, translate=True)
 
 
+@pytest.mark.slow
 def test_translation_shifts_training_pairs_and_changes_nothing_else(small, shifted):
     held_out, same = shifted.test_set(), small.test_set()
     assert torch.equal(held_out.inputs, same.inputs) and torch.equal(held_out.labels, same.labels)
