@@ -113,6 +113,7 @@ def test_rest_that_noise_stirs_is_rest():
     assert verdicts.counts() == {"converged": 64} and not verdicts.at_floor.all()
 
 
+@pytest.mark.slow
 def test_chaos_is_no_trend_where_its_exponent_is_known():
     w = torch.randn(64, 64, generator=torch.Generator().manual_seed(7), dtype=torch.float64) / 8
     verdicts = labelled(lambda z: torch.tanh(2.5 * z @ w), starts(64), 600, exponent=True)

@@ -187,6 +187,7 @@ def test_nothing_is_left_changed_by_an_interruption(name):
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.slow
 def test_two_threads_analyse_one_module(training):
     cell = Cell().train(training)
     expected = {name: ANALYSES[name](cell) for name in ("spectrum", "exponents", "native map")}

@@ -206,6 +206,7 @@ def test_what_an_estimator_cannot_do_is_said_and_the_others_are_foreseen():
 
 
 @pytest.mark.parametrize("estimator", [RTRL(), SnAp(2), DiagonalRTRL(), KFRTRL(), UORO(), ParallelNewton()], ids=repr)
+@pytest.mark.one_in(3)
 def test_of_what_follows_from_values_it_is_said_how_to_learn_it(estimator):
     rows = foreseen_rows("recurrent", {"own": estimator, "last": TruncatedBPTT(num_steps=1)}, 4)
     assert [row.name for row in rows] == ["last", "own"] and rows[1].bytes is None

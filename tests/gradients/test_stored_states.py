@@ -157,6 +157,7 @@ def test_a_budget_counts_short_states_and_is_honoured(kept, num_steps, snapshots
 
 @pytest.mark.parametrize("kept", FORMS)
 @pytest.mark.parametrize("schedule", [{}, {"schedule": 1}, {"schedule": "binomial", "num_snapshots": 2}])
+@pytest.mark.one_in(3)
 def test_what_is_foreseen_without_data_is_measured_to_the_byte(kept, schedule):
     estimator = CheckpointedBPTT(**schedule, kept=kept)
 

@@ -152,6 +152,7 @@ def test_the_linear_synthesiser_of_the_package_is_exact_where_the_gradient_depen
     assert update_error(model, fitted(model, synthesiser, 700, rate=0.12)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_target_without_the_later_segments_is_not_enough():
     model, synthesiser = Affine(quadratic=True), OfEachSegment()
     fitted(model, Forgets(synthesiser))

@@ -17,6 +17,7 @@ EVERY = ["task=rolling_sum", "task.length=4", "task.num_test=2", "trainer.train_
 SMALL = [*EVERY, "model.hidden_size=8", "model.num_heads=2", "model.mixer=attention", "model.positions=rope"]
 
 
+@pytest.mark.slow
 def test_the_conditions_of_a_seed_stand_together_and_each_is_what_train_runs(tmp_path):
     conditions = [Condition("one", [*SMALL, "estimator=one_step"]), Condition("all", [*SMALL, "estimator=bptt"])]
     found = trainings(conditions, Readings(segments=[1]), [5, 0], ["trainer.learning_rate=0.5"], tmp_path)

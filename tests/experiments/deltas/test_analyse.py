@@ -90,6 +90,7 @@ def by_hand(run, cycles, samples=6):
     return moved / np.quantile(np.array(norms), 0.9, axis=0), solved
 
 
+@pytest.mark.slow
 def test_residuals_and_outcomes_are_those_of_the_recursion_followed_by_hand(run, examined):
     folder, printed = examined
     (record,) = records.read(folder / "records.jsonl")
@@ -116,6 +117,7 @@ def test_a_folder_is_all_its_weights(loopgrad, compared, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_report_is_of_records_alone(loopgrad, examined, tmp_path):
     shutil.copytree(examined[0], tmp_path / "out")
     (record,) = records.read(tmp_path / "out" / "records.jsonl")
@@ -216,6 +218,7 @@ def test_what_cannot_be_examined_is_refused(run, compared, refused, tmp_path):
     assert "does not hold weights" in refused("analyse", f"checkpoint={run}", "task=sudoku6")
 
 
+@pytest.mark.slow
 def test_another_configuration_keeps_its_results(loopgrad, run, examined, tmp_path):
     shutil.copytree(examined[0], tmp_path / "out")
     before = (tmp_path / "out" / "records.jsonl").read_bytes()
@@ -225,6 +228,7 @@ def test_another_configuration_keeps_its_results(loopgrad, run, examined, tmp_pa
     assert json.loads(before.splitlines()[0])["config"]["analysis"]["rtol"] == 0.001
 
 
+@pytest.mark.slow
 def test_memory_follows_its_law_and_figures_have_captions(examined):
     folder, _ = examined
     (path,) = (folder / "figures").glob("*-memory.json")

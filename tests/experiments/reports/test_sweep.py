@@ -132,6 +132,7 @@ def means(rows, experiment):
     return [sum(float(row[key]) for row in mine) / len(mine) for key in ("gradient_cosine", "residual")]
 
 
+@pytest.mark.slow
 def test_more_comparisons_than_a_page_holds_are_told_by_the_best(job, tmp_path):
     jobs = [[job("bptt", typed=[f"x={i}"]), job("one_step", typed=[f"x={i}"], score=i / 10)] for i in range(7)]
     assert "Best of 14: one_step with x=6 solves 60.0 %" in rendered(tmp_path, *jobs)[1]

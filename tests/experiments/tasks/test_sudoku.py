@@ -45,6 +45,7 @@ def test_training_boards_are_new_images_at_every_epoch():
     assert len({tuple(b) for step in range(3) for b in plain.train_batch(0, step, 10).inputs.tolist()}) == 10
 
 
+@pytest.mark.slow
 def test_ratings_are_the_guesses_of_each_puzzle():
     task = Sudoku(size=9, num_train=12, num_test=3, min_givens=22, max_givens=26, augment=False)
     train, test = task.ratings

@@ -51,6 +51,7 @@ def test_equivalent_puzzles_have_equal_keys(size):
         assert (class_keys(random_symmetries(size, 30, rng).apply(questions), size) == keys).all()
 
 
+@pytest.mark.slow
 def test_keys_tell_apart_what_the_whole_4x4_group_tells_apart_but_for_a_few(witness):
     questions, _ = puzzles(4, 3000)
     keys, canonical = class_keys(questions, 4), witness.canonical_4x4(questions)

@@ -9,7 +9,6 @@ from two_processes import in_two
 OTHERS = tuple(others())
 
 
-@pytest.mark.slow
 def test_two_processes_that_share_the_weights_are_one():
     expected = trained(settings("explored", train_steps=2), ALONE)
     for found in in_two(quick, seconds=60):
