@@ -13,6 +13,7 @@ import torch
 from loopgrad.gradients import host_memory
 from loopgrad.gradients.checks import is_int
 from loopgrad.gradients.contract import Stats, period_of
+from loopgrad.gradients.fingerprint import marks_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import alias, leaf_view, next_number, refuse_older, requires_grad, search
 from loopgrad.gradients.live_bytes import PeakBytes, storages
@@ -61,11 +62,13 @@ class Footprint:
 
     Attributes:
         state: Storages of one state.
-        snapshot: What one stored state takes of the device, with the generator states and buffers kept beside it.
+        snapshot: What one stored state takes of the device, with the generator states and buffers kept beside it, and
+            the marks by which it is met again.
         graph: What the graph of one update holds, its output included.
         taped: Peak of an update with its vector-Jacobian product, sums of gradients and cotangents included.
         sums: The running sums of the gradients of parameters and inputs.
         fixed: What lives beside: the last state and its cotangent, copies of buffers and generator states.
+        meeting: What comparing states with what they were takes beside the rest, where blocks are run again.
         traced: Updates traced.
     """
 
@@ -75,6 +78,7 @@ class Footprint:
     taped: int
     sums: int
     fixed: int
+    meeting: int
     traced: int
 
     def whole(self, num_steps: int) -> int:
@@ -85,7 +89,7 @@ class Footprint:
         """Return the peak of blocks of `length` updates with that many stored states."""
         # in a longer block the sums of this block and those of the blocks after it live beside most of its graphs
         longer = (length - 1) * self.graph + (self.sums if length > 1 else 0)
-        return self.fixed + self.state + snapshots * self.snapshot + self.taped + longer
+        return self.fixed + self.meeting + self.state + snapshots * self.snapshot + self.taped + longer
 
 
 def choose(
@@ -159,15 +163,21 @@ def _trace(
     graph, taped = (max(column) for column in zip(*measured, strict=True))
     generators, copies = _bytes(conditions.generators), _bytes(list(buffers.values()))
     short, storing = _stored(state, states)
+    sums = sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad)
+    mark, held, comparing = marks_of(state)
+    # where states are stored as they are: one that forward notes, one that the way back notes
+    marks = 2 * mark if states.form is None else 0
     kept = [leaf for leaf in short if not states.offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
-        snapshot=_bytes(kept) + generators * moved + copies * written,
+        snapshot=_bytes(kept) + generators * moved + copies * written + marks,
         graph=graph,
         taped=max(taped, storing),
-        sums=sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad),
+        sums=sums,
         # what is kept of answers, and its gradient
         fixed=2 * _bytes(state) + 2 * copies + 2 * generators + 2 * answer * (saving.rows if saving else 0),
+        # of two states more than are stored; they are compared before the product through the graph is taken
+        meeting=2 * max(marks, mark) + held + max(0, graph + sums + _bytes(state) + comparing - max(taped, storing)),
         traced=traced,
     )
 

@@ -12,6 +12,7 @@ from torch.linalg import vector_norm
 from loopgrad.gradients.graphs import is_floating
 
 _Mark = tuple[Tensor, Tensor]  # of the rows of a leaf: their numbers, and their sizes
+_AT_ONCE = 16
 _Pair = tuple[int, Tensor, Tensor, Tensor, float]  # the step, the mark of then, the numbers of now, and the epsilon
 
 
@@ -54,10 +55,12 @@ class Fingerprints:
 
     @torch.no_grad()
     def _compare(self, step: int, leaves: Sequence[Any]) -> None:
-        known = self._noted.get(step) or self._passing.get(step)
+        known, size = self._noted.get(step) or self._passing.get(step), 0
         for mark, (rows, eps) in zip(known, _matrices(leaves), strict=False) if known else ():
             self._compared.append((step, *mark, self._numbers(rows), eps))
-        if len(self._compared) >= 16:  # together, for each operation has its price, and yet not held for long
+            size += rows.numel()
+        # together, for each operation has its price, and yet not held for long, nor until they outweigh a state
+        if len(self._compared) >= _AT_ONCE or sum(3 * len(now) for *_, now, _ in self._compared) >= size:
             self._fold()
 
     def _fold(self) -> None:
@@ -126,6 +129,22 @@ def _matrices(leaves: Sequence[Any]) -> Iterator[tuple[Tensor, float]]:
             leaf = torch.view_as_real(leaf.resolve_conj()) if leaf.is_complex() else leaf
             leaf = leaf.float() if leaf.dtype.itemsize < 4 else leaf  # where products neither overflow nor round much
             yield leaf.reshape(leaf.shape[0] if leaf.dim() > 1 else 1, -1), eps
+
+
+def marks_of(leaves: Sequence[Any]) -> tuple[int, int, int]:
+    """Return the bytes of a mark of a state, of what waits to be compared, and of comparing it, beside each other."""
+    found = [leaf for leaf in leaves if is_floating(leaf) and leaf.numel()]
+    rows = [leaf.shape[0] if leaf.dim() > 1 else 1 for leaf in found]
+    sizes = [leaf.numel() * (2 if leaf.is_complex() else 1) for leaf in found]
+    wide = [max(4, leaf.itemsize // (2 if leaf.is_complex() else 1)) for leaf in found]
+    numbers = sum(count * item for count, item in zip(rows, wide, strict=True))
+    weights = sum(size // count * item for size, count, item in zip(sizes, rows, wide, strict=True))
+    # the fewest states that are as many as are compared at once, or whose marks outweigh one
+    states = min(-(-_AT_ONCE // len(found)), -(-sum(sizes) // (3 * sum(rows)))) if found else 0
+    whole = (leaf.itemsize >= 4 and leaf.is_contiguous() for leaf in found)
+    copies = [0 if it else size * item for it, size, item in zip(whole, sizes, wide, strict=True)]
+    # of each pair of numbers side by side, their sizes and steps, the difference, its size and what is allowed
+    return 2 * numbers, weights + 3 * states * numbers, max([9 * states * numbers, *copies])
 
 
 def is_landmark(step: int, num_steps: int) -> bool:

@@ -65,6 +65,7 @@ class Watched:
             before, after = self.update(state, inputs, step)
             check_structure(before, after)
             state = tree.map_tensors(Tensor.detach, after)
+            del before, after  # one graph at a time
         if watched:
             torch.clear_autocast_cache()
         return run_without_graph(self.cell.cell, state, inputs, steps[len(watched) :])

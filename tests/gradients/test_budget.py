@@ -9,6 +9,7 @@ from torch import nn
 from loopgrad.analysis.counters import PeakBytes
 from loopgrad.gradients import BPTT, CheckpointedBPTT, budget, host_memory
 from loopgrad.gradients.contract import Stats
+from loopgrad.gradients.fingerprint import Fingerprints, marks_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.schedule import evaluations
 from loopgrad.gradients.stored_states import StoredStates
@@ -159,3 +160,60 @@ def test_a_state_is_copied_to_the_host_and_comes_back_equal():
     kept = host_memory.to_host(leaf, pinned=False)
     assert kept.data_ptr() != leaf.data_ptr() and torch.equal(host_memory.fetch(kept, leaf.device), leaf)
     assert host_memory.store(leaf) is leaf
+
+
+def narrow(width, dtype, batch=166):
+    torch.manual_seed(0)
+    cell = Gru(width).to(dtype)
+    return cell, torch.randn(batch, width, dtype=dtype), torch.randn(batch, 24, width, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 8, 64])
+@pytest.mark.parametrize(("snapshots", "length"), [(0, 1), (5, 1), (3, 6)])
+@pytest.mark.one_in(3)
+def test_what_meets_states_again_is_within_the_budget(width, dtype, snapshots, length):
+    """Of a row of one number the marks are larger than the state, and of bfloat16 they are taken in float32."""
+    cell, state, inputs = narrow(width, dtype)
+    size = footprint_of(cell, state, inputs, 24).cut(snapshots, length)
+    with PeakBytes() as peak:
+        CheckpointedBPTT(memory_budget=size)(cell, state, inputs, 24).state.sum().backward()
+    assert size / 2 < peak.peak <= size
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        [torch.randn(166, 64)],
+        [torch.randn(50, 1)],
+        [torch.randn(9, 4, 3).bfloat16(), torch.randn(9, 5)],
+        [torch.randn(9, 4).T, torch.arange(9), torch.randn(7)],
+        [torch.randn(30, 8, dtype=torch.complex64), torch.randn(3, 1000, dtype=torch.float64)],
+        [torch.randn(5, 2) for _ in range(20)],
+    ],
+)
+def test_the_law_of_marks_is_an_upper_bound_of_what_they_take(state):
+    mark, waiting, comparing = marks_of(state)
+    prints = Fingerprints()
+    with PeakBytes() as live:
+        prints.note(0, state)
+        first = live.live
+        prints.note(1, state)
+        assert live.live - first == mark
+        noted = most = live.live - 2 * mark
+        for step in range(2, 34):
+            prints.meet(step, state)
+            prints.compare(step, state)
+            most = max(most, live.live - 2 * mark)
+    assert noted <= waiting and most <= waiting + mark
+    assert live.peak - 2 * mark <= waiting + comparing + mark <= 2 * (live.peak - 2 * mark)
+
+
+def test_a_forward_pass_keeps_one_graph_at_a_time():
+    cell, state, inputs = narrow(64, torch.float32)
+    with PeakBytes() as one:
+        cell(state, inputs, 0)
+    with PeakBytes() as peak:
+        CheckpointedBPTT(24)(cell, state, inputs, 24)
+    sizes = 3 * state.numel() * 4  # the first state is the caller's; one comes in, and one goes out
+    assert peak.peak < one.peak + sizes
