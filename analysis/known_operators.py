@@ -89,6 +89,8 @@ def _described(values: Iterable[Any], parts: list[Any]) -> bool:
         if kind is FakeTensor:
             if value.layout != torch.strided or value.fake_device != _CPU or value.dtype.is_complex:
                 return False
+            if value._is_zerotensor():  # what forward AD has for no tangent; it is copied where others are not
+                return False
             parts += (value.shape, value.stride(), value.storage_offset(), value.dtype)
         elif kind in (list, tuple, torch.Size):
             parts += (kind, len(value))
@@ -103,6 +105,8 @@ def _described(values: Iterable[Any], parts: list[Any]) -> bool:
 
 def _form(func: Any, args: Any, found: Any) -> _Form | None:
     if type(found) is not FakeTensor or found.layout != torch.strided or found.fake_device != _CPU or found.is_neg():
+        return None
+    if found._is_zerotensor():
         return None
     form = _Form(found.shape, found.stride(), found.dtype, found.storage_offset(), func.is_view)
     storage = found.untyped_storage()
