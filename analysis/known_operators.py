@@ -108,10 +108,12 @@ def _form(func: Any, args: Any, found: Any) -> _Form | None:
         return None
     if found._is_zerotensor():
         return None
-    form = _Form(found.shape, found.stride(), found.dtype, found.storage_offset(), func.is_view)
     storage = found.untyped_storage()
-    if form.is_view:
-        return form if storage._cdata == args[0].untyped_storage()._cdata else None
+    # _unsafe_view is no view to autograd, and yet allocates nothing
+    shares = bool(args) and isinstance(args[0], Tensor) and storage._cdata == args[0].untyped_storage()._cdata
+    form = _Form(found.shape, found.stride(), found.dtype, found.storage_offset(), shares)
+    if shares or func.is_view:
+        return form if shares else None
     reached = 1 + sum((size - 1) * step for size, step in zip(form.shape, form.stride, strict=True))
     count = reached if found.numel() else 0
     return form if form.offset == 0 and storage.nbytes() == count * form.dtype.itemsize else None
