@@ -47,11 +47,12 @@ def plan(
     copies: float = 3,
     autocast: torch.dtype | None = None,
 ) -> list[Planned]:
-    """Return which estimators fit a memory budget, with what they take; nothing is run.
+    """Return which estimators fit a memory budget, with what they take; nothing is run at these sizes.
 
     The step is the recursion, a mean of squares of its last state for a loss, and backward into parameters, inputs and
     state. Operators are followed one by one on tensors without data, some 3000 calls of them; what longer recursions
-    take follows from shorter ones, and what data or chance decide is taken at its most.
+    take follows from shorter ones, and what data or chance decide is taken at its most. Online gradients are
+    tried before, for two cycles of four samples with data.
 
     Cost:
         Seconds of one core, whatever the sizes: some 0.2 ms for each operator of a traced update.
@@ -101,6 +102,14 @@ def step_of(
     def make(batch: int, updates: int) -> Any:
         return without_data(cell), _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
 
+    def with_data(batch: int, updates: int) -> Any:
+        module = copy.deepcopy(cell) if isinstance(cell, nn.Module) else cell()
+        made = _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
+        for leaf in tree.tensors(made):
+            if is_floating(leaf):
+                leaf.detach().normal_()
+        return module, *made
+
     def precision() -> Any:
         return nullcontext() if autocast is None else torch.autocast("cpu", autocast)
 
@@ -146,7 +155,7 @@ def step_of(
     kept = sum(tensor.nbytes for tensor in module.buffers()) + round(
         copies * sum(p.nbytes for p in module.parameters())
     )
-    return Step(make, forward, num_steps, period_of(module), kept, most)
+    return Step(make, forward, num_steps, period_of(module), kept, most, with_data)
 
 
 def without_data(cell: Any) -> nn.Module:

@@ -4,7 +4,8 @@ Exactly what operators of the CPU allocate, under autocast and with the kernel o
 size. Blind to the scratch of an accelerator's kernels and to its allocator's rounding.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -63,20 +64,24 @@ class Growing:
         return max((fixed + batch * each for fixed, each in self.lines), default=0)
 
 
-def foreseen_by_batch(make: Callable[[int], Made], step: Callable[[Made], Any]) -> tuple[Growing, Any]:
+def foreseen_by_batch(
+    make: Callable[[int], Made], step: Callable[[Made], Any], number: float = math.inf
+) -> tuple[Growing, Any]:
     """Return the peak of step(make(batch)) for any batch, counted once, and what the step returned.
 
     What the step asks of tensors is answered so that it goes on to its end: that all is well, that a residual is still
-    large, that two tensors differ.
+    large, that two tensors differ. Indices and masks that follow from no tensor without data have their values.
 
     Args:
         make: Makes modules and tensors of a batch.
         step: Runs on them, forward and backward.
+        number: The answer where a floating number is asked for.
     """
+    FakeTensorMode.cache_clear()  # torch 2.13 takes views of tangents for those of another step in its memory
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
         made = make(BATCH)
-        with _ByBatch(mode) as counter:
+        with _ByBatch(mode, number) as counter:
             found = step(made)
     return Growing(counter.largest()), found
 
@@ -84,11 +89,12 @@ def foreseen_by_batch(make: Callable[[int], Made], step: Callable[[Made], Any]) 
 class _ByBatch(PeakBytes):
     """Follows fixed bytes and bytes per sample apart.
 
-    Answers what is asked of a tensor without data: true, not finite, 0 of ints, and different from any other.
+    Answers what is asked of a tensor without data: true, `number`, 0 of ints, and different from any other.
     """
 
-    def __init__(self, mode: FakeTensorMode) -> None:
+    def __init__(self, mode: FakeTensorMode, number: float = math.inf) -> None:
         super().__init__()
+        self._number = number
         self._known = KnownOperators(mode)
         self._now = (0, 0)
         self._most: dict[int, int] = {}  # by bytes per sample: the most fixed ones that were alive beside them
@@ -98,7 +104,7 @@ class _ByBatch(PeakBytes):
             return args[0].fake_device
         if func is _aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             dtype = args[0].dtype
-            return True if dtype == torch.bool else float("inf") if dtype.is_floating_point else 0
+            return True if dtype == torch.bool else self._number if dtype.is_floating_point else 0
         if func is _aten.equal.default:
             if any(isinstance(argument, FakeTensor) for argument in args):
                 return False
@@ -107,7 +113,21 @@ class _ByBatch(PeakBytes):
         return self.followed(func, args, kwargs or {})
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
-        return self._known(func, args, kwargs)
+        given = list(_leaves((args, kwargs)))
+        tensors = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
+        if any(isinstance(tensor, FakeTensor) for tensor in tensors):
+            into = tensors[0]
+            if func._schema.is_mutable and not isinstance(into, FakeTensor):  # a mask of what is not known stays
+                return into
+            return self._known(func, args, kwargs)
+        if any(isinstance(leaf, torch.Generator) or (isinstance(leaf, int) and leaf >= BATCH) for leaf in given):
+            return self._known(func, args, kwargs)
+        if not tensors:
+            made = self._known(func, args, kwargs)
+            if not isinstance(made, torch.Tensor) or made.is_floating_point() or made.is_complex():
+                return made
+        with unset_fake_temporarily():
+            return func(*args, **kwargs)
 
     def allocated(self, size: int) -> None:
         self._count(size, 1)
@@ -131,3 +151,14 @@ class _ByBatch(PeakBytes):
                 found.append((fixed, each))
                 most = fixed
         return tuple(found)
+
+
+def _leaves(values: Any) -> Iterator[Any]:
+    """Give what is no container among what an operator takes."""
+    if isinstance(values, dict):
+        values = values.values()
+    for value in values:
+        if isinstance(value, list | tuple | dict):
+            yield from _leaves(value)
+        else:
+            yield value

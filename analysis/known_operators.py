@@ -89,6 +89,8 @@ def _described(values: Iterable[Any], parts: list[Any]) -> bool:
         if kind is FakeTensor:
             if value.layout != torch.strided or value.fake_device != _CPU or value.dtype.is_complex:
                 return False
+            if value._is_zerotensor():  # what forward AD has for no tangent; it is copied where others are not
+                return False
             parts += (value.shape, value.stride(), value.storage_offset(), value.dtype)
         elif kind in (list, tuple, torch.Size):
             parts += (kind, len(value))
@@ -104,10 +106,14 @@ def _described(values: Iterable[Any], parts: list[Any]) -> bool:
 def _form(func: Any, args: Any, found: Any) -> _Form | None:
     if type(found) is not FakeTensor or found.layout != torch.strided or found.fake_device != _CPU or found.is_neg():
         return None
-    form = _Form(found.shape, found.stride(), found.dtype, found.storage_offset(), func.is_view)
+    if found._is_zerotensor():
+        return None
     storage = found.untyped_storage()
-    if form.is_view:
-        return form if storage._cdata == args[0].untyped_storage()._cdata else None
+    # _unsafe_view is no view to autograd, and yet allocates nothing
+    shares = bool(args) and isinstance(args[0], Tensor) and storage._cdata == args[0].untyped_storage()._cdata
+    form = _Form(found.shape, found.stride(), found.dtype, found.storage_offset(), shares)
+    if shares or func.is_view:
+        return form if shares else None
     reached = 1 + sum((size - 1) * step for size, step in zip(form.shape, form.stride, strict=True))
     count = reached if found.numel() else 0
     return form if form.offset == 0 and storage.nbytes() == count * form.dtype.itemsize else None

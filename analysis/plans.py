@@ -1,7 +1,10 @@
 """Which estimators fit a number of bytes, with what they take, before anything is run."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -9,15 +12,8 @@ from torch import Tensor
 
 from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
 from loopgrad.analysis.shorter import Traced, largest, of_length
-from loopgrad.gradients import (
-    BPTT,
-    CheckpointedBPTT,
-    Estimator,
-    ImplicitGradient,
-    ParallelNewton,
-    RandomTruncation,
-    Stats,
-)
+from loopgrad.analysis.stand_ins import TRIED, Enough, followed, tried, unquestioned
+from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ParallelNewton, Stats
 from loopgrad.gradients.budget import BudgetTooSmall, Footprint, choose
 from loopgrad.gradients.budget import trace as trace_cycle
 from loopgrad.gradients.checkpointed import saving_of
@@ -39,6 +35,7 @@ class Step:
         kept: Bytes that lie beside the step, such as the weights and the moments of an optimiser.
         most: Updates that are traced one by one; what longer recursions take follows from shorter ones. None where
             `forward` takes no other number: all are traced.
+        with_data: Makes the same with data, for a few samples; those of what online gradients are tried on.
     """
 
     make: Callable[[int, int], Any]
@@ -47,6 +44,7 @@ class Step:
     period: int
     kept: int
     most: int | None = None
+    with_data: Callable[[int, int], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,20 +84,18 @@ def planned(step: Step, estimators: Mapping[str, Estimator], budget: int, batch_
 
     Of an estimator with a memory budget of its own that is what the budget here leaves for the recursion.
     """
-    whole = _traced(step, BPTT())
-    found = []
+    whole = functools.cache(lambda: _traced(step, BPTT()))
+    found, probes = [], {}
     for name, estimator in estimators.items():
         try:
             if isinstance(estimator, Online | ParallelNewton):
-                asked = "zeros of the Jacobians" if isinstance(estimator, Online) else "residuals"
-                raise ValueError(
-                    f"what {type(estimator).__name__} takes follows from {asked}, and without data there are none: "
-                    "measure it on a small batch with loopgrad.analysis.measure"
-                )
-            if getattr(estimator, "memory_budget", None) is not None:
-                row = _within(name, estimator, step, whole, budget, batch_size)
+                stands = _tried(step, estimator, probes) if isinstance(estimator, Online) else unquestioned(estimator)
+                traced = _trace(step, stands, step.num_steps, number=0.0)
+                row = _row(name, estimator, traced, step, budget, batch_size, stands.beside)
+            elif getattr(estimator, "memory_budget", None) is not None:
+                row = _within(name, estimator, step, whole(), budget, batch_size)
             else:
-                traced = whole if estimator == BPTT() else _traced(step, estimator)
+                traced = whole() if estimator == BPTT() else _traced(step, estimator)
                 row = _row(name, estimator, traced, step, budget, batch_size)
         except (ValueError, TypeError, RuntimeError, LookupError) as error:
             row = Planned(name, estimator.kind, remark=(str(error) or type(error).__name__).splitlines()[0])
@@ -113,35 +109,58 @@ def cheapest_exact(rows: list[Planned]) -> Planned | None:
 
 
 def _traced(step: Step, estimator: Estimator) -> Traced:
-    plain = _unquestioned(estimator)
+    plain = unquestioned(estimator)
     if step.most is None:
         return _trace(step, plain, step.num_steps)
     return of_length(lambda how, length: _trace(step, how, length), plain, step.num_steps, step.period, step.most)
 
 
-def _unquestioned(estimator: Estimator) -> Any:
-    """Return an estimator that takes the most that this one may: asks no tensor whether to stop, and draws nothing."""
-    if isinstance(estimator, RandomTruncation):
-        return BPTT()
-    if isinstance(estimator, ImplicitGradient):
-        return replace(estimator, check_every=None, fallback=_unquestioned(estimator.fallback))
-    return estimator
+def _tried(step: Step, estimator: Online, probes: dict[Any, Any]) -> Any:
+    """Return what stands for an online estimator, once its first updates have been run with data."""
+    if step.with_data is None:
+        raise ValueError(f"{type(estimator).__name__} is tried on data first, and there are none here")
+    trial = tried(estimator, probes)
+    with torch.random.fork_rng(devices=[]), suppress(Enough):
+        torch.manual_seed(0)
+        step.forward(step.with_data(TRIED, step.num_steps), trial, step.num_steps)
+    return followed(estimator, trial)
 
 
-def _trace(step: Step, estimator: Estimator, num_steps: int) -> Traced:
+def _trace(step: Step, estimator: Estimator, num_steps: int, number: float = math.inf) -> Traced:
     def run(made: Any) -> Stats:
         loss, stats = step.forward(made, estimator, num_steps)
         loss.backward()
         return stats
 
-    growing, stats = foreseen_by_batch(lambda batch: step.make(batch, num_steps), run)
+    growing, stats = foreseen_by_batch(lambda batch: step.make(batch, num_steps), run, number)
     return Traced(((1.0, growing),), stats.cell_evaluations, stats.vjps)
 
 
-def _row(name: str, estimator: Estimator, traced: Traced, step: Step, budget: int, batch_size: int) -> Planned:
+def _row(
+    name: str,
+    estimator: Estimator,
+    traced: Traced,
+    step: Step,
+    budget: int,
+    batch_size: int,
+    beside: Callable[[int], tuple[int, int]] = lambda batch: (0, 0),
+) -> Planned:
+    """Return the row of what was traced.
+
+    `beside` gives the evaluations and vjps that a batch takes beside, or raises ValueError where it is refused.
+    """
+    evaluations, vjps = beside(batch_size)
+    evaluations, vjps = evaluations + traced.evaluations, vjps + traced.vjps
     taken = step.kept + traced.at(batch_size)
-    most = largest(lambda batch: step.kept + traced.at(batch) <= budget)
-    return Planned(name, estimator.kind, taken, taken <= budget, traced.evaluations, traced.vjps, most)
+
+    def fits(batch: int) -> bool:
+        try:
+            beside(batch)
+        except ValueError:
+            return False
+        return step.kept + traced.at(batch) <= budget
+
+    return Planned(name, estimator.kind, taken, taken <= budget, evaluations, vjps, largest(fits))
 
 
 class _Met(Exception):

@@ -1,6 +1,5 @@
 """Whether a state that was computed again is the state that was computed before, without keeping that one."""
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -95,9 +94,10 @@ class Fingerprints:
         if verify == "off" or not missed:
             return
         # here the device is waited for
-        first = min(torch.stack([step.to(missed[0].device) for step in missed]).tolist())
-        if first == math.inf:
+        steps = torch.stack([step.to(missed[0].device) for step in missed])
+        if bool((steps == torch.inf).all()):
             return
+        first = min(steps.tolist())
         message = (
             f"{owner} did not meet the state before update {first:.0f} again, so the gradient is wrong: the cell "
             "gave other values when it was run again. Look for Python state that changes from call to call (a counter, "

@@ -1,7 +1,7 @@
 """Newton's method on all states of a recursion: how steps are taken and judged, and the same system turned round."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,10 @@ class Blocks:
     full: bool
     alone: bool = False
 
+    def asked(self, features: int) -> range:
+        """Return the features whose products are taken: all of them."""
+        return range(features)
+
     def of(self, starts: Tensor, found: Tensor, stats: Any) -> Tensor:
         """Return d found / d starts of each update and sample, (T, batch, features), by products with `found`."""
         features = found.shape[-1]
@@ -36,7 +40,7 @@ class Blocks:
             stats.vjps += 1
             return diagonal[..., None, None]
         jacobian, mixed = None, []
-        for i in range(features):
+        for i in self.asked(features):
             seed = torch.zeros_like(found)
             seed[..., i] = 1
             row = product(found, starts, seed)
@@ -110,7 +114,7 @@ def searched(
         given: Its images.
         stats: Take the cost.
     """
-    tolerance, guess = allowed(how, states.dtype), states
+    guess = states
     weight = torch.full(states.shape[1:2], float(how.damping), dtype=states.dtype, device=states.device)
     stats.levels = levels_damped(len(states)) if how.damping else levels(len(states))
     (starts, found), jacobian = given, None
@@ -118,8 +122,9 @@ def searched(
     while True:
         largest = float(torch.where(residual.isfinite(), residual, torch.inf).max()) if len(residual) else 0.0
         stats.residuals.append(largest)
-        if largest <= tolerance or stats.iterations == how.max_iterations:
-            met, both = largest <= tolerance, bool(how.damping and stats.iterations)  # of samples some tried states
+        met = how.is_met(largest, states.dtype, stats)
+        if met or stats.iterations == how.max_iterations:
+            both = bool(how.damping and stats.iterations)  # of samples some tried states
             return Found(states, residual, met, images(states) if met and both else (starts, found))
         jacobian = blocks.of(starts, found, stats) if jacobian is None else jacobian
         stats.iterations += 1
@@ -176,7 +181,7 @@ def going_back(how: Any, blocks: Blocks, starts: Tensor, found: Tensor, cotangen
             if not bool(size.isfinite().all()):
                 break
             adjoints = adjoints + blocks.joined(scan_back(jacobian, blocks.cut(left)))
-    whole = Blocks(True)
+    whole = replace(blocks, full=True, alone=False)
     jacobian = whole.of(starts, found, stats)
     adjoints = whole.joined(scan_back(jacobian, whole.cut(c)))
     if not bool(adjoints.isfinite().all()):  # products of matrices overflow before the vectors do

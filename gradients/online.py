@@ -26,6 +26,7 @@ class Online(Estimator):
         scope: "sample" if samples do not see each other, "batch" if they do.
         max_numbers: Most numbers that the tangents of an update may hold.
         needs_pattern: Whether the estimate depends on where derivatives are zero, and not the cost alone.
+        passes: What runs the updates.
     """
 
     scope: Literal["sample", "batch"] = field(default="sample", kw_only=True)
@@ -35,10 +36,26 @@ class Online(Estimator):
     outputs = "carried"
     compiles = False
     needs_pattern: ClassVar[bool] = False
+    passes: ClassVar[type[OnlinePass]] = OnlinePass
 
     def __post_init__(self) -> None:
         check_choice(type(self).__name__, "scope", self.scope, ("sample", "batch"))
         check_int(type(self).__name__, "max_numbers", self.max_numbers, 1)
+
+    def check_size(self, columns: Columns, patterns: Patterns | None, rows: int) -> None:
+        """Raise ValueError if the tangents of an update of so many rows would hold more than max_numbers.
+
+        Without patterns it is not known yet which columns are pushed together, and the least that there may be counts.
+        """
+        tangents = columns.features + 1 + (0 if patterns is None else patterns.colours[1])
+        numbers = tangents * (columns.width + rows * columns.features)
+        if numbers > self.max_numbers:
+            least = "at least " if patterns is None else ""
+            raise ValueError(
+                f"{type(self).__name__} would carry {least}{tangents} tangents of {columns.width} numbers and {rows} "
+                f"states of {columns.features} through an update, {numbers} in all, and takes at most "
+                f"max_numbers={self.max_numbers}: raise it, or use CheckpointedBPTT(), which carries none"
+            )
 
     @abstractmethod
     def carried(self, columns: Columns, patterns: Patterns, like: Tensor) -> Carried:
@@ -50,7 +67,7 @@ class Online(Estimator):
             return Rollout(run(cell, state, inputs, range(num_steps)), ForwardStats(num_steps, 0))
         refuse_compiled(cell, type(self).__name__)
         functional, stats = FunctionalCell(cell, state, inputs), ForwardStats(0, 0)
-        forward = OnlinePass(functional, num_steps, self, stats)
+        forward = self.passes(functional, num_steps, self, stats)
         last, kept = forward.run()
         leaves = joined(OnlineRecursion, forward, last, kept, functional.sources)
         return Rollout(functional.unflatten_state(leaves), stats)

@@ -1,5 +1,6 @@
 """A recursion with the influence of all that requires grad carried beside it, forward in time, as one autograd node."""
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ from loopgrad.gradients.recursion_node import RecursionNode
 from loopgrad.gradients.row_layout import RowLayout
 from loopgrad.gradients.stepwise import Steps
 from loopgrad.gradients.tangents import CannotCarry
+
+Find = Callable[[Any, Columns], Patterns]
 
 
 @dataclass
@@ -84,12 +87,11 @@ class OnlinePass:
         versions = versions_of(self.cell.sources)
         dtypes = [self.rows.dtype, *(dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled)]
         bound = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
-        for attempt, (find, shared) in enumerate(((probed, False), (probed, True), (dense, True))):
-            if find is dense and self.how.needs_pattern:
-                break
+        for attempt, (find, shared) in enumerate(self.attempts()):
             columns = Columns(self.cell, self.rows, sum(map(is_floating, self.start)), shared)
+            self.how.check_size(columns, None, self.rows.batch or 1)
             patterns = find(self, columns)
-            self._check_size(columns, patterns)
+            self.how.check_size(columns, patterns, self.rows.batch or 1)
             with self.conditions.restored(self.cell.cell) if attempt else nullcontext({}) as buffers:
                 known = self._attempt(buffers, columns, patterns, careful=attempt > 0)
             check_unchanged(self.cell.sources, versions, "its updates cannot be run again")
@@ -110,15 +112,20 @@ class OnlinePass:
             f"(off by {float(known.off):.1e}, allowed {bound:.1e}): use {', '.join(ways)}"  # pyright: ignore
         )
 
-    def _check_size(self, columns: Columns, patterns: Patterns) -> None:
-        tangents, rows = columns.features + patterns.colours[1] + 1, self.rows.batch or 1
-        numbers = tangents * (columns.width + rows * columns.features)
-        if numbers > self.how.max_numbers:
-            raise ValueError(
-                f"{type(self.how).__name__} would carry {tangents} tangents of {columns.width} numbers and {rows} "
-                f"states of {columns.features} through an update, {numbers} in all, and takes at most "
-                f"max_numbers={self.how.max_numbers}: raise it, or use CheckpointedBPTT(), which carries none"
-            )
+    def attempts(self) -> Iterator[tuple[Find, bool]]:
+        """Give what finds the patterns, and whether all rows are taken to share inputs, until one of them holds."""
+        yield probed, False
+        yield probed, True
+        if not self.how.needs_pattern:
+            yield dense, True
+
+    def updates(self) -> Sequence[int]:
+        """Return the numbers of the updates: all of them."""
+        return range(self.num_steps)
+
+    def asked(self, features: int) -> range:
+        """Return the features of which a probe takes a product: all of them."""
+        return range(features)
 
     def _attempt(self, buffers: dict[str, Tensor], columns: Columns, patterns: Patterns, careful: bool) -> Known:
         cell, generator = self.cell, torch.Generator().manual_seed(1)
@@ -129,7 +136,7 @@ class OnlinePass:
         carried = self.how.carried(columns, patterns, like)
         influence, offs = AnswerInfluence(self.saving), []
         with torch.no_grad():
-            for step in range(self.num_steps):
+            for step in self.updates():
                 others = cell.narrowed(cell.others, step, step + 1)
                 given = leaves
 

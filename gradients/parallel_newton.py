@@ -17,6 +17,7 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating, requires_grad
 from loopgrad.gradients.implicit_verdict import Unconverged
 from loopgrad.gradients.invertible import is_invertible
+from loopgrad.gradients.newton import Blocks, allowed
 from loopgrad.gradients.recursion_node import joined
 from loopgrad.gradients.side_by_side import ask
 from loopgrad.gradients.stepwise import asks, callers
@@ -163,6 +164,24 @@ class ParallelNewton(Estimator):
         for step in range(num_steps) if asked else ():
             ask(cell, inputs, functional.unflatten_state(rows.split(states[step], functional.state)), step)
         return Rollout(functional.unflatten_state(rows.split(states[-1], functional.state)), stats)
+
+    def blocks(self) -> Blocks:
+        """Return which Jacobians are taken."""
+        return Blocks(self.jacobian == "full")
+
+    def is_met(self, residual: float, dtype: torch.dtype, stats: ParallelStats) -> bool:
+        """Whether a residual of states of a dtype is small enough to end the search."""
+        return residual <= allowed(self, dtype)
+
+    def check_size(self, num_steps: int, batch: int, features: int) -> None:
+        """Raise ValueError if the Jacobians would hold more than max_numbers."""
+        numbers = num_steps * batch * features * (features if self.jacobian == "full" else 1)
+        if numbers > self.max_numbers:
+            raise ValueError(
+                f"ParallelNewton(jacobian={self.jacobian!r}) would keep {numbers} numbers, the Jacobians of "
+                f"{num_steps} updates of {batch} samples with {features} features, and takes at most "
+                f"max_numbers={self.max_numbers}: raise it, take jacobian='diagonal', or use CheckpointedBPTT()"
+            )
 
     def _check(self, cell: nn.Module, state: Any) -> None:
         own = callers(cell)

@@ -46,7 +46,7 @@ def probed(run: Any, columns: Columns) -> Patterns:
     asks = run.saving is not None and run.saving.count > 0
     pattern = state = answer = None
     with run.conditions.restored(run.cell.cell) as buffers:
-        for _ in range(max(2, -(-_PROBES // max(run.rows.batch or 1, 1)))):
+        for _ in range(rounds(run.rows.batch or 1)):
             for step in range(count):
                 leaves = [alias(leaf, True) for leaf in noise_like(run.start, generator)]
                 others = run.cell.stand_ins([tensor.requires_grad for tensor in run.cell.others])
@@ -70,6 +70,11 @@ def probed(run: Any, columns: Columns) -> Patterns:
     return Patterns(pattern, colours_of(pattern), state, answer, of_answer, _reached(run, count))
 
 
+def rounds(batch: int) -> int:
+    """Return how many times a probe runs the first cycle on a batch."""
+    return max(2, -(-_PROBES // max(batch, 1)))
+
+
 def _depends(
     run: Any,
     found: Sequence[Any],
@@ -89,7 +94,7 @@ def _depends(
     groups = [(tensor, group) for tensor, group in zip(others, columns.of_others, strict=True) if group is not None]
     floating, weights = list(filter(is_floating, leaves)), torch.randn(len(matrix), generator=generator).to(matrix)
     asked = [*floating, *(tensor for tensor, _ in groups)]
-    for i in range(matrix.shape[1]):
+    for i in run.asked(matrix.shape[1]):
         given = torch.autograd.grad(matrix[:, i], asked, weights, retain_graph=True, allow_unused=True)
         of_state[i] = (run.rows.join(given[: len(floating)]) != 0).any(0)
         for gradient, (_, group) in zip(given[len(floating) :], groups, strict=True):

@@ -13,7 +13,7 @@ from loopgrad.gradients.fingerprint import Fingerprints
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, next_number, pull_back, spread
 from loopgrad.gradients.influence import precisely
-from loopgrad.gradients.newton import Blocks, Found, going_back, searched
+from loopgrad.gradients.newton import Found, going_back, searched
 from loopgrad.gradients.observed import Watched
 from loopgrad.gradients.recompute import Conditions, drop_untouched
 from loopgrad.gradients.recursion_node import RecursionNode
@@ -38,15 +38,8 @@ class TrajectoryPass:
         self.cell, self.watch, self.num_steps, self.how, self.stats = cell, watch, num_steps, how, stats
         self.owner = type(how).__name__
         self.updates = SideBySide(cell, num_steps, self.owner)
-        features, d = self.updates.rows.width, self.updates.rows.width if how.jacobian == "full" else 1
-        numbers = num_steps * self.updates.batch * features * d
-        if numbers > how.max_numbers:
-            raise ValueError(
-                f"{self.owner}(jacobian={how.jacobian!r}) would keep {numbers} numbers, the Jacobians of {num_steps} "
-                f"updates of {self.updates.batch} samples with {features} features, and takes at most "
-                f"max_numbers={how.max_numbers}: raise it, take jacobian='diagonal', or use CheckpointedBPTT()"
-            )
-        self.blocks, self.met = Blocks(how.jacobian == "full"), Fingerprints()
+        how.check_size(num_steps, self.updates.batch, self.updates.rows.width)
+        self.blocks, self.met = how.blocks(), Fingerprints()
 
     def run(self, inputs: Any) -> Found:
         """Return what Newton's method ends with: the states (T, batch, features) and how far they are off."""

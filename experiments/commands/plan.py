@@ -3,7 +3,8 @@
     loopgrad plan model=trm_published task=sudoku9 memory_budget=24GiB trainer.batch_size=768
     loopgrad plan cell=mypackage.cells:Cell state=[81,512] inputs=[81,512] num_steps=64 memory_budget=24GiB
 
-Operators are followed on tensors without data, so that sizes cost nothing. It writes no files.
+Operators are followed on tensors without data, so that sizes cost nothing; for online gradients the first updates are
+run on a few samples before. It writes no files.
 """
 
 from typing import Any
@@ -74,6 +75,11 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
         ids = torch.zeros(batch, dtype=torch.int64) if spec.num_puzzles else None
         return without_data(model), tokens, ids
 
+    def with_data(batch: int, num_steps: int) -> Any:
+        tokens = torch.randint(spec.vocab_size, (batch, spec.seq_len))
+        ids = torch.zeros(batch, dtype=torch.int64) if spec.num_puzzles else None
+        return build_model(config.model, task, seed=0), tokens, ids
+
     def forward(made: Any, estimator: Estimator, num_steps: int) -> tuple[torch.Tensor, Stats]:
         model, tokens, ids = made
         with trainer.precision(torch.device("cpu")):
@@ -82,7 +88,7 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
 
     kept = sum(buffer.nbytes for buffer in model.buffers())
     kept += round(config.copies * sum(parameter.nbytes for parameter in model.parameters()))
-    return Step(make, forward, model.num_steps, period_of(model.cell), kept)
+    return Step(make, forward, model.num_steps, period_of(model.cell), kept, with_data=with_data)
 
 
 def _of_cell(config: DictConfig, trainer: Trainer) -> Step:

@@ -1,6 +1,5 @@
 """What is foreseen without data is what is measured with it: three cells, five estimators; and what cannot is said."""
 
-import re
 import time
 from functools import partial
 
@@ -16,18 +15,12 @@ from loopgrad.analysis.shorter import Traced, largest, of_length
 from loopgrad.experiments.benches.cells import ResidualCell
 from loopgrad.gradients import (
     BPTT,
-    KFRTRL,
-    RTRL,
-    UORO,
     CheapestExact,
     CheckpointedBPTT,
-    DiagonalRTRL,
     ForwardGradient,
     ImplicitGradient,
-    ParallelNewton,
     PhantomGradient,
     ReversibleBPTT,
-    SnAp,
     TruncatedBPTT,
 )
 
@@ -193,24 +186,16 @@ def test_what_data_decide_is_taken_at_its_most():
     assert row.bytes >= 0.97 * peak and row.vjps >= stats.vjps and row.evaluations >= stats.cell_evaluations
 
 
-def test_forward_gradients_are_foreseen_too():
-    estimator = ForwardGradient(num_tangents=2, seed=0)
+def test_forward_gradients_are_foreseen_with_the_zeros_that_tangents_begin_with():
+    estimator = ForwardGradient(num_tangents=8, seed=0)
     (row,) = foreseen_rows("two_streams", {"forward": estimator}, 4)
-    assert row.bytes == pytest.approx(measured("two_streams", estimator, 4)[0], rel=0.1)
+    assert row.bytes == pytest.approx(measured("two_streams", estimator, 4)[0], rel=0.01)
 
 
 def test_what_an_estimator_cannot_do_is_said_and_the_others_are_foreseen():
     rows = foreseen_rows("attention", {"reversible": ReversibleBPTT(), "BPTT": BPTT()}, 4)
     assert [row.name for row in rows] == ["BPTT", "reversible"]
     assert "needs a cell that can be undone" in rows[1].remark and rows[1].bytes is None and not rows[1].fits
-
-
-@pytest.mark.parametrize("estimator", [RTRL(), SnAp(2), DiagonalRTRL(), KFRTRL(), UORO(), ParallelNewton()], ids=repr)
-@pytest.mark.one_in(3)
-def test_of_what_follows_from_values_it_is_said_how_to_learn_it(estimator):
-    rows = foreseen_rows("recurrent", {"own": estimator, "last": TruncatedBPTT(num_steps=1)}, 4)
-    assert [row.name for row in rows] == ["last", "own"] and rows[1].bytes is None
-    assert re.search(rf"{type(estimator).__name__} takes follows .* with loopgrad.analysis.measure", rows[1].remark)
 
 
 class Asks(nn.Linear):

@@ -1,0 +1,134 @@
+"""What online gradients, steps of Newton and tangents take is foreseen: beside what a counter sees in a real step."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from loopgrad.analysis.cell_steps import step_of
+from loopgrad.analysis.counters import PeakBytes
+from loopgrad.analysis.plans import planned
+from loopgrad.experiments.benches.cells import ResidualCell
+from loopgrad.gradients import KFRTRL, RTRL, UORO, DiagonalRTRL, ForwardGradient, ParallelNewton, SnAp
+
+MiB = 2**20
+ONLINE = {
+    "RTRL": RTRL(),
+    "SnAp": SnAp(1),
+    "DiagonalRTRL": DiagonalRTRL(),
+    "KFRTRL": KFRTRL(seed=0),
+    "UORO": UORO(seed=0),
+}
+AT_ONCE = {
+    "full": ParallelNewton(),
+    "diagonal": ParallelNewton(jacobian="diagonal"),
+    "damped": ParallelNewton(damping=1.0),
+    "tangents": ForwardGradient(seed=0),
+    "weights": ForwardGradient(num_tangents=4, perturb="weights", seed=0),
+}
+
+
+class Recurrent(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gru = nn.GRUCell(4, width)
+
+    def forward(self, state, inputs, step):
+        return self.gru(inputs, state)
+
+
+class Tanh(nn.Linear):
+    def forward(self, state, inputs, step):
+        return torch.tanh(0.5 * super().forward(state))
+
+
+CELLS = {  # what makes it, and shapes without the batch: state, inputs, one update's inputs
+    "GRU, 8 wide": (lambda: Recurrent(8), (8,), None, (4,)),
+    "GRU, 24 wide": (lambda: Recurrent(24), (24,), None, (4,)),
+    "tanh": (lambda: Tanh(8, 8), (8,), None, None),
+    "block": (lambda: ResidualCell(8, 2, torch.Generator().manual_seed(0)), (3, 8), (3, 8), None),
+}
+
+
+def step_at(cell, num_steps, every_update=False):
+    make, state, inputs, xs = CELLS[cell]
+    step = step_of(make, state, inputs, num_steps, xs, 0, None)
+
+    def forward(made, estimator, num_steps):
+        module, z, x, each = made
+        given = {"readout": lambda z, *_: z.square().flatten(1).sum(1), "save": "sum"}
+        rollout = estimator(module, z, x, num_steps, **({} if xs is None else {"xs": each}), **given)
+        return rollout.outputs.mean(), rollout.stats
+
+    return replace(step, forward=forward) if every_update else step
+
+
+def measured(step, estimator, batch):
+    torch.manual_seed(0)
+    made = step.with_data(batch, step.num_steps)
+    with PeakBytes() as live:
+        loss, stats = step.forward(made, estimator, step.num_steps)
+        loss.backward()
+    return live.peak, stats
+
+
+@pytest.mark.parametrize("every_update", [False, True], ids=["last loss", "every loss"])
+@pytest.mark.parametrize("num_steps", [16, 128])
+@pytest.mark.parametrize("batch", [4, 32])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.slow
+def test_bytes_and_counts_are_those_of_a_real_step(cell, batch, num_steps, every_update):
+    estimators = AT_ONCE if cell == "block" else ONLINE | AT_ONCE
+    step = step_at(cell, num_steps, every_update)
+    for row in planned(step, estimators, 64 * MiB, batch):
+        peak, stats = measured(step, estimators[row.name], batch)
+        assert row.bytes == pytest.approx(peak, rel=0.02), row.name
+        if row.name in ONLINE:
+            assert (row.evaluations, row.vjps) == (stats.cell_evaluations, stats.vjps)
+        else:
+            assert row.evaluations >= stats.cell_evaluations and row.vjps >= stats.vjps
+
+
+@pytest.mark.parametrize("estimator", [RTRL(), KFRTRL(seed=0), ParallelNewton()], ids=lambda it: type(it).__name__)
+def test_the_largest_batch_of_what_follows_from_values_fits(estimator):
+    step = step_at("GRU, 8 wide", 16)
+    (row,) = planned(step, {"own": estimator}, MiB, 4)
+    assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.02)
+    peaks = [measured(step, estimator, row.largest_batch + more)[0] for more in (0, 1)]
+    assert peaks[0] <= MiB < 1.01 * peaks[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONLINE.keys() - {"KFRTRL"})
+def test_online_gradients_of_a_block_are_foreseen(name):
+    step = step_at("block", 4)
+    (row,) = planned(step, {name: ONLINE[name]}, MiB, 4)
+    assert row.bytes == pytest.approx(measured(step, ONLINE[name], 4)[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("cell", "estimator", "reason"),
+    [
+        ("block", KFRTRL(seed=0), "needs weights that an update multiplies with one vector"),
+        ("tanh", RTRL(scope="batch"), "carries one matrix for all samples"),
+        ("tanh", RTRL(max_numbers=1000), "would carry 18 tangents of 72 numbers and 4 states.*max_numbers=1000"),
+        ("tanh", ParallelNewton(max_numbers=100), "would keep 4096 numbers.*max_numbers=100"),
+    ],
+)
+def test_what_an_estimator_refuses_is_said_as_it_would(cell, estimator, reason):
+    (row,) = planned(step_at(cell, 16), {"own": estimator}, MiB, 4)
+    assert row.bytes is None and re.search(reason, row.remark)
+
+
+def test_the_largest_batch_is_one_that_the_estimator_takes():
+    (row,) = planned(step_at("tanh", 16), {"own": ParallelNewton(max_numbers=5000)}, MiB, 4)
+    assert row.largest_batch == 5000 // (16 * 8 * 8)
+
+
+def test_a_plan_draws_nothing_and_leaves_the_estimator_as_it_was():
+    estimator = UORO(seed=3)
+    before, drawn = estimator.generator.get_state(), torch.get_rng_state()
+    planned(step_at("tanh", 4), {"own": estimator}, MiB, 4)
+    assert torch.equal(estimator.generator.get_state(), before) and torch.equal(torch.get_rng_state(), drawn)
