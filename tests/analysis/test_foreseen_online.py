@@ -75,8 +75,7 @@ def measured(step, estimator, batch):
 
 
 @pytest.mark.parametrize("every_update", [False, True], ids=["last loss", "every loss"])
-@pytest.mark.parametrize("num_steps", [16, 128])
-@pytest.mark.parametrize("batch", [4, 32])
+@pytest.mark.parametrize(("batch", "num_steps"), [(4, 16), (32, 16), (4, 128)])
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.slow
 def test_bytes_and_counts_are_those_of_a_real_step(cell, batch, num_steps, every_update):
