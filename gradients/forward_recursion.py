@@ -82,8 +82,9 @@ class ForwardPass:
         chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
         parts = chunks(how.num_tangents, how.chunk_size)
         again = how.perturb == "state" or (how.mode == "jvp" and len(parts) > 1)
-        dtypes = [rows.dtype, *(dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled)]
-        # attention has another kernel with tangents than without, and rounds otherwise
+        dtypes = [source.dtype for source in sources if is_floating(source)]
+        dtypes += [dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled]
+        # attention has another kernel with tangents than without, and rounds otherwise; so do float64 answers to it
         self.prints = Fingerprints(16 * max(torch.finfo(dtype).eps for dtype in dtypes))
         if how.mode == "central":
             check_precision(sources, chosen if any(chosen) else [i < width for i in range(len(sources))])

@@ -14,7 +14,14 @@ from loopgrad.gradients import (
     ReversibleBPTT,
     TruncatedBPTT,
 )
-from loopgrad.models import GRU, LSTM, LoopedTransformer, NeuralTuringMachine, softmax_cross_entropy
+from loopgrad.models import (
+    GRU,
+    LSTM,
+    LoopedTransformer,
+    NeuralTuringMachine,
+    softmax_cross_entropy,
+    stablemax_cross_entropy,
+)
 
 every_model = pytest.mark.parametrize("name", MODELS)
 EXACT = {"bptt": BPTT(), "checkpointed": CheckpointedBPTT(), "all": TruncatedBPTT(num_steps=LENGTH)}
@@ -198,3 +205,11 @@ def test_wrong_sizes_and_puzzle_identities_are_refused(cls):
         if name in cls.__init__.__code__.co_varnames:
             with pytest.raises(ValueError, match=name):
                 cls(5, 7, hidden_size=8, **{name: value})
+
+
+def test_losses_in_float64_of_every_loop_go_with_tangents_through_a_float32_transformer():
+    model = LoopedTransformer(7, 16, hidden_size=64, num_heads=4, num_layers=1, num_loops=4)
+    tokens = torch.randint(7, (16, 16), generator=torch.Generator().manual_seed(0))
+    estimator = ForwardGradient(num_tangents=1, seed=0)
+    model.scored(None, tokens, None, tokens, estimator, stablemax_cross_entropy).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
