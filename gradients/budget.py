@@ -68,7 +68,7 @@ class Footprint:
         taped: Peak of an update with its vector-Jacobian product, sums of gradients and cotangents included.
         sums: The running sums of the gradients of parameters and inputs.
         fixed: What lives beside: the last state and its cotangent, copies of buffers and generator states.
-        meeting: What comparing states with what they were takes beside the rest, where blocks are run again.
+        meeting: What blocks that are run again take beside the rest, to meet the conditions and the states that were.
         traced: Updates traced.
     """
 
@@ -165,19 +165,24 @@ def _trace(
     short, storing = _stored(state, states)
     sums = sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad)
     mark, held, comparing = marks_of(state)
-    # where states are stored as they are: one that forward notes, one that the way back notes
+    # one that forward notes and one that the way back notes: marks where states are stored as they are, and what changes
     marks = 2 * mark if states.form is None else 0
+    changing = generators * moved + 2 * copies * written
     kept = [leaf for leaf in short if not states.offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
-        snapshot=_bytes(kept) + generators * moved + copies * written + marks,
+        snapshot=_bytes(kept) + changing + marks,
         graph=graph,
         taped=max(taped, storing),
         sums=sums,
         # what is kept of answers, and its gradient
         fixed=2 * _bytes(state) + 2 * copies + 2 * generators + 2 * answer * (saving.rows if saving else 0),
-        # of two states more than are stored; they are compared before the product through the graph is taken
-        meeting=2 * max(marks, mark) + held + max(0, graph + sums + _bytes(state) + comparing - max(taped, storing)),
+        # marks of two states more than are stored, which are compared before the product through the graph is taken,
+        # and buffers as they are noted of the first, the working and the last state, and met again by a block
+        meeting=2 * max(marks, mark)
+        + held
+        + max(0, graph + sums + _bytes(state) + comparing - max(taped, storing))
+        + 4 * copies * written,
         traced=traced,
     )
 
