@@ -105,6 +105,11 @@ def step_of(
     def with_data(batch: int, updates: int) -> Any:
         module = copy.deepcopy(cell) if isinstance(cell, nn.Module) else cell()
         made = _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
+        if not all(map(is_floating, tree.tensors(made[1:]))):
+            raise ValueError(
+                "which rows of a table the ints among inputs and xs look up is not known from shapes, and online "
+                "gradients cost accordingly: measure them on a batch of yours with loopgrad.analysis.measure"
+            )
         for leaf in tree.tensors(made):
             if is_floating(leaf):
                 leaf.detach().normal_()

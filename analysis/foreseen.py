@@ -79,7 +79,7 @@ def foreseen_by_batch(
     """
     FakeTensorMode.cache_clear()  # torch 2.13 takes views of tangents for those of another step in its memory
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode:
+    with torch.random.fork_rng(devices=[]), mode:
         made = make(BATCH)
         with _ByBatch(mode, number) as counter:
             found = step(made)
@@ -114,6 +114,9 @@ class _ByBatch(PeakBytes):
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
         given = list(_leaves((args, kwargs)))
+        if torch.Tag.nondeterministic_seeded in func.tags and not any(isinstance(it, torch.Generator) for it in given):
+            with unset_fake_temporarily():
+                torch.rand(())  # the generator moves on, as who asks whether random numbers were drawn will see
         tensors = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
         if any(isinstance(tensor, FakeTensor) for tensor in tensors):
             into = tensors[0]

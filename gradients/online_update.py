@@ -124,7 +124,7 @@ class Pushing:
         if rows is None:
             empty = self.state.new_zeros(len(self.state), self.state.shape[1], 0)
         else:
-            empty = join_tangents(along, rows).detach()
+            empty = join_tangents(along, rows).detach().to(self.state.dtype)  # as of a float64 loss
         width = self.columns.features
         through, of_columns, check, again = empty.split([width, self.count, 1, int(self.careful)])
         noise = (again[0] / LONGER - check[0]).abs().max() if again.numel() else None
