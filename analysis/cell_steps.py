@@ -9,15 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedFakeTensorException,
-    unset_fake_temporarily,
-)
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from loopgrad.analysis.foreseen import BATCH
+from loopgrad.analysis.foreseen import BATCH, UNKNOWN, reason
 from loopgrad.analysis.plans import Planned, Step, planned
 from loopgrad.gradients import BPTT, CheapestExact, CheckpointedBPTT, Estimator, Stats, TruncatedBPTT, tree
 from loopgrad.gradients.budget import parse_bytes
@@ -31,7 +26,6 @@ ESTIMATORS: Mapping[str, Estimator] = {
     "last cycle": TruncatedBPTT(num_cycles=1),
 }
 MOST_OPERATORS = 3_000  # of updates that are traced one by one
-_UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 
 
 def plan(
@@ -113,6 +107,8 @@ def step_of(
         for leaf in tree.tensors(made):
             if is_floating(leaf):
                 leaf.detach().normal_()
+        for weights in filter(lambda it: it.requires_grad, module.parameters()):
+            weights.detach().add_(torch.randn_like(weights), alpha=0.01)  # a weight that begins at 0 does not stay so
         return module, *made
 
     def precision() -> Any:
@@ -143,16 +139,13 @@ def step_of(
         log.disabled = True  # it would tell of each operator that fails, with a traceback
         with FakeTensorMode(allow_non_fake_inputs=True):
             try_a_cycle(make(BATCH, 1))
-    except _UNKNOWN as error:
-        raise ValueError(
-            f"the cell asks for values of tensors ({error.args[0] if error.args else error}), and without data there "
-            "are none: measure it on a small batch with loopgrad.analysis.measure, or keep such questions out of it"
-        ) from error
+    except UNKNOWN as error:
+        raise ValueError(reason(error)) from error
     except (_NoCell, MemoryError):
         raise
     except Exception as error:  # whatever code of the caller's raises
-        first = (str(error) or type(error).__name__).splitlines()[0].replace(str(BATCH), "batch")
-        told = f"on these shapes: {first}: check state, inputs and xs" if found else f"where it is made: {first}"
+        first = f"{reason(error)}: check state, inputs and xs" if found else reason(error)
+        told = f"on these shapes: {first}" if found else f"where it is made: {first}"
         raise ValueError(f"the cell fails {told}") from error
     finally:
         log.disabled = silent

@@ -11,12 +11,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    unset_fake_temporarily,
+)
 
 from loopgrad.analysis.counters import PeakBytes, flop_counter
 from loopgrad.analysis.known_operators import KnownOperators
 
 Made = TypeVar("Made")
+# what torch raises where a value is asked for and there is none
+UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
 # so large that a storage holds a multiple of it, give or take what does not grow with the batch (4 GB at most)
 BATCH = 10_000_000_019
 _aten = torch.ops.aten
@@ -62,6 +69,16 @@ class Growing:
     def at(self, batch: int) -> int:
         """Return the bytes of a batch."""
         return max((fixed + batch * each for fixed, each in self.lines), default=0)
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line why a step was not foreseen, in words that do not tell of this file."""
+    if isinstance(error, UNKNOWN):
+        return (
+            f"the cell asks for values of tensors ({error.args[0] if error.args else error}), and without data there "
+            "are none: measure it on a small batch with loopgrad.analysis.measure, or keep such questions out of it"
+        )
+    return (str(error) or type(error).__name__).splitlines()[0].replace(str(BATCH), "batch")
 
 
 def foreseen_by_batch(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
+from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch, reason
 from loopgrad.analysis.shorter import Traced, largest, of_length
 from loopgrad.analysis.stand_ins import TRIED, Enough, followed, tried, unquestioned
 from loopgrad.gradients import BPTT, CheckpointedBPTT, Estimator, ParallelNewton, Stats
@@ -98,7 +98,7 @@ def planned(step: Step, estimators: Mapping[str, Estimator], budget: int, batch_
                 traced = whole() if estimator == BPTT() else _traced(step, estimator)
                 row = _row(name, estimator, traced, step, budget, batch_size)
         except (ValueError, TypeError, RuntimeError, LookupError) as error:
-            row = Planned(name, estimator.kind, remark=(str(error) or type(error).__name__).splitlines()[0])
+            row = Planned(name, estimator.kind, remark=reason(error))
         found.append(row)
     return sorted(found, key=lambda row: (bool(row.remark), not row.fits, row.cost, row.bytes))
 

@@ -165,7 +165,7 @@ def _trace(
     short, storing = _stored(state, states)
     sums = sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad)
     mark, held, comparing = marks_of(state)
-    # one that forward notes and one that the way back notes: marks where states are stored as they are, and what changes
+    # one that forward notes and one that the way back notes: of states that are stored as they are, and of buffers
     marks = 2 * mark if states.form is None else 0
     changing = generators * moved + 2 * copies * written
     kept = [leaf for leaf in short if not states.offload or host_memory.stays(leaf)]

@@ -133,3 +133,55 @@ def test_a_plan_draws_nothing_and_leaves_the_estimator_as_it_was():
     before, drawn = estimator.generator.get_state(), torch.get_rng_state()
     planned(step_at("tanh", 4), {"own": estimator}, MiB, 4)
     assert torch.equal(estimator.generator.get_state(), before) and torch.equal(torch.get_rng_state(), drawn)
+
+
+class Noisy(nn.Linear):
+    def forward(self, state, inputs, step):
+        return torch.tanh(super().forward(state) + 0.1 * torch.randn_like(state))
+
+
+class LooksUp(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.table, self.gru = nn.Embedding(50, width), nn.GRUCell(width, width)
+
+    def forward(self, state, inputs, step):
+        return self.gru(self.table(inputs), state)
+
+
+IDS = torch.zeros((), dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("make", "xs", "estimator", "reason"),
+    [
+        (lambda: Noisy(8, 8), None, ParallelNewton(), "an update of this cell draws random numbers"),
+        (lambda: LooksUp(8), IDS, RTRL(), "which rows of a table the ints .* look up is not known"),
+        (lambda: LooksUp(8), IDS, KFRTRL(seed=0), "which rows of a table the ints .* look up is not known"),
+    ],
+)
+def test_what_shapes_do_not_tell_is_the_reason(make, xs, estimator, reason):
+    drawn = torch.get_rng_state()
+    (row,) = planned(step_of(make, (8,), None, 6, xs, 0, None), {"own": estimator}, MiB, 4)
+    assert row.bytes is None and re.search(reason, row.remark) and torch.equal(torch.get_rng_state(), drawn)
+
+
+class Gated(nn.Linear):
+    """A branch whose weight begins at 0."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, state, inputs, step):
+        return 0.9 * state + self.gate * torch.tanh(super().forward(state)) + inputs
+
+
+def test_a_weight_that_begins_at_zero_is_foreseen_as_it_goes_on():
+    step = step_of(lambda: Gated(6), (6,), (6,), 10, None, 0, None)
+    (row,) = planned(step, {"own": RTRL()}, MiB, 4)
+    module, *rest = step.with_data(4, 10)
+    module.gate.detach().fill_(0.1)
+    with PeakBytes() as live:
+        step.forward((module, *rest), RTRL(), 10)[0].backward()
+    assert row.bytes == pytest.approx(live.peak, rel=0.02)

@@ -156,3 +156,14 @@ def test_arguments_are_checked():
     cell, _, state, xs = problem("gru")
     with pytest.raises(ValueError, match=r"RTRL would carry at least \d+ tangents.*max_numbers=1000.*CheckpointedBPTT"):
         RTRL(max_numbers=1000)(cell, state, None, len(xs), xs=xs)
+
+
+def test_a_loss_in_float64_of_a_float32_state_is_carried():
+    linear, found = nn.Linear(4, 4), []
+    cell = Stationary(lambda z, _: torch.tanh(linear(z)), parameters=linear)
+    for estimator in (BPTT(), RTRL()):
+        rollout = estimator(
+            cell, torch.ones(3, 4), None, 5, readout=lambda z, *_: z.double().square().sum(1), save="sum"
+        )
+        found.append(torch.autograd.grad(rollout.outputs.sum(), linear.weight)[0])
+    assert torch.dist(*found) < 1e-6 * found[0].norm()
