@@ -88,7 +88,7 @@ ESTIMATORS = {
     "sqrt": CheckpointedBPTT(),
     "segments": CheckpointedBPTT(schedule=3),
     "binomial": CheckpointedBPTT("binomial", num_snapshots=1),
-    "budget": CheckpointedBPTT(memory_budget="20KiB"),
+    "budget": CheckpointedBPTT(memory_budget="22KiB"),
     "whole": TruncatedBPTT(10_000),
     "reversible": ReversibleBPTT(),
     "anchors": ReversibleBPTT(anchors=4),
