@@ -104,11 +104,12 @@ def step_of(
                 "which rows of a table the ints among inputs and xs look up is not known from shapes, and online "
                 "gradients cost accordingly: measure them on a batch of yours with loopgrad.analysis.measure"
             )
-        for leaf in tree.tensors(made):
-            if is_floating(leaf):
-                leaf.detach().normal_()
-        for weights in filter(lambda it: it.requires_grad, module.parameters()):
-            weights.detach().add_(torch.randn_like(weights), alpha=0.01)  # a weight that begins at 0 does not stay so
+        generator = torch.Generator().manual_seed(0)
+        for leaf in filter(is_floating, tree.tensors(made)):
+            leaf.detach().normal_(generator=generator)
+        for weights in filter(lambda it: it.requires_grad, module.parameters()):  # what begins at 0 does not stay so
+            noise = torch.randn(weights.shape, dtype=weights.dtype, generator=generator)
+            weights.detach().add_(noise.to(weights.device), alpha=0.01)
         return module, *made
 
     def precision() -> Any:

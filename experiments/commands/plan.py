@@ -76,7 +76,7 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
         return without_data(model), tokens, ids
 
     def with_data(batch: int, num_steps: int) -> Any:
-        tokens = torch.randint(spec.vocab_size, (batch, spec.seq_len))
+        tokens = torch.randint(spec.vocab_size, (batch, spec.seq_len), generator=torch.Generator().manual_seed(0))
         ids = torch.zeros(batch, dtype=torch.int64) if spec.num_puzzles else None
         return build_model(config.model, task, seed=0), tokens, ids
 

@@ -105,7 +105,8 @@ def test_one_wait_for_the_device_per_check():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "__bool__", counted)
         weighted(rollout.state).backward()
-    assert rollout.stats.verdict.vjps == 16 and len(asked) <= 3
+    # three checks, and whether the states were met again
+    assert rollout.stats.verdict.vjps == 16 and len(asked) <= 4
 
 
 def test_saved_bytes_do_not_grow_with_the_updates():
