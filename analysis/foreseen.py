@@ -5,7 +5,7 @@ size. Blind to the scratch of an accelerator's kernels and to its allocator's ro
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     unset_fake_temporarily,
 )
+from torch.utils._pytree import tree_leaves
 
 from loopgrad.analysis.counters import PeakBytes, flop_counter
 from loopgrad.analysis.known_operators import KnownOperators
@@ -130,7 +131,7 @@ class _ByBatch(PeakBytes):
         return self.followed(func, args, kwargs or {})
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
-        given = list(_leaves((args, kwargs)))
+        given = tree_leaves((args, kwargs))
         if torch.Tag.nondeterministic_seeded in func.tags and not any(isinstance(it, torch.Generator) for it in given):
             with unset_fake_temporarily():
                 torch.rand(())  # the generator moves on, as who asks whether random numbers were drawn will see
@@ -171,14 +172,3 @@ class _ByBatch(PeakBytes):
                 found.append((fixed, each))
                 most = fixed
         return tuple(found)
-
-
-def _leaves(values: Any) -> Iterator[Any]:
-    """Give what is no container among what an operator takes."""
-    if isinstance(values, dict):
-        values = values.values()
-    for value in values:
-        if isinstance(value, list | tuple | dict):
-            yield from _leaves(value)
-        else:
-            yield value

@@ -165,24 +165,23 @@ def _trace(
     short, storing = _stored(state, states)
     sums = sum(t.numel() * t.element_size() for t in cell.others if t.requires_grad)
     mark, held, comparing = marks_of(state)
-    # one that forward notes and one that the way back notes: of states that are stored as they are, and of buffers
-    marks = 2 * mark if states.form is None else 0
-    changing = generators * moved + 2 * copies * written
+    # beside a state: its marks and the buffers, as forward notes them and as the way back notes them again; states in a
+    # short form are met again at the first block alone
+    noted = 2 * (mark * (states.form is None) + copies * written)
     kept = [leaf for leaf in short if not states.offload or host_memory.stays(leaf)]
     return Footprint(
         state=_bytes(state),
-        snapshot=_bytes(kept) + changing + marks,
+        snapshot=_bytes(kept) + generators * moved + noted,
         graph=graph,
         taped=max(taped, storing),
         sums=sums,
         # what is kept of answers, and its gradient
         fixed=2 * _bytes(state) + 2 * copies + 2 * generators + 2 * answer * (saving.rows if saving else 0),
-        # marks of two states more than are stored, which are compared before the product through the graph is taken,
-        # and buffers as they are noted of the first, the working and the last state, and met again by a block
-        meeting=2 * max(marks, mark)
+        # the same of the two states that are there beside the stored ones, and states being compared, which is before
+        # the product through the graph is taken
+        meeting=4 * (mark + copies * written)
         + held
-        + max(0, graph + sums + _bytes(state) + comparing - max(taped, storing))
-        + 4 * copies * written,
+        + max(0, graph + sums + _bytes(state) + comparing - max(taped, storing)),
         traced=traced,
     )
 

@@ -10,8 +10,8 @@ from torch.linalg import vector_norm
 
 from loopgrad.gradients.graphs import is_floating
 
+_AT_ONCE = 16  # pairs that are compared together, for each operation has its price
 _Mark = tuple[Tensor, Tensor]  # of the rows of a leaf: their numbers, and their sizes
-_AT_ONCE = 16
 _Pair = tuple[int, Tensor, Tensor, Tensor, float]  # the step, the mark of then, the numbers of now, and the epsilon
 
 
@@ -58,7 +58,7 @@ class Fingerprints:
         for mark, (rows, eps) in zip(known, _matrices(leaves), strict=False) if known else ():
             self._compared.append((step, *mark, self._numbers(rows), eps))
             size += rows.numel()
-        # together, for each operation has its price, and yet not held for long, nor until they outweigh a state
+        # not held for longer, nor until they outweigh a state
         if len(self._compared) >= _AT_ONCE or sum(3 * len(now) for *_, now, _ in self._compared) >= size:
             self._fold()
 
