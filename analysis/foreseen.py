@@ -132,7 +132,7 @@ class _ByBatch(PeakBytes):
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
         given = tree_leaves((args, kwargs))
-        if torch.Tag.nondeterministic_seeded in func.tags and not any(isinstance(it, torch.Generator) for it in given):
+        if _draws(func, args, kwargs) and not any(isinstance(it, torch.Generator) for it in given):
             with unset_fake_temporarily():
                 torch.rand(())  # the generator moves on, as who asks whether random numbers were drawn will see
         tensors = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
@@ -172,3 +172,12 @@ class _ByBatch(PeakBytes):
                 found.append((fixed, each))
                 most = fixed
         return tuple(found)
+
+
+def _draws(func: Any, args: Any, kwargs: Any) -> bool:
+    """Return whether an operator draws random numbers: attention and recurrent layers do where they drop something."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    given = {it.name: it.default_value for it in func._schema.arguments} | dict(zip(names, args, strict=False)) | kwargs
+    return given.get("train") is not False and 0 not in (given.get("dropout_p"), given.get("dropout"))

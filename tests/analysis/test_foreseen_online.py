@@ -140,6 +140,21 @@ class Noisy(nn.Linear):
         return torch.tanh(super().forward(state) + 0.1 * torch.randn_like(state))
 
 
+class Attending(nn.MultiheadAttention):
+    def forward(self, state, inputs, step):
+        return 0.1 * super().forward(state, state, state, need_weights=False)[0] + inputs
+
+
+@pytest.mark.parametrize("drops", [0.0, 0.1])
+def test_attention_draws_where_it_drops_something(drops):
+    step = step_of(lambda: Attending(8, 2, dropout=drops, batch_first=True), (3, 8), (3, 8), 6, None, 0, None)
+    (row,) = planned(step, {"own": ParallelNewton()}, 64 * MiB, 4)
+    if drops:
+        assert row.bytes is None and "draws random numbers" in row.remark
+    else:
+        assert row.bytes == pytest.approx(measured(step, ParallelNewton(), 4)[0], rel=0.02)
+
+
 class LooksUp(nn.Module):
     def __init__(self, width):
         super().__init__()
