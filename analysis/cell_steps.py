@@ -164,7 +164,14 @@ def without_data(cell: Any) -> nn.Module:
         TypeError: It is no module and makes none.
     """
     if not isinstance(cell, nn.Module):
-        made = cell() if callable(cell) else cell
+        try:
+            made = cell() if callable(cell) else cell
+        except RuntimeError as error:
+            if "Couldn't swap" not in str(error):  # what torch says of a factory that converts, as by .bfloat16()
+                raise
+            with unset_fake_temporarily(), torch.device("meta"):
+                made = cell()
+            return without_data(made)
         if not isinstance(made, nn.Module):
             raise _NoCell(f"cell must be a module, or a class or function that makes one, got {type(made).__name__}")
         return made

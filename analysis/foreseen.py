@@ -29,6 +29,8 @@ UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException, Unsupporte
 BATCH = 10_000_000_019
 _aten = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
+_OF_TANGENTS = (_aten._efficientzerotensor.default, _aten._to_copy.default)
+_CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
 class Foreseen(NamedTuple):
@@ -131,6 +133,8 @@ class _ByBatch(PeakBytes):
         return self.followed(func, args, kwargs or {})
 
     def called(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if func in _OF_TANGENTS and kwargs.get("device") == _META:  # torch takes it from a zero that has no data either
+            kwargs = {**kwargs, "device": _CPU}
         given = tree_leaves((args, kwargs))
         if _draws(func, args, kwargs) and not any(isinstance(it, torch.Generator) for it in given):
             with unset_fake_temporarily():

@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from loopgrad.analysis.foreseen import BATCH
-from loopgrad.gradients import BPTT, Estimator, ImplicitGradient, ParallelNewton, RandomTruncation
+from loopgrad.gradients import BPTT, Estimator, ImplicitGradient, LowRankES, ParallelNewton, RandomTruncation
 from loopgrad.gradients.columns import Columns, colours_of
 from loopgrad.gradients.contract import period_of
+from loopgrad.gradients.low_rank_pass import LowRankPass
 from loopgrad.gradients.newton import Blocks
 from loopgrad.gradients.noise import own_generator
 from loopgrad.gradients.observed import watch
@@ -33,6 +35,8 @@ def unquestioned(estimator: Estimator) -> Any:
         return BPTT()
     if isinstance(estimator, ImplicitGradient):
         return replace(estimator, check_every=None, fallback=unquestioned(estimator.fallback))
+    if isinstance(estimator, LowRankES):
+        return _with(_TwoChunks, estimator, generator=own_generator(0))
     if isinstance(estimator, ParallelNewton):
         return _with(_TwoSteps, estimator, counts=[], sizes=[])
     return estimator
@@ -65,6 +69,26 @@ def _with(ways: type, estimator: Estimator, **more: Any) -> Any:
     made = object.__new__(kind)
     made.__dict__.update(vars(estimator) | more)
     return made
+
+
+class _TwoChunksPass(LowRankPass):
+    def chunks(self) -> list[range]:
+        return super().chunks()[:2]
+
+    def tangents(self, members: range, chosen: Sequence[bool], middle: Tensor) -> Tensor:
+        """Run the perturbations of a chunk; behind the last one, count those that are left out."""
+        before = self.stats.cell_evaluations
+        found = super().tangents(members, chosen, middle)
+        if members == self.chunks()[-1]:
+            each = (self.stats.cell_evaluations - before) // len(members)
+            self.stats.cell_evaluations += each * (self.how.population - members.stop)
+        return found
+
+
+class _TwoChunks(LowRankES):
+    """Runs two chunks of its perturbations: what is allocated from the second on, beside gradients, all allocate."""
+
+    passes = _TwoChunksPass
 
 
 class _TwoProducts(Blocks):

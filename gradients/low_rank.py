@@ -94,6 +94,7 @@ class LowRankES(Estimator):
     outputs = "carried"
     compiles = False
     references = ("sarkar2025evolution", "malladi2023fine")
+    passes = LowRankPass
 
     def __post_init__(self) -> None:
         if self.rank is not None:
@@ -115,7 +116,7 @@ class LowRankES(Estimator):
         refuse_compiled(cell, "LowRankES")
         functional, stats = FunctionalCell(cell, state, inputs), ForwardStats(0, 0)
         rows = RowLayout(functional.state, self.scope == "sample")
-        forward = LowRankPass(functional, num_steps, self, stats, rows)
+        forward = self.passes(functional, num_steps, self, stats, rows)
         last, kept = forward.run()
         leaves = joined(LowRankRecursion, forward, last, kept, functional.sources)
         return Rollout(functional.unflatten_state(leaves), stats)

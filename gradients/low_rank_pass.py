@@ -61,17 +61,22 @@ class LowRankPass:
             return last, None
         own = range(cell.num_inputs, len(cell.others)) if how.rank is not None else ()
         self.matrices = frozenset(width + i for i in own if i in uses.linear - uses.other and cell.others[i].dim() == 2)
-        middle, found = self.rows.join(last), []
+        middle = self.rows.join(last).detach()
+        u = middle.new_empty(how.population, *middle.shape)
         for members in self.chunks():
-            drawn, ends = self.stacked(members, chosen), []
-            for sigma in (how.sigma, -how.sigma) if how.antithetic else (how.sigma,):
-                with self.conditions.restored(cell.cell) as buffers:
-                    ends.append(self._ends(drawn, len(members), sigma, buffers))
-                self.stats.cell_evaluations += self.num_steps * len(members)
-            other, steps = (ends[1], 2) if how.antithetic else (middle, 1)
-            found.append((ends[0] - other) / (steps * how.sigma))
+            u[members.start : members.stop] = self.tangents(members, chosen, middle)
         check_unchanged(sources, versions, "its updates cannot be run again")
-        return last, torch.cat(found)
+        return last, u
+
+    def tangents(self, members: range, chosen: Sequence[bool], middle: Tensor) -> Tensor:
+        """Return by how much some perturbations move the last state, over their size."""
+        how, drawn, ends = self.how, self.stacked(members, chosen), []
+        for sigma in (how.sigma, -how.sigma) if how.antithetic else (how.sigma,):
+            with self.conditions.restored(self.cell.cell) as buffers:
+                ends.append(self._ends(drawn, len(members), sigma, buffers))
+            self.stats.cell_evaluations += self.num_steps * len(members)
+        other, steps = (ends[1], 2) if how.antithetic else (middle, 1)
+        return (ends[0] - other) / (steps * how.sigma)
 
     def _moved(self, leaves: Any, others: Any, buffers: Any, sigma: float, around: Any) -> list[Any]:
         given = self.cell, self.num_steps, leaves, others, buffers, self.rows
@@ -129,9 +134,9 @@ class LowRankPass:
             if each[0] is None:
                 found.append(None)
             elif isinstance(each[0], Factors):
-                found.append(Factors(*(torch.stack([getattr(it, name) for it in each]) for name in ("a", "b"))))
+                found.append(Factors(*(_stack([getattr(it, name) for it in each]) for name in ("a", "b"))))
             else:
-                found.append(torch.stack(each))
+                found.append(_stack(each))
         return found
 
     def drawn(self, k: int, sources: Sequence[Tensor], chosen: Sequence[bool]) -> list[Tensor | Factors | None]:
@@ -153,6 +158,27 @@ class LowRankPass:
                 found.append(normal(*source.shape, like=source))
         return found
 
+    def add_to(self, found: list[Any], members: range, c: Tensor, wanted: Sequence[bool]) -> None:
+        """Add c E to gradients, summed over some perturbations, which are drawn again; c is (members, rows)."""
+        sources, batch = self.cell.sources, self.rows.batch
+        given = len(sources) - len(self.cell.own)
+        for i, it in enumerate(self.stacked(members, [source.requires_grad for source in sources])):
+            if it is None or not wanted[i]:
+                continue
+            if found[i] is None:
+                found[i] = torch.zeros_like(sources[i], requires_grad=False)
+            if isinstance(it, Factors):
+                a = it.a * c.sum(1).to(it.a.dtype).view(-1, 1, 1)
+                found[i].addmm_(a.movedim(0, 1).flatten(1), it.b.movedim(0, 1).flatten(1).mT)
+                continue
+            own = i < given and batch is not None and it.shape[1:2] == (batch,)
+            factor = (c if own else c.sum(1)).to(it.dtype)
+            found[i] += torch.einsum("kb,kb...->b..." if own else "k,k...->...", factor, it)
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tuple(tensors))
+
 
 class LowRankRecursion(RecursionNode):
     """The node of a `LowRankPass`; it keeps the tangents of the last state."""
@@ -165,22 +191,9 @@ class LowRankRecursion(RecursionNode):
         run.frozen.check()
         wanted = list(ctx.needs_input_grad[3:])
         with Untouched(run.cell.cell, run.conditions):
-            g, rows, sources = run.rows.join(cotangents), run.rows, run.cell.sources
-            given = len(sources) - len(run.cell.own)
+            g = run.rows.join(cotangents)
             c = torch.where((g == 0).all(dim=1), 0.0, torch.einsum("krf,rf->kr", u, g) / len(u))
-            found: list[Any] = [None] * len(sources)
+            found: list[Any] = [None] * len(run.cell.sources)
             for members in run.chunks():
-                mine = c[members.start : members.stop]
-                for i, it in enumerate(run.stacked(members, [source.requires_grad for source in sources])):
-                    if it is None or not wanted[i]:
-                        continue
-                    if found[i] is None:
-                        found[i] = torch.zeros_like(sources[i], requires_grad=False)
-                    if isinstance(it, Factors):
-                        a = it.a * mine.sum(1).to(it.a.dtype).view(-1, 1, 1)
-                        found[i].addmm_(a.movedim(0, 1).flatten(1), it.b.movedim(0, 1).flatten(1).mT)
-                        continue
-                    own = i < given and rows.batch is not None and it.shape[1:2] == (rows.batch,)
-                    factor = (mine if own else mine.sum(1)).to(it.dtype)
-                    found[i] += torch.einsum("kb,kb...->b..." if own else "k,k...->...", factor, it)
+                run.add_to(found, members, c[members.start : members.stop], wanted)
         return None, None, None, *found

@@ -19,6 +19,7 @@ from loopgrad.gradients import (
     CheckpointedBPTT,
     ForwardGradient,
     ImplicitGradient,
+    LowRankES,
     PhantomGradient,
     ReversibleBPTT,
     TruncatedBPTT,
@@ -190,6 +191,28 @@ def test_forward_gradients_are_foreseen_with_the_zeros_that_tangents_begin_with(
     estimator = ForwardGradient(num_tangents=8, seed=0)
     (row,) = foreseen_rows("two_streams", {"forward": estimator}, 4)
     assert row.bytes == pytest.approx(measured("two_streams", estimator, 4)[0], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LowRankES(population=12, chunk=5, seed=0),
+        pytest.param(LowRankES(population=3, chunk=2, seed=0), marks=pytest.mark.slow),
+        pytest.param(LowRankES(None, 40, antithetic=False, seed=0), marks=pytest.mark.slow),
+        pytest.param(LowRankES(2, 6, scope="batch", seed=0), marks=pytest.mark.slow),
+    ],
+    ids=repr,
+)
+def test_of_evolution_strategies_two_chunks_are_traced(estimator):
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        asked = Recurrent.forward
+        patch.setattr(Recurrent, "forward", lambda *given: calls.append(1) or asked(*given))
+        (row,) = foreseen_rows("recurrent", {"es": estimator}, 4)
+    assert len(calls) <= 1 + 6 * 40  # a trial, and a recursion in each direction, beside that which is followed
+    peak, stats = measured("recurrent", estimator, 4)
+    assert row.bytes == pytest.approx(peak, rel=0.02)
+    assert (row.evaluations, row.vjps) == (stats.cell_evaluations, 0)
 
 
 def test_what_an_estimator_cannot_do_is_said_and_the_others_are_foreseen():
