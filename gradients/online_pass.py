@@ -85,7 +85,8 @@ class OnlinePass:
     def _run(self) -> Known:
         """Try the zeros that a probe finds; where an update has others, take no number for zero and run again."""
         versions = versions_of(self.cell.sources)
-        dtypes = [self.rows.dtype, *(dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled)]
+        dtypes = [self.rows.dtype, *(tensor.dtype for tensor in filter(is_floating, self.cell.sources))]
+        dtypes += [dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled]
         bound = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
         for attempt, (find, shared) in enumerate(self.attempts()):
             columns = Columns(self.cell, self.rows, sum(map(is_floating, self.start)), shared)

@@ -128,7 +128,7 @@ YOUNG: Mapping[str, frozenset[str]] = {
     "loopgrad.experiments.tasks.Arc": frozenset({"path", "translate", "votes"}),
     **dict.fromkeys(
         (f"loopgrad.experiments.tasks.{name}" for name in ("Babi", "Clutrr", "ReasoningGym")),
-        frozenset({"most_statements"}),
+        frozenset({"most_statements", "whiten"}),
     ),
     "loopgrad.experiments.tasks.Maze": frozenset({"path", "shared_puzzle"}),
     "loopgrad.experiments.tasks.Sudoku": frozenset({"shared_puzzle"}),

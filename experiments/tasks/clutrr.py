@@ -26,6 +26,7 @@ class Clutrr(StoryTask):
         encoder: None for MiniLM, "random", or a folder, see `StoryTask`.
         features: Folder of the vectors; None for one in the user's cache.
         most_statements: Longer stories are left out; None: all are taken.
+        whiten: Directions that are kept of the vectors, each scaled to the same variance, see `StoryTask`; None: all.
 
     Raises:
         ValueError: A hyperparameter is out of range; at first use: no path, malformed files, or no encoder.

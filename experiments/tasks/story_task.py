@@ -15,6 +15,7 @@ from loopgrad.experiments.tasks.feature_store import features_of
 from loopgrad.experiments.tasks.stories import Story
 from loopgrad.experiments.tasks.streams import epoch_rows, step_stream
 from loopgrad.experiments.tasks.text_encoder import UNITS, Encoder, FolderEncoder
+from loopgrad.experiments.tasks.whitening import whitened
 from loopgrad.experiments.tasks.word_vectors import RandomWords
 from loopgrad.models.frozen import FeatureTable, SlotLayout
 
@@ -42,6 +43,8 @@ class StoryTask(Task):
             in the layout of Hugging Face.
         features: Folder of the vectors; None for one in the user's cache.
         most_statements: Longer stories are left out of both parts, so that rows are shorter; None: all are taken.
+        whiten: Directions of largest variance that are kept of the vectors, each scaled to the same one, as the stories
+            to train on tell, see `whitening.whitened`; None: vectors as the encoder gives them.
     """
 
     path: str | None = None
@@ -49,9 +52,11 @@ class StoryTask(Task):
     encoder: str | None = None
     features: str | None = None
     most_statements: int | None = field(default=None, kw_only=True)
+    whiten: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         self.check_int("most_statements", 1, optional=True)
+        self.check_int("whiten", 1, optional=True)
         if self.unit not in UNITS:
             raise ValueError(f"{type(self).__name__}(unit=...) must be one of {', '.join(UNITS)}, got {self.unit!r}")
 
@@ -174,7 +179,15 @@ class StoryTask(Task):
         )
         first = layout.first_question + found.starts
         tokens = [range(a, a + n) for a, n in zip(first.tolist(), found.counts.tolist(), strict=True)]
-        return FeatureTable(torch.from_numpy(found.rows), layout, encoder.num_parameters), tokens
+        rows = found.rows
+        if self.whiten is not None:
+            fit = {text for story in self._read[0] for text in (story.question, *story.statements)}
+            mask = np.repeat([text in fit for text in (*questions, *statements)], found.counts)
+            try:
+                rows = whitened(rows, mask, self.whiten)
+            except ValueError as error:
+                raise ValueError(f"{type(self).__name__}({error}: lower it") from error
+        return FeatureTable(torch.from_numpy(rows), layout, encoder.num_parameters), tokens
 
     @property
     def _table(self) -> FeatureTable:

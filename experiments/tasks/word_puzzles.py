@@ -32,6 +32,7 @@ class ReasoningGym(StoryTask):
         encoder: None for MiniLM, "random", or a folder, see `StoryTask`.
         features: Folder of the vectors; None for one in the user's cache.
         most_statements: Longer stories are left out; None: all are taken.
+        whiten: Directions that are kept of the vectors, each scaled to the same variance, see `StoryTask`; None: all.
         name: "family_relationships", "knights_knaves" or "zebra_puzzles".
         least: Fewest people or houses.
         most: Most of those to train on.

@@ -138,6 +138,7 @@ def test_another_process_reads_the_files_and_encodes_nothing(clutrr, monkeypatch
         (lambda: Clutrr(name="../x"), r"Clutrr\(name=...\) must be the beginning of the files' names"),
         (lambda: Babi(most_statements=0), r"Babi\(most_statements=...\) must be at least 1, got 0"),
         (lambda: Clutrr(most_statements="9"), r"Clutrr\(most_statements=...\) must be an int at least 1, got '9'"),
+        (lambda: Babi(whiten=0), r"Babi\(whiten=...\) must be at least 1, got 0"),
         (lambda: Babi().spec, "Babi reads published files: give their folder, task.path=FOLDER"),
         (lambda: Babi(path="/nowhere").test_set(), "/nowhere: no folder"),
     ],
@@ -175,3 +176,25 @@ def test_longer_stories_are_left_out_of_both_parts(tmp_path):
     assert len(short.test_set().inputs) == 2 and short.spec.symbols[:2] == ("blue", "gray")
     with pytest.raises(ValueError, match=r"Babi\(most_statements=1\) leaves no story to try .*: raise it"):
         read(1)
+
+
+def test_whitened_vectors_have_unit_covariance_over_the_stories_to_train_on(babi):
+    plain, kept = babi.frozen().rows.double(), 5
+    task = dataclasses.replace(babi, whiten=kept)
+    rows = task.frozen().rows.double()
+    told = {token for row in task.train_batch(0, 0, 64).inputs for token in row.tolist()}
+    fit = [i for i in range(len(rows)) if i + task.layout.first_question in told]
+    assert rows.shape == (len(plain), kept) and 2 * kept < len(fit) < len(rows)
+    assert torch.allclose(rows[fit].mean(0), torch.zeros(kept).double(), atol=1e-5)
+    assert torch.allclose(rows[fit].T @ rows[fit] / len(fit), torch.eye(kept).double(), atol=1e-4)
+    centred = plain - plain[fit].mean(0)
+    _, scale, axes = torch.linalg.svd(centred[fit], full_matrices=False)  # an independent way to the same space
+    expected = centred @ axes[:kept].T / scale[:kept] * len(fit) ** 0.5
+    assert torch.allclose((rows * expected).sum(0).abs(), (expected * expected).sum(0), rtol=1e-3)
+    assert torch.equal(task.test_set().inputs, babi.test_set().inputs) and task != babi
+
+
+def test_more_directions_than_differ_are_refused(babi):
+    task = dataclasses.replace(babi, whiten=300)
+    with pytest.raises(ValueError, match=r"Babi\(whiten=300 is more than the \d+ directions .*: lower it"):
+        task.frozen()
