@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from loopgrad.analysis.foreseen import BATCH, UNKNOWN, reason
+from loopgrad.analysis.known_operators import NoRule, guarded
 from loopgrad.analysis.plans import Planned, Step, planned
 from loopgrad.gradients import BPTT, CheapestExact, CheckpointedBPTT, Estimator, Stats, TruncatedBPTT, tree
 from loopgrad.gradients.budget import parse_bytes
@@ -122,14 +123,14 @@ def step_of(
         floating = [leaf for leaf in tree.tensors(rollout.state) if is_floating(leaf)]
         return sum((leaf.float().square().mean() for leaf in floating), torch.zeros(())), rollout.stats
 
-    found: list[Any] = []
+    found, mode = list[Any](), FakeTensorMode(allow_non_fake_inputs=True)
 
     def try_a_cycle(made: Any) -> None:
         module, z, x, each = made
         found.append(module)
         own = tree.map_tensors(lambda leaf: leaf[0], each)
         given = x if xs is None else own if x is None else (x, own)
-        with precision(), _Operators() as operators:
+        with precision(), _Operators(mode) as operators:
             for number in range(min(period_of(module), num_steps)):
                 z = module(z, given, number)
         found.append(max(1, MOST_OPERATORS * period_of(module) // max(1, operators.count)))
@@ -138,12 +139,14 @@ def step_of(
     silent = log.disabled
     try:
         log.disabled = True  # it would tell of each operator that fails, with a traceback
-        with FakeTensorMode(allow_non_fake_inputs=True):
+        with mode:
             try_a_cycle(make(BATCH, 1))
     except UNKNOWN as error:
         raise ValueError(reason(error)) from error
     except (_NoCell, MemoryError):
         raise
+    except NoRule as error:
+        raise ValueError(str(error)) from error
     except Exception as error:  # whatever code of the caller's raises
         first = f"{reason(error)}: check state, inputs and xs" if found else reason(error)
         told = f"on these shapes: {first}" if found else f"where it is made: {first}"
@@ -206,10 +209,10 @@ class _NoCell(TypeError):
 class _Operators(TorchDispatchMode):
     """Counts operators."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: FakeTensorMode) -> None:
         super().__init__()
-        self.count = 0
+        self.mode, self.count = mode, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func.namespace == "aten" and not func.is_view
-        return func(*args, **(kwargs or {}))
+        return guarded(self.mode, func, args, kwargs or {})

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses.fake_tensor import UnsupportedOperatorException, unset_fake_temporarily
+from torch.utils._pytree import tree_leaves
 
 _VALUES = (int, float, bool, str, torch.dtype, torch.device, torch.layout, torch.memory_format, type(None))
 _UNFORESEEABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view}
 _CPU = torch.device("cpu")
+_MOST_NUMBERS = 2**26
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class KnownOperators:
         form = self._forms.get(key) if key is not None else None
         if form is not None:
             return self._made(form, args)
-        found = func(*args, **kwargs)
+        found = guarded(self._mode, func, args, kwargs)
         if key is not None and key not in self._forms:
             self._forms[key] = _form(func, args, found)
         return found
@@ -69,6 +71,30 @@ class KnownOperators:
             else:
                 made = torch.empty_strided(form.shape, form.stride, dtype=form.dtype, device="meta")
             return FakeTensor(self._mode, made, _CPU)
+
+
+class NoRule(LookupError):
+    """torch cannot tell the shapes of what an operator makes."""
+
+
+def guarded(mode: FakeTensorMode, func: Any, args: Any, kwargs: Any) -> Any:
+    """Return func(*args, **kwargs), which torch runs on zeros where it has no rule for its shapes, if these are few.
+
+    Raises:
+        NoRule: They are many.
+    """
+    mode.allow_fallback_kernels = not any(_is_huge(leaf) for leaf in tree_leaves((args, kwargs)))
+    try:
+        return func(*args, **kwargs)
+    except UnsupportedOperatorException as error:
+        raise NoRule(
+            f"torch has no rule for the shapes that {func} makes, which the step calls: measure it on a small batch "
+            "with loopgrad.analysis.measure, or write the cell without it"
+        ) from error
+
+
+def _is_huge(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.numel() > _MOST_NUMBERS
 
 
 def _is_simple(func: Any) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -164,8 +165,8 @@ def colours_of(pattern: Tensor) -> tuple[Tensor, int]:
     alone is (Curtis, Powell and Reid 1974); -1 for columns without a feature.
     """
     colours = torch.full(pattern.shape[1:], -1, dtype=torch.long)
-    kinds, of_column = torch.unique(pattern.T.cpu(), dim=0, return_inverse=True)
-    waiting = {i: (of_column == i).nonzero().flatten() for i, kind in enumerate(kinds) if kind.any()}
+    kinds, places = kinds_of(pattern)
+    waiting = {i: places[i] for i, kind in enumerate(kinds) if kind.any()}
     count = 0
     while waiting:
         taken, together = torch.zeros(pattern.shape[0], dtype=torch.bool), []
@@ -181,6 +182,17 @@ def colours_of(pattern: Tensor) -> tuple[Tensor, int]:
                 del waiting[i]
         count += least
     return colours.to(pattern.device), count
+
+
+def kinds_of(pattern: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the different columns of a pattern as rows, in their order, and the places of each, on the CPU."""
+    pattern = pattern.cpu()
+    if not pattern.numel():  # columns of no feature are all alike
+        return pattern.T[:1], [torch.arange(pattern.shape[1])][: pattern.shape[1]]
+    bits = np.packbits(pattern.numpy(), axis=0).T.copy()  # which sort as the columns do, some eight times faster
+    _, first, of_column = np.unique(bits.view(f"V{bits.shape[1]}").ravel(), return_index=True, return_inverse=True)
+    order = torch.from_numpy(np.argsort(of_column, kind="stable"))
+    return pattern.T[torch.from_numpy(first)], list(order.split(np.bincount(of_column).tolist()))
 
 
 def identity_colours(pattern: Tensor) -> tuple[Tensor, int]:

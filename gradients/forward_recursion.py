@@ -152,18 +152,14 @@ def _by_adjoints(run: ForwardPass, u: Any, g: Tensor, wanted: Any) -> list[Tenso
     known, found = [t for t in others if t.requires_grad], [None] * len(wanted)
     noise = Noise(run.seed, range(how.num_tangents), how.distribution, g.device)
     c = g.new_zeros(how.num_tangents, len(g)) if u is None else _coefficients(u, g)
+    recorded = False
     with run.conditions.restored(cell.cell) as buffers:
         for step in range(run.num_steps):
             since = next_number()
             state = [alias(leaf, step == 0 and first[i]) for i, leaf in enumerate(leaves)]
             outputs = cell.run_on([leaf_view(leaf) for leaf in state], cell.leaf_views(others), buffers, step, step + 1)
             check_nothing_hidden(outputs, [*state, *known, *cell.frozen], since)
-            if known and not any(map(requires_grad, outputs)):
-                raise RuntimeError(
-                    "ForwardGradient(perturb='state') takes the vector-Jacobian product of each update, and the cell "
-                    "records no graph (it leaves torch, or detaches): use ForwardGradient(perturb='weights', window=0, "
-                    "mode='central')"
-                )
+            recorded = recorded or any(map(requires_grad, outputs))  # an update may read no weights
             last = step == run.num_steps - 1
             adjoint = g if last else torch.einsum("kr,krf->rf", c, noise.draw(g.shape, g.dtype))
             _accumulate(found, [*filter(is_floating, state), *others], outputs, adjoint, rows)
@@ -171,6 +167,11 @@ def _by_adjoints(run: ForwardPass, u: Any, g: Tensor, wanted: Any) -> list[Tenso
                 run.prints.meet(step + 1, outputs)
             leaves = [alias(leaf, False) for leaf in outputs]
             del outputs, state
+    if known and not recorded:
+        raise RuntimeError(
+            "ForwardGradient(perturb='state') takes the vector-Jacobian product of each update, and the cell records "
+            "no graph (it leaves torch, or detaches): use ForwardGradient(perturb='weights', window=0, mode='central')"
+        )
     run.prints.judge("ForwardGradient", "raise")
     run.stats.cell_evaluations += run.num_steps
     run.stats.vjps += run.num_steps

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loopgrad.gradients.columns import kinds_of
+
 
 class Immediate:
     """The immediate influence dF/dp of one update, read off compressed tangents.
@@ -57,10 +59,9 @@ class Block:
 
 def blocks_of(kept: Tensor, pattern: Tensor) -> list[Block]:
     """Return the blocks of a mask (features, columns) of what is kept; columns of which nothing is are in none."""
-    kinds, of_column = torch.unique(kept.T, dim=0, return_inverse=True)
     found = []
-    for i, kind in enumerate(kinds):
-        features, columns = kind.nonzero().flatten(), (of_column == i).nonzero().flatten()
+    for kind, places in zip(*kinds_of(kept), strict=True):
+        features, columns = kind.nonzero().flatten().to(kept.device), places.to(kept.device)
         if len(features):
             found.append(Block(features, columns, pattern[features][:, columns]))
     return found

@@ -152,8 +152,6 @@ class OnlinePass:
                 self.stats.tangents += len(updating.state)
                 offs.append(updating.off(made))
                 leaves = made.leaves
-                check_structure(self.unflatten(list(given)), self.unflatten(list(leaves)))
-                check_shapes(type(self.how).__name__, self.unflatten(list(given)), self.unflatten(list(leaves)))
                 with precisely(like):
                     carried.push(made.through, made.immediate)
                 if self.saving is None or (place := self.saving.places[step]) is None:
@@ -177,7 +175,11 @@ class OnlinePass:
             inner = module if self.saving is None else module.cell
             return run(inner, self.unflatten(list(leaves)), given, range(step, step + 1))
 
-        return tree.flatten(self.cell.call(updated, others, buffers, step))[0]
+        after = self.cell.call(updated, others, buffers, step)
+        before = self.unflatten(list(leaves))
+        check_structure(before, after)
+        check_shapes(type(self.how).__name__, before, after)
+        return tree.flatten(after)[0]
 
     def answer(self, leaves: list, others: list, buffers: dict[str, Tensor], step: int) -> list[Any]:
         """Return the leaves of the answer of the readout to the state after update `step`."""

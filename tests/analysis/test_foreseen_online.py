@@ -200,3 +200,37 @@ def test_a_weight_that_begins_at_zero_is_foreseen_as_it_goes_on():
     with PeakBytes() as live:
         step.forward((module, *rest), RTRL(), 10)[0].backward()
     assert row.bytes == pytest.approx(live.peak, rel=0.02)
+
+
+class Normed(nn.Linear):
+    """A weight that no tangent is drawn for: torch takes the device of its zeros from where it has none."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, state, inputs, step):
+        return torch.tanh(self.norm(super().forward(state))) + inputs
+
+
+@pytest.mark.parametrize("perturb", ["state", "weights"])
+def test_tangents_through_a_norm_are_foreseen(perturb):
+    step, estimator = (
+        step_of(lambda: Normed(8), (8,), (8,), 12, None, 0, None),
+        ForwardGradient(seed=0, perturb=perturb),
+    )
+    (row,) = planned(step, {"own": estimator}, MiB, 4)
+    assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.02)
+
+
+class Squashed(nn.Linear):
+    def forward(self, state, inputs, step):
+        return torch.tanh(super().forward(state) + inputs)
+
+
+@pytest.mark.parametrize("estimator", [RTRL(), SnAp(1), KFRTRL(seed=0)], ids=lambda it: type(it).__name__)
+def test_weights_of_bfloat16_are_foreseen(estimator):
+    shape = torch.zeros(8, dtype=torch.bfloat16)
+    step = step_of(lambda: Squashed(8, 8).bfloat16(), shape, shape, 6, None, 0, None)
+    (row,) = planned(step, {"own": estimator}, MiB, 4)
+    assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.05)

@@ -195,6 +195,21 @@ def test_a_cell_that_leaves_torch_is_told_the_zeroth_order_that_works(how, said)
     assert torch.autograd.grad(state.sum(), cell.linear.weight)[0].abs().max() > 0
 
 
+class AtTimes(Base):
+    def forward(self, z, x, step):
+        return 0.5 * z if step == 1 else super().forward(z, x, step)
+
+
+def test_an_update_may_read_no_weights():
+    x, found = drawn(2, SIZE), []
+    cell = AtTimes()
+    for estimator in (BPTT(), *(ForwardGradient(4000, perturb=p, seed=0, window=3) for p in ("state", "weights"))):
+        state = estimator(cell, torch.zeros_like(x), x, 5).state
+        (gradient,) = torch.autograd.grad(state.sum(), cell.linear.weight)
+        found.append(gradient)
+    assert all((gradient - found[0]).norm() < 0.1 * found[0].norm() for gradient in found[1:])
+
+
 @pytest.mark.parametrize("forward", [solvers.Anderson(), solvers.Broyden(), solvers.Iteration()])
 def test_backward_of_a_solver_draws_what_the_last_image_drew_and_moves_no_generator(forward):
     cell = Base()

@@ -7,7 +7,8 @@ import torch
 from online_cases import CELLS, by_hand, problem, sources_of, weighed
 from torch import nn
 
-from loopgrad.gradients import BPTT, RTRL, Stationary
+from loopgrad.gradients import BPTT, KFRTRL, RTRL, UORO, SnAp, Stationary
+from loopgrad.gradients.columns import kinds_of
 
 
 def close(found, expected):
@@ -72,6 +73,59 @@ def test_under_autocast_it_is_as_near_as_bfloat16_allows(name):
             gradients = torch.autograd.grad(loss, sources_of(cell, readout, state, xs))
         found.append(torch.cat([gradient.flatten() for gradient in gradients]))
     assert (found[0] - found[1]).norm() < 0.03 * found[1].norm()
+
+
+class Squashed(nn.Linear):
+    def forward(self, state, inputs, step):
+        return torch.tanh(super().forward(state) + inputs)
+
+
+@pytest.mark.parametrize("estimator", [RTRL, SnAp, KFRTRL, UORO])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_cost_no_other_attempt_than_wide_ones(estimator, dtype):
+    found = []
+    for each in (torch.float32, dtype):
+        torch.manual_seed(0)
+        cell, state, inputs = Squashed(8, 8).to(each), torch.zeros(4, 8, dtype=each), torch.randn(4, 8).to(each)
+        how = {} if estimator in (RTRL, SnAp) else {"seed": 0}
+        rollout = estimator(**how)(cell, state, inputs, 6)
+        rollout.state.float().square().mean().backward()
+        found.append((rollout.stats, cell.weight.grad.float()))
+    (one, expected), (other, gradient) = found
+    assert one == other and (gradient - expected).norm() < 0.05 * expected.norm()
+
+
+class Growing(nn.Linear):
+    def forward(self, state, inputs, step):
+        return torch.cat([state, super().forward(state[:, -4:])], -1)
+
+
+@pytest.mark.parametrize("estimator", [RTRL(), SnAp(1), UORO(seed=0)], ids=lambda it: type(it).__name__)
+def test_a_state_that_grows_is_refused_by_name(estimator):
+    with pytest.raises(ValueError, match=r"needs a state of one shape, .* from \(2, 4\) to \(2, 8\)"):
+        estimator(Growing(4, 4), torch.zeros(2, 4), None, 3)
+
+
+def test_nothing_to_differentiate_by_is_no_matter():
+    def squashed(state, inputs):
+        return torch.tanh(state)
+
+    assert not RTRL()(Stationary(squashed), torch.zeros(2, 4), None, 3).state.requires_grad
+
+
+def test_different_columns_are_those_that_torch_finds():
+    generator = torch.Generator().manual_seed(0)
+    for features, width in ((1, 1), (3, 40), (8, 30), (9, 200), (17, 50)):
+        pattern = torch.rand(features, width, generator=generator) < 0.3
+        kinds, places = kinds_of(pattern)
+        expected, of_column = torch.unique(pattern.T, dim=0, return_inverse=True)
+        assert torch.equal(kinds, expected)
+        assert [own.tolist() for own in places] == [
+            (of_column == i).nonzero().flatten().tolist() for i in range(len(kinds))
+        ]
+    for shape, count in (((0, 3), 1), ((3, 0), 0), ((0, 0), 0)):
+        kinds, places = kinds_of(torch.zeros(shape, dtype=torch.bool))
+        assert len(kinds) == len(places) == count and sum(map(len, places)) == shape[1]
 
 
 def test_what_is_carried_is_freed_after_backward():
