@@ -44,10 +44,10 @@ def plan(
 ) -> list[Planned]:
     """Return which estimators fit a memory budget, with what they take; nothing is run at these sizes.
 
-    The step is the recursion, a mean of squares of its last state for a loss, and backward into parameters, inputs and
-    state. Operators are followed one by one on tensors without data, some 3000 calls of them; what longer recursions
-    take follows from shorter ones, and what data or chance decide is taken at its most. Online gradients are
-    tried before, for two cycles of four samples with data.
+    The step is the recursion, a mean of squares of its last state for a loss, and backward into parameters, and into
+    inputs and state where they require grad. Operators are followed one by one on tensors without data, some 3000 calls
+    of them; what longer recursions take follows from shorter ones, and what data or chance decide is taken at its most.
+    Online gradients are tried before, for two cycles of four samples with data.
 
     Cost:
         Seconds of one core, whatever the sizes: some 0.2 ms for each operator of a traced update.
@@ -57,7 +57,7 @@ def plan(
     Args:
         cell: The cell, or what makes it, such as its class, called without tensors being allocated.
         state: Tree of shapes of one sample, without the batch: tuples of ints, as (81, 512), which floating tensors
-            have; or tensors with any data, of which shape and dtype are read.
+            have that require grad; or tensors with any data, of which shape, dtype and requires_grad are read.
         inputs: The same, or None.
         num_steps: Updates.
         memory_budget: Bytes in all, or a string such as "24GiB".
@@ -188,13 +188,12 @@ def without_data(cell: Any) -> nn.Module:
 
 
 def _tensors(shapes: Any, batch: int, updates: int | None = None) -> Any:
-    """Return a tree of tensors for a tree of shapes; floating ones require grad."""
+    """Return a tree of tensors for a tree of shapes, which require grad, or for one of tensors, if these do."""
     front = (batch,) if updates is None else (updates, batch)
     if shapes is None:
         return None
     if isinstance(shapes, Tensor):
-        made = torch.zeros(*front, *shapes.shape, dtype=shapes.dtype)
-        return made.requires_grad_() if made.is_floating_point() else made
+        return torch.zeros(*front, *shapes.shape, dtype=shapes.dtype, requires_grad=shapes.requires_grad)
     if isinstance(shapes, tuple) and all(isinstance(size, int) for size in shapes):
         return torch.zeros(*front, *shapes, requires_grad=True)
     if isinstance(shapes, dict):

@@ -28,7 +28,8 @@ from loopgrad.gradients.budget import parse_bytes
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.ramp import Ramp, estimator_at
 
-OF_CELL = ("state", "inputs", "xs", "num_steps")
+GIVEN = ("state", "inputs", "xs")
+OF_CELL = (*GIVEN, "num_steps")
 
 
 def main(config: DictConfig, names: Names, console: Console) -> None:
@@ -97,9 +98,13 @@ def _of_cell(config: DictConfig, trainer: Trainer) -> Step:
     if config.state is None:
         raise ConfigError("state: give the shape of one sample's state without the batch, such as state=[81,512]")
     cell = the_cell(config.cell)
-    given = [(name, config[name]) for name in ("state", "inputs", "xs")]
+    wanted = config.requires_grad
+    if not OmegaConf.is_list(wanted) or not set(wanted) <= set(GIVEN):
+        raise ConfigError(f"requires_grad={wanted}: must be a list of some of {', '.join(GIVEN)}, or []")
+    given = [(name, config[name]) for name in GIVEN]
     state, inputs, xs = (
-        shapes_of(name, OmegaConf.to_object(it) if OmegaConf.is_config(it) else it) for name, it in given
+        shapes_of(name, OmegaConf.to_object(it) if OmegaConf.is_config(it) else it, name in wanted)
+        for name, it in given
     )
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[trainer.autocast]
     try:

@@ -49,8 +49,10 @@ def the_cell(named: Any) -> Any:
     return found
 
 
-def shapes_of(name: str, value: Any) -> Any:
+def shapes_of(name: str, value: Any, wanted: bool) -> Any:
     """Return a tree of tensors without a batch and without data: sizes, and a dtype last if it is not float32.
+
+    Floating ones require grad if gradients of them are wanted.
 
     Raises:
         ConfigError: It is none.
@@ -58,14 +60,14 @@ def shapes_of(name: str, value: Any) -> Any:
     if value is None:
         return None
     if isinstance(value, dict) and value:
-        return {key: shapes_of(f"{name}.{key}", part) for key, part in value.items()}
+        return {key: shapes_of(f"{name}.{key}", part, wanted) for key, part in value.items()}
     if not isinstance(value, list):
         raise ConfigError(
             f"{name}={value}: must be the sizes of one sample without the batch, such as {name}=[81,512], a mapping or "
             "list of such, with a dtype last where it is not float32"
         )
     if value and all(isinstance(part, list | dict) for part in value):
-        return tuple(shapes_of(f"{name}.{number}", part) for number, part in enumerate(value))
+        return tuple(shapes_of(f"{name}.{number}", part, wanted) for number, part in enumerate(value))
     *sizes, last = value or [None]
     dtype = last if isinstance(last, str) else "float32"
     sizes = sizes if isinstance(last, str) or not value else [*sizes, last]
@@ -73,7 +75,8 @@ def shapes_of(name: str, value: Any) -> Any:
         raise ConfigError(f"{name}={value}: there is no dtype {dtype}; {nearest(dtype, DTYPES)}")
     if any(isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**40 for size in sizes):
         raise ConfigError(f"{name}={value}: sizes must be ints of at least 1, and a dtype may come last")
-    return torch.empty(sizes, dtype=getattr(torch, dtype), device="meta")
+    made = torch.empty(sizes, dtype=getattr(torch, dtype), device="meta")
+    return made.requires_grad_(wanted and made.is_floating_point())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from loopgrad.analysis.cell_steps import step_of
 from loopgrad.analysis.counters import PeakBytes
 from loopgrad.analysis.plans import planned
 from loopgrad.experiments.benches.cells import ResidualCell
-from loopgrad.gradients import KFRTRL, RTRL, UORO, DiagonalRTRL, ForwardGradient, ParallelNewton, SnAp
+from loopgrad.gradients import KFRTRL, RTRL, UORO, CheckpointedBPTT, DiagonalRTRL, ForwardGradient, ParallelNewton, SnAp
 
 MiB = 2**20
 ONLINE = {
@@ -234,3 +234,14 @@ def test_weights_of_bfloat16_are_foreseen(estimator):
     step = step_of(lambda: Squashed(8, 8).bfloat16(), shape, shape, 6, None, 0, None)
     (row,) = planned(step, {"own": estimator}, MiB, 4)
     assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.05)
+
+
+@pytest.mark.parametrize("estimator", [RTRL(), CheckpointedBPTT()], ids=lambda it: type(it).__name__)
+def test_tensors_that_require_no_grad_are_foreseen_as_data(estimator):
+    data, taken = torch.zeros(8), []
+    for given in (data, data.clone().requires_grad_(), (8,)):
+        step = step_of(lambda: Squashed(8, 8), given, given, 6, None, 0, None)
+        (row,) = planned(step, {"own": estimator}, MiB, 4)
+        assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.02)
+        taken.append(row.bytes)
+    assert taken[0] < taken[1] == taken[2]

@@ -105,6 +105,15 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
     assert rows["bptt"][-3:-1] == ["6", "6"] and rows["checkpointed"][-3:-1] == ["12", "6"]
 
 
+def test_gradients_of_what_is_data_take_nothing(loopgrad, mine):
+    cell = ["plan", f"cell={mine}:Cell", "state=[8]", "inputs=[8]", "num_steps=6", "estimator=[rtrl]"]
+    sizes = []
+    for wanted in ("[state,inputs,xs]", "[inputs]", "[]"):
+        told = rows_of(loopgrad(*cell, f"requires_grad={wanted}").out)["rtrl"]
+        sizes.append(parse_bytes("".join(told[-5:-3])))
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
 @pytest.mark.one_in(3)
 @pytest.mark.parametrize(
     ("typed", "words"),
@@ -133,6 +142,7 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
         (["cell=cells_of_mine:Cell", "num_steps=3", "state=[8,flot32]"], ["flot32", "float32"]),
         (["cell=cells_of_mine:Cell", "num_steps=3", "state=[0]"], ["state=[0]", "sizes"]),
         (["cell=cells_of_mine:Cell", "num_steps=3", "state=8"], ["state=8", "state=[81,512]"]),
+        (["cell=cells_of_mine:Cell", "num_steps=3", "state=[8]", "requires_grad=[x]"], ["['x']", "state, inputs, xs"]),
     ],
     ids=lambda it: " ".join(it),
 )
