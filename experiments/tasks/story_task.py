@@ -186,7 +186,7 @@ class StoryTask(Task):
             try:
                 rows = whitened(rows, mask, self.whiten)
             except ValueError as error:
-                raise ValueError(f"{type(self).__name__}({error}: lower it") from error
+                raise ValueError(f"{type(self).__name__}(whiten={self.whiten}) is {error}: lower it") from error
         return FeatureTable(torch.from_numpy(rows), layout, encoder.num_parameters), tokens
 
     @property

@@ -33,7 +33,7 @@ def whitened(rows: NDArray[np.floating], fit: NDArray[np.bool_], directions: int
     variance, u = variance[::-1], u[:, ::-1]
     most = int((variance > _LEAST * max(variance[0], np.finfo(np.float64).tiny)).sum())
     if directions > most:
-        raise ValueError(f"whiten={directions} is more than the {most} directions in which the vectors differ")
+        raise ValueError(f"more than the {most} directions in which the vectors differ")
     u = u[:, :directions]
     u = u * np.where(u[abs(u).argmax(0), np.arange(directions)] < 0, -1, 1)  # a sign of its own tells nothing
     return ((rows - mean) @ u / np.sqrt(variance[:directions])).astype(np.float32)

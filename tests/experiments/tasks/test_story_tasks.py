@@ -196,5 +196,5 @@ def test_whitened_vectors_have_unit_covariance_over_the_stories_to_train_on(babi
 
 def test_more_directions_than_differ_are_refused(babi):
     task = dataclasses.replace(babi, whiten=300)
-    with pytest.raises(ValueError, match=r"Babi\(whiten=300 is more than the \d+ directions .*: lower it"):
+    with pytest.raises(ValueError, match=r"Babi\(whiten=300\) is more than the \d+ directions .*: lower it"):
         task.frozen()
