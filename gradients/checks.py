@@ -80,3 +80,13 @@ def check_call(state: Any, num_steps: Any) -> None:
 def said(leaf: Any) -> str:
     """Return what an error says of a leaf."""
     return str(leaf.dtype) if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+
+
+def refuse_complex(owner: str, tensors: Sequence[torch.Tensor]) -> None:
+    """Raise TypeError if a tensor that is differentiated by is complex, for an estimator that takes real tangents."""
+    for tensor in tensors:
+        if tensor.requires_grad and tensor.is_complex():
+            raise TypeError(
+                f"{owner} takes tangents along real numbers, and a tensor of shape {tuple(tensor.shape)} that requires "
+                f"grad is {tensor.dtype}: use CheckpointedBPTT(), or keep its real and imaginary parts as two tensors"
+            )

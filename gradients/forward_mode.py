@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loopgrad.gradients.checks import check_int, refuse_second_derivative
+from loopgrad.gradients.checks import check_int, refuse_complex, refuse_second_derivative
 from loopgrad.gradients.compiled import refuse_compiled
 from loopgrad.gradients.contract import Estimator, Rollout, may_differentiate, run
 from loopgrad.gradients.fingerprint import Fingerprints
@@ -109,6 +109,7 @@ class ForwardMode(Estimator):
     ) -> tuple[list[Any], Tensor | None, list[Tensor]]:
         """Return the leaves of the last state, their tangents, and the tensors that these are the derivatives by."""
         chosen = self._chosen(cell.cell, cell)
+        refuse_complex("ForwardMode", chosen)
         count = sum(p.numel() for p in chosen)
         if count > self.max_parameters:
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from loopgrad.gradients.agreement import agreed_seed
 from loopgrad.gradients.central_differences import check_precision, differences
-from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.checks import check_unchanged, refuse_complex, refuse_second_derivative, versions_of
 from loopgrad.gradients.contract import Stats
 from loopgrad.gradients.fingerprint import Fingerprints, is_landmark
 from loopgrad.gradients.functional_cell import FunctionalCell
@@ -80,6 +80,8 @@ class ForwardPass:
         cell, how, rows, sources, stats = self.cell, self.how, self.rows, self.cell.sources, self.stats
         width, num_steps, versions = len(sources) - len(cell.others), self.num_steps, versions_of(sources)
         chosen = [source.requires_grad and how.perturb == "weights" for source in sources]
+        if how.perturb == "weights":
+            refuse_complex("ForwardGradient(perturb='weights')", sources)
         parts = chunks(how.num_tangents, how.chunk_size)
         again = how.perturb == "state" or (how.mode == "jvp" and len(parts) > 1)
         dtypes = [source.dtype for source in sources if is_floating(source)]

@@ -10,7 +10,7 @@ from loopgrad.gradients.agreement import agreed_seed, is_split
 from loopgrad.gradients.carried_products import Factors
 from loopgrad.gradients.carried_reads import Carrying, Uses
 from loopgrad.gradients.central_differences import check_precision, run_moved
-from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.checks import check_unchanged, refuse_complex, refuse_second_derivative, versions_of
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating, merged
 from loopgrad.gradients.members_at_once import run_together
@@ -50,6 +50,7 @@ class LowRankPass:
         width, versions = len(sources) - len(cell.others), versions_of(sources)
         chosen = [source.requires_grad for source in sources]
         check_precision(sources, chosen, "LowRankES")
+        refuse_complex("LowRankES", sources)
         if any(is_split(source) for source in sources):
             raise RuntimeError(
                 "LowRankES cannot move weights that tensor parallelism has split: use CheckpointedBPTT()"

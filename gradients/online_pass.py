@@ -12,7 +12,7 @@ from loopgrad.gradients import tree
 from loopgrad.gradients.agreement import is_split
 from loopgrad.gradients.answer_influence import AnswerInfluence
 from loopgrad.gradients.carried_answers import CarriedAnswers
-from loopgrad.gradients.checks import check_unchanged, refuse_second_derivative, versions_of
+from loopgrad.gradients.checks import check_unchanged, refuse_complex, refuse_second_derivative, versions_of
 from loopgrad.gradients.columns import Columns
 from loopgrad.gradients.contract import check_shapes, check_structure, run
 from loopgrad.gradients.forward_recursion import ForwardStats
@@ -84,6 +84,7 @@ class OnlinePass:
 
     def _run(self) -> Known:
         """Try the zeros that a probe finds; where an update has others, take no number for zero and run again."""
+        refuse_complex(type(self.how).__name__, self.cell.sources)
         versions = versions_of(self.cell.sources)
         dtypes = [self.rows.dtype, *(tensor.dtype for tensor in filter(is_floating, self.cell.sources))]
         dtypes += [dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled]

@@ -14,9 +14,9 @@ from loopgrad.gradients.forward_levels import TURN, ForwardLevels
 from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import check_nothing_hidden, is_floating, merged, next_number
 from loopgrad.gradients.noise import Noise
-from loopgrad.gradients.plain_attention import PlainAttention
 from loopgrad.gradients.recompute import GraphFree
 from loopgrad.gradients.row_layout import RowLayout
+from loopgrad.gradients.tangent_rules import TangentRules
 
 # what torch says when an operator has no forward-mode rule, no batching rule, or writes where it must not
 _MARKS = ("forward ad", "forward-mode", "jvp", "vmap", "batching rule", "functorch", "functional transform")
@@ -165,23 +165,23 @@ def pushed(update: Any, leaves: list, moved: list, u: list, v: list) -> tuple[li
 
 
 class Carrying:
-    """Runs updates on operators with forward AD, and keeps no cast of a tangent in autocast's cache.
+    """Runs updates on operators with forward AD and by `TangentRules`; keeps no tangent's cast in autocast's cache.
 
     A graph is recorded only of a tensor that nobody has passed, for that to be noticed: all others are detached.
     """
 
     def __init__(self, cell: nn.Module):
-        self._graph_free, self._attention = GraphFree(cell), PlainAttention()
+        self._graph_free, self._rules = GraphFree(cell), TangentRules()
         self._cached = torch.is_autocast_cache_enabled()
 
     def __enter__(self) -> None:
         self._graph_free.__enter__()
         torch.set_grad_enabled(True)
         torch.set_autocast_cache_enabled(False)
-        self._attention.__enter__()
+        self._rules.__enter__()
 
     def __exit__(self, *exception: Any) -> None:
-        self._attention.__exit__(*exception)
+        self._rules.__exit__(*exception)
         torch.set_autocast_cache_enabled(self._cached)
         self._graph_free.__exit__(*exception)
 
