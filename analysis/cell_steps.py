@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -15,8 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from loopgrad.analysis.foreseen import BATCH, UNKNOWN, reason
 from loopgrad.analysis.known_operators import NoRule, guarded
 from loopgrad.analysis.plans import Planned, Step, planned
+from loopgrad.analysis.sample_shapes import check_shapes_of, tensors_of
 from loopgrad.gradients import BPTT, CheapestExact, CheckpointedBPTT, Estimator, Stats, TruncatedBPTT, tree
 from loopgrad.gradients.budget import parse_bytes
+from loopgrad.gradients.checks import is_int, is_number
 from loopgrad.gradients.contract import period_of
 from loopgrad.gradients.graphs import is_floating
 
@@ -71,8 +74,8 @@ def plan(
         Those that fit first, from the cheapest on.
 
     Raises:
-        ValueError: The budget is no number of bytes; the cell cannot be run on these shapes, or not without data.
-        TypeError: `cell` is no module and makes none.
+        ValueError: An argument is out of range; the cell cannot be run on these shapes, or not without data.
+        TypeError: `cell` is no module and makes none; a shape or an estimator is none.
 
     Example:
         >>> import torch
@@ -85,21 +88,45 @@ def plan(
         [('BPTT', 64), ('CheapestExact', 65), ('CheckpointedBPTT', 128)]
     """
     budget = parse_bytes(memory_budget, "memory_budget={!r}")
+    _check(estimators, num_steps, batch_size, copies, autocast)
     step = step_of(cell, state, inputs, num_steps, xs, copies, autocast)
     return planned(step, estimators, budget, batch_size)
+
+
+def _check(estimators: Any, num_steps: Any, batch_size: Any, copies: Any, autocast: Any) -> None:
+    if not isinstance(estimators, Mapping):
+        raise TypeError(f"estimators must be a mapping of names, such as {{'BPTT': BPTT()}}, got {estimators!r}")
+    for name, estimator in estimators.items():
+        if not isinstance(estimator, Estimator):
+            raise TypeError(f"estimators[{name!r}] must be an estimator, such as BPTT(), got {estimator!r}")
+    for name, value in (("num_steps", num_steps), ("batch_size", batch_size)):
+        if not is_int(value, 1):
+            raise ValueError(f"{name} must be an int of at least 1, got {value!r}")
+    if not is_number(copies) or not 0 <= copies < math.inf:
+        raise ValueError(f"copies must be a number of at least 0, got {copies!r}")
+    if autocast not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"autocast must be None, torch.bfloat16 or torch.float16, got {autocast!r}")
 
 
 def step_of(
     cell: Any, state: Any, inputs: Any, num_steps: int, xs: Any, copies: float, autocast: torch.dtype | None
 ) -> Step:
     """Return the step of `plan`, once the cell has been seen to run through a cycle."""
+    for name, shapes in (("state", state), ("inputs", inputs), ("xs", xs)):
+        check_shapes_of(name, shapes)
+    given, cell = cell, _followable(cell)
 
     def make(batch: int, updates: int) -> Any:
-        return without_data(cell), _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
+        return without_data(cell), tensors_of(state, batch), tensors_of(inputs, batch), tensors_of(xs, batch, updates)
 
     def with_data(batch: int, updates: int) -> Any:
-        module = copy.deepcopy(cell) if isinstance(cell, nn.Module) else cell()
-        made = _tensors(state, batch), _tensors(inputs, batch), _tensors(xs, batch, updates)
+        module = copy.deepcopy(given) if isinstance(given, nn.Module) else given()
+        if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+            raise ValueError(
+                "the cell has no data, for it is on the meta device, and online gradients are tried on data first: "
+                "give what makes it, without torch.device('meta')"
+            )
+        made = tensors_of(state, batch), tensors_of(inputs, batch), tensors_of(xs, batch, updates)
         if not all(map(is_floating, tree.tensors(made[1:]))):
             raise ValueError(
                 "which rows of a table the ints among inputs and xs look up is not known from shapes, and online "
@@ -160,6 +187,32 @@ def step_of(
     return Step(make, forward, num_steps, period_of(module), kept, most, with_data)
 
 
+def _followable(cell: Any) -> Any:
+    """Return a cell, or what makes it without data; in place of that which cannot, the module that it makes.
+
+    A factory that converts, as by `.bfloat16()`, makes one on the meta device, one that asks for values, as of
+    `torch.linspace`, with data.
+    """
+    if isinstance(cell, nn.Module) or not callable(cell):
+        return cell
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            cell()
+    except (RuntimeError, NotImplementedError) as error:
+        if not isinstance(error, UNKNOWN) and "Couldn't swap" not in str(error):
+            return cell
+    except Exception:  # whatever code of the caller's raises, where it is run for its own sake
+        return cell
+    else:
+        return cell
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                return cell()
+        except (RuntimeError, NotImplementedError):
+            return cell()
+
+
 def without_data(cell: Any) -> nn.Module:
     """Return what `cell` makes, or a copy of it with new parameters and buffers of the CPU, within FakeTensorMode.
 
@@ -167,14 +220,7 @@ def without_data(cell: Any) -> nn.Module:
         TypeError: It is no module and makes none.
     """
     if not isinstance(cell, nn.Module):
-        try:
-            made = cell() if callable(cell) else cell
-        except RuntimeError as error:
-            if "Couldn't swap" not in str(error):  # what torch says of a factory that converts, as by .bfloat16()
-                raise
-            with unset_fake_temporarily(), torch.device("meta"):
-                made = cell()
-            return without_data(made)
+        made = cell() if callable(cell) else cell
         if not isinstance(made, nn.Module):
             raise _NoCell(f"cell must be a module, or a class or function that makes one, got {type(made).__name__}")
         return made
@@ -185,20 +231,6 @@ def without_data(cell: Any) -> nn.Module:
         known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_weight else empty
     with unset_fake_temporarily():
         return copy.deepcopy(cell, known)
-
-
-def _tensors(shapes: Any, batch: int, updates: int | None = None) -> Any:
-    """Return a tree of tensors for a tree of shapes, which require grad, or for one of tensors, if these do."""
-    front = (batch,) if updates is None else (updates, batch)
-    if shapes is None:
-        return None
-    if isinstance(shapes, Tensor):
-        return torch.zeros(*front, *shapes.shape, dtype=shapes.dtype, requires_grad=shapes.requires_grad)
-    if isinstance(shapes, tuple) and all(isinstance(size, int) for size in shapes):
-        return torch.zeros(*front, *shapes, requires_grad=True)
-    if isinstance(shapes, dict):
-        return {key: _tensors(value, batch, updates) for key, value in shapes.items()}
-    return type(shapes)(_tensors(value, batch, updates) for value in shapes)
 
 
 class _NoCell(TypeError):

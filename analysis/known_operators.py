@@ -17,6 +17,8 @@ _VALUES = (int, float, bool, str, torch.dtype, torch.device, torch.layout, torch
 _UNFORESEEABLE = {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output, torch.Tag.inplace_view}
 _CPU = torch.device("cpu")
 _MOST_NUMBERS = 2**26
+_aten = torch.ops.aten
+_PRODUCTS = {_aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default, _aten.mv.default}
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def guarded(mode: FakeTensorMode, func: Any, args: Any, kwargs: Any) -> Any:
 
     Raises:
         NoRule: They are many.
+        TypeError: Matrices have different dtypes, for which torch has a rule and no kernel.
     """
+    _check_dtypes(func, args)
     mode.allow_fallback_kernels = not any(_is_huge(leaf) for leaf in tree_leaves((args, kwargs)))
     try:
         return func(*args, **kwargs)
@@ -91,6 +95,13 @@ def guarded(mode: FakeTensorMode, func: Any, args: Any, kwargs: Any) -> Any:
             f"torch has no rule for the shapes that {func} makes, which the step calls: measure it on a small batch "
             "with loopgrad.analysis.measure, or write the cell without it"
         ) from error
+
+
+def _check_dtypes(func: Any, args: Any) -> None:
+    if func in _PRODUCTS:
+        found = {arg.dtype for arg in args if isinstance(arg, Tensor)}
+        if len(found) > 1:
+            raise TypeError(f"{func} takes matrices of one dtype, and has {' and '.join(sorted(map(str, found)))}")
 
 
 def _is_huge(leaf: Any) -> bool:

@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -92,6 +92,13 @@ def planned(step: Step, estimators: Mapping[str, Estimator], budget: int, batch_
                 stands = _tried(step, estimator, probes) if isinstance(estimator, Online) else unquestioned(estimator)
                 traced = _trace(step, stands, step.num_steps, number=0.0)
                 row = _row(name, estimator, traced, step, budget, batch_size, stands.beside)
+                if batch_size == 1 and isinstance(
+                    estimator, ParallelNewton
+                ):  # which copies nothing to change its layout
+                    own = step.kept + _trace(step, stands, step.num_steps, number=0.0, batch=1).at(1)
+                    row = replace(
+                        row, bytes=own, fits=own <= budget, largest_batch=max(row.largest_batch, own <= budget)
+                    )
             elif getattr(estimator, "memory_budget", None) is not None:
                 row = _within(name, estimator, step, whole(), budget, batch_size)
             else:
@@ -126,13 +133,21 @@ def _tried(step: Step, estimator: Online, probes: dict[Any, Any]) -> Any:
     return followed(estimator, trial)
 
 
-def _trace(step: Step, estimator: Estimator, num_steps: int, number: float = math.inf) -> Traced:
+def _trace(
+    step: Step, estimator: Estimator, num_steps: int, number: float = math.inf, batch: int | None = None
+) -> Traced:
+    """Return what is followed of a step, for any batch, or for one alone."""
+
     def run(made: Any) -> Stats:
         loss, stats = step.forward(made, estimator, num_steps)
+        if not loss.requires_grad:
+            raise ValueError(
+                "neither the weights that the step reads nor its inputs require grad: no gradient is taken"
+            )
         loss.backward()
         return stats
 
-    growing, stats = foreseen_by_batch(lambda batch: step.make(batch, num_steps), run, number)
+    growing, stats = foreseen_by_batch(lambda any_batch: step.make(batch or any_batch, num_steps), run, number)
     return Traced(((1.0, growing),), stats.cell_evaluations, stats.vjps)
 
 

@@ -189,6 +189,14 @@ class _FollowedPass(OnlinePass):
         patterns, is_dense, shared = self.how.found[0]
 
         def known(run: Any, columns: Columns) -> Patterns:
+            if columns.width >= BATCH:
+                raise ValueError(
+                    f"{type(self.how).__name__} takes the inputs of each row for columns of all rows here, as where "
+                    "samples see each other or an update casts to 16 bits, and these grow with the square of the "
+                    "batch: measure it with loopgrad.analysis.measure"
+                )
+            if is_dense:
+                return dense(run, columns)
             before = run.stats.vjps
             reached = probed(run, columns).reached
             self.how.each[0] += min(period_of(self.cell.cell), self.num_steps)
@@ -198,7 +206,7 @@ class _FollowedPass(OnlinePass):
             of_answer = None if answer is None else colours_of(answer)
             return Patterns(update, colours_of(update), patterns.state.clone(), answer, of_answer, reached)
 
-        yield (dense if is_dense else known), shared
+        yield known, shared
 
     def run(self) -> Any:
         """Run the updates, and count those that are left out."""

@@ -61,6 +61,8 @@ def _of_model(config: DictConfig, trainer: Trainer) -> Step:
     """Return a segment of training of a model: encoder, recursion, readout and loss, forward and backward."""
     if given := [name for name in OF_CELL if config[name] is not None]:
         raise ConfigError(f"{given[0]}={config[given[0]]}: is of a cell of your own: name it, cell=module:attribute")
+    if config.requires_grad != list(GIVEN):
+        raise ConfigError(f"requires_grad={config.requires_grad}: is of a cell of your own: cell=module:attribute")
     task = build(config.task, "task")
     if not isinstance(task, Task):
         raise ConfigError(f"task: {config.task['_target_']} is not a Task")

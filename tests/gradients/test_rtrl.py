@@ -95,6 +95,22 @@ def test_weights_of_16_bits_cost_no_other_attempt_than_wide_ones(estimator, dtyp
     assert one == other and (gradient - expected).norm() < 0.05 * expected.norm()
 
 
+class Casting(nn.Linear):
+    def forward(self, state, inputs, step):
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.tanh(super().forward(state) + inputs).float()
+
+
+@pytest.mark.parametrize("estimator", [RTRL(), SnAp(9), UORO(seed=0)], ids=lambda it: type(it).__name__)
+def test_an_update_that_casts_is_probed_once_and_keeps_columns_of_each_sample(estimator):
+    torch.manual_seed(0)
+    state, inputs = torch.zeros(4, 8), torch.randn(4, 8, requires_grad=True)
+    stats = estimator(Casting(8, 8), state, inputs, 6).stats
+    plain = estimator(Squashed(8, 8), state, inputs, 6).stats
+    assert stats.vjps == plain.vjps and stats.cell_evaluations == plain.cell_evaluations + 6
+    assert stats.tangents == 2 * plain.tangents + 6  # and one more in each update of the second run
+
+
 class Growing(nn.Linear):
     def forward(self, state, inputs, step):
         return torch.cat([state, super().forward(state[:, -4:])], -1)

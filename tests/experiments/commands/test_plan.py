@@ -123,6 +123,7 @@ def test_gradients_of_what_is_data_take_nothing(loopgrad, mine):
         (["memory_budget=1KiB", "estimator=bptt"], ["memory_budget=1KiB", "too small", "the least is", "bptt"]),
         (["copies=-1"], ["copies=-1"]),
         (["state=[8]"], ["state=[8]", "cell=module:attribute"]),
+        (["requires_grad=[]"], ["requires_grad=[]", "cell=module:attribute"]),
         (["cell=cells_of_mine", "num_steps=3", "state=[8]"], ["cell=cells_of_mine", "module:attribute"]),
         (
             ["cell=nowhere.at.all:Cell", "num_steps=3", "state=[8]"],
