@@ -58,7 +58,8 @@ def plan(
         The cell's control flow depends on values, which is refused: measure it with `loopgrad.analysis.measure`.
 
     Args:
-        cell: The cell, or what makes it, such as its class, called without tensors being allocated.
+        cell: The cell, or what makes it, such as its class, called without tensors being allocated, unless it asks for
+            their values.
         state: Tree of shapes of one sample, without the batch: tuples of ints, as (81, 512), which floating tensors
             have that require grad; or tensors with any data, of which shape, dtype and requires_grad are read.
         inputs: The same, or None.
