@@ -30,6 +30,7 @@ BATCH = 10_000_000_019
 _aten = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
 _OF_TANGENTS = (_aten._efficientzerotensor.default, _aten._to_copy.default)
+_END = 2**62  # beyond which an int is the open end of a slice
 _CPU, _META = torch.device("cpu"), torch.device("meta")
 
 
@@ -145,7 +146,7 @@ class _ByBatch(PeakBytes):
             if func._schema.is_mutable and not isinstance(into, FakeTensor):  # a mask of what is not known stays
                 return into
             return self._known(func, args, kwargs)
-        if any(isinstance(leaf, torch.Generator) or (isinstance(leaf, int) and leaf >= BATCH) for leaf in given):
+        if any(isinstance(leaf, torch.Generator) or (isinstance(leaf, int) and BATCH <= leaf < _END) for leaf in given):
             return self._known(func, args, kwargs)
         if not tensors:
             made = self._known(func, args, kwargs)

@@ -196,7 +196,8 @@ def test_forward_gradients_are_foreseen_with_the_zeros_that_tangents_begin_with(
 @pytest.mark.parametrize(
     "estimator",
     [
-        LowRankES(population=12, chunk=5, seed=0),
+        LowRankES(population=3, chunk=1, seed=0),
+        pytest.param(LowRankES(population=12, chunk=5, seed=0), marks=pytest.mark.slow),
         pytest.param(LowRankES(population=3, chunk=2, seed=0), marks=pytest.mark.slow),
         pytest.param(LowRankES(None, 40, antithetic=False, seed=0), marks=pytest.mark.slow),
         pytest.param(LowRankES(2, 6, scope="batch", seed=0), marks=pytest.mark.slow),

@@ -10,6 +10,7 @@ from torch._subclasses import fake_tensor
 
 from loopgrad.analysis import plan
 from loopgrad.analysis.counters import PeakBytes
+from loopgrad.analysis.foreseen import BATCH, foreseen_by_batch
 from loopgrad.gradients import BPTT, RTRL, ForwardGradient, ParallelNewton, SnAp
 
 
@@ -143,3 +144,12 @@ def test_wrong_input_is_named(changed, error, words):
     given = {"cell": lambda: Squashed(8, 8), "state": (8,), "inputs": (8,), "num_steps": 4, "memory_budget": "1GiB"}
     with pytest.raises(error, match=words):
         plan(**given | changed)
+
+
+def test_a_slice_with_an_open_end_of_what_is_known_is_known():
+    known = torch.arange(5)
+
+    def step(made):
+        return known[1:].tolist(), (made + known[1:].sum()).shape
+
+    assert foreseen_by_batch(torch.zeros, step)[1] == ([1, 2, 3, 4], (BATCH,))

@@ -105,6 +105,7 @@ def test_a_cell_of_the_users_own_is_planned_from_shapes(loopgrad, mine, typed):
     assert rows["bptt"][-3:-1] == ["6", "6"] and rows["checkpointed"][-3:-1] == ["12", "6"]
 
 
+@pytest.mark.slow
 def test_gradients_of_what_is_data_take_nothing(loopgrad, mine):
     cell = ["plan", f"cell={mine}:Cell", "state=[8]", "inputs=[8]", "num_steps=6", "estimator=[rtrl]"]
     sizes = []
