@@ -92,13 +92,10 @@ def planned(step: Step, estimators: Mapping[str, Estimator], budget: int, batch_
                 stands = _tried(step, estimator, probes) if isinstance(estimator, Online) else unquestioned(estimator)
                 traced = _trace(step, stands, step.num_steps, number=0.0)
                 row = _row(name, estimator, traced, step, budget, batch_size, stands.beside)
-                if batch_size == 1 and isinstance(
-                    estimator, ParallelNewton
-                ):  # which copies nothing to change its layout
+                if batch_size == 1 and isinstance(estimator, ParallelNewton):  # then it copies nothing for a layout
                     own = step.kept + _trace(step, stands, step.num_steps, number=0.0, batch=1).at(1)
-                    row = replace(
-                        row, bytes=own, fits=own <= budget, largest_batch=max(row.largest_batch, own <= budget)
-                    )
+                    most = max(row.largest_batch, int(own <= budget))
+                    row = replace(row, bytes=own, fits=own <= budget, largest_batch=most)
             elif getattr(estimator, "memory_budget", None) is not None:
                 row = _within(name, estimator, step, whole(), budget, batch_size)
             else:
@@ -141,9 +138,7 @@ def _trace(
     def run(made: Any) -> Stats:
         loss, stats = step.forward(made, estimator, num_steps)
         if not loss.requires_grad:
-            raise ValueError(
-                "neither the weights that the step reads nor its inputs require grad: no gradient is taken"
-            )
+            raise ValueError("neither the weights that are read nor the inputs require grad: no gradient is taken")
         loss.backward()
         return stats
 

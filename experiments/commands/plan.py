@@ -103,11 +103,8 @@ def _of_cell(config: DictConfig, trainer: Trainer) -> Step:
     wanted = config.requires_grad
     if not OmegaConf.is_list(wanted) or not set(wanted) <= set(GIVEN):
         raise ConfigError(f"requires_grad={wanted}: must be a list of some of {', '.join(GIVEN)}, or []")
-    given = [(name, config[name]) for name in GIVEN]
-    state, inputs, xs = (
-        shapes_of(name, OmegaConf.to_object(it) if OmegaConf.is_config(it) else it, name in wanted)
-        for name, it in given
-    )
+    plain = [OmegaConf.to_object(it) if OmegaConf.is_config(it) else it for it in (config[name] for name in GIVEN)]
+    state, inputs, xs = (shapes_of(name, it, name in wanted) for name, it in zip(GIVEN, plain, strict=True))
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[trainer.autocast]
     try:
         return step_of(cell, state, inputs, config.num_steps, xs, config.copies, dtype)
