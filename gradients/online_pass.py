@@ -20,7 +20,7 @@ from loopgrad.gradients.functional_cell import FunctionalCell
 from loopgrad.gradients.graphs import is_floating
 from loopgrad.gradients.influence import Carried, precisely
 from loopgrad.gradients.observed import seeing_all
-from loopgrad.gradients.online_update import Pushing
+from loopgrad.gradients.online_update import ROUNDINGS, Pushing
 from loopgrad.gradients.outputs import countable
 from loopgrad.gradients.patterns import Patterns, dense, probed
 from loopgrad.gradients.recompute import Conditions
@@ -88,7 +88,7 @@ class OnlinePass:
         versions = versions_of(self.cell.sources)
         dtypes = [self.rows.dtype, *(tensor.dtype for tensor in filter(is_floating, self.cell.sources))]
         dtypes += [dtype for _, enabled, dtype in self.conditions.autocast.devices if enabled]
-        bound = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5
+        bound, off = max(torch.finfo(dtype).eps for dtype in dtypes) ** 0.5, torch.zeros(())
         for attempt, (find, shared) in enumerate(self.attempts()):
             columns = Columns(self.cell, self.rows, sum(map(is_floating, self.start)), shared)
             self.how.check_size(columns, None, self.rows.batch or 1)
@@ -99,7 +99,8 @@ class OnlinePass:
                     known = self._attempt(buffers, columns, patterns, careful)
                 check_unchanged(self.cell.sources, versions, "its updates cannot be run again")
                 if not float(known.off) > bound:
-                    known.carried.check(type(self.how).__name__, bound)
+                    rounding = ROUNDINGS * float(off) if careful and not attempt else 0.0
+                    known.carried.check(type(self.how).__name__, max(bound, rounding))
                     return known
                 off = known.off
                 del known  # what was carried, before it is carried once more
@@ -114,7 +115,7 @@ class OnlinePass:
         raise RuntimeError(
             f"{name}(scope={self.how.scope!r}) takes the zeros of an update's derivatives, and each row's update for "
             f"one of that row alone, from what a probe has seen, and here {' or '.join(reasons) or 'they are others'} "
-            f"(off by {float(off):.1e}, allowed {bound:.1e}): use {', '.join(ways)}"  # pyright: ignore
+            f"(off by {float(off):.1e}, allowed {bound:.1e}): use {', '.join(ways)}"
         )
 
     def attempts(self) -> Iterator[tuple[Find, bool]]:
