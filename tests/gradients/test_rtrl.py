@@ -101,9 +101,7 @@ class Casting(nn.Linear):
             return torch.tanh(super().forward(state) + inputs).float()
 
 
-@pytest.mark.parametrize(
-    "estimator", [RTRL(), SnAp(9), UORO(seed=0), KFRTRL(seed=0)], ids=lambda it: type(it).__name__
-)
+@pytest.mark.parametrize("estimator", [RTRL(), SnAp(9), UORO(seed=0), KFRTRL(seed=0)], ids=lambda it: type(it).__name__)
 def test_an_update_that_casts_is_probed_once_and_keeps_columns_of_each_sample(estimator):
     torch.manual_seed(0)
     state, inputs = torch.zeros(4, 8), torch.randn(4, 8, requires_grad=True)
