@@ -199,18 +199,15 @@ def _followable(cell: Any) -> Any:
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             cell()
-    except (RuntimeError, NotImplementedError) as error:
+        return cell
+    except Exception as error:  # whatever code of the caller's raises: it is told where it is made once more
         if not isinstance(error, UNKNOWN) and "Couldn't swap" not in str(error):
             return cell
-    except Exception:  # whatever code of the caller's raises, where it is run for its own sake
-        return cell
-    else:
-        return cell
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 return cell()
-        except (RuntimeError, NotImplementedError):
+        except RuntimeError:
             return cell()
 
 

@@ -192,7 +192,7 @@ class _FollowedPass(OnlinePass):
             if columns.width >= BATCH:
                 raise ValueError(
                     f"{type(self.how).__name__} takes the inputs of each row for columns of all rows here, as where "
-                    "samples see each other or an update casts to 16 bits, and these grow with the square of the "
+                    "samples see each other or zeros of derivatives change, and these grow with the square of the "
                     "batch: measure it with loopgrad.analysis.measure"
                 )
             if is_dense:

@@ -100,7 +100,7 @@ def _check_archive(path: Path, size: int) -> None:
             if not stored or sum(entry.file_size for entry in entries) > size or len(set(names)) < len(names):
                 raise Unreadable("its archive is not as torch.save writes one")
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, Unreadable) or lacks_memory(error):
             raise
         whole = "is damaged" if zipfile.is_zipfile(path) else "is cut off: not all of it was written or downloaded"

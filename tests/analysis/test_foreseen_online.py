@@ -215,10 +215,8 @@ class Normed(nn.Linear):
 
 @pytest.mark.parametrize("perturb", ["state", "weights"])
 def test_tangents_through_a_norm_are_foreseen(perturb):
-    step, estimator = (
-        step_of(lambda: Normed(8), (8,), (8,), 12, None, 0, None),
-        ForwardGradient(seed=0, perturb=perturb),
-    )
+    step = step_of(lambda: Normed(8), (8,), (8,), 12, None, 0, None)
+    estimator = ForwardGradient(seed=0, perturb=perturb)
     (row,) = planned(step, {"own": estimator}, MiB, 4)
     assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.02)
 
@@ -233,7 +231,7 @@ def test_weights_of_bfloat16_are_foreseen(estimator):
     shape = torch.zeros(8, dtype=torch.bfloat16)
     step = step_of(lambda: Squashed(8, 8).bfloat16(), shape, shape, 6, None, 0, None)
     (row,) = planned(step, {"own": estimator}, MiB, 4)
-    assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.05)
+    assert row.bytes == pytest.approx(measured(step, estimator, 4)[0], rel=0.02)
 
 
 @pytest.mark.parametrize("estimator", [RTRL(), CheckpointedBPTT()], ids=lambda it: type(it).__name__)

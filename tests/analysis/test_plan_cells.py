@@ -66,10 +66,11 @@ def test_a_factory_that_asks_for_values_is_as_the_module_that_it_makes(convert):
     def make():
         return Scaled().double() if convert else Scaled()
 
-    shape, drawn = torch.zeros(8, dtype=torch.float64 if convert else torch.float32), torch.get_rng_state()
-    assert plan(make, shape, None, 9, "1GiB") == plan(make(), shape, None, 9, "1GiB")
+    shape = torch.zeros(8, dtype=torch.float64 if convert else torch.float32)
+    made, drawn = make(), torch.get_rng_state()
+    assert plan(make, shape, None, 9, "1GiB") == plan(made, shape, None, 9, "1GiB")
     assert plan(make, shape, None, 9, "1GiB", estimators={"RTRL": RTRL()})[0].bytes
-    torch.set_rng_state(drawn)
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 Pair = namedtuple("Pair", "hidden cell")
